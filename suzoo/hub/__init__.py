@@ -1,0 +1,1 @@
+"""Model card, golden tensors, verification, export and push."""

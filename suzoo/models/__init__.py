@@ -1,0 +1,1 @@
+"""Models: the hub-safe zone. Files here travel with the weights, see CONTRIBUTING.md."""

@@ -1,0 +1,1 @@
+"""Several losses or gradients made into one."""

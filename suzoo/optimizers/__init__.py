@@ -1,0 +1,1 @@
+"""Optimizers: a pure update function and a thin torch.optim.Optimizer each."""

@@ -1,0 +1,1 @@
+"""Regularizers: what needs a second forward pass, or disturbs weights or inputs during a step."""
