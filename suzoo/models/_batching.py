@@ -1,0 +1,96 @@
+"""Group sequences by length, so that few of the computed tokens are padding. Lengths are numbers of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def token_budget_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[np.ndarray]:
+    """Index arrays of batches of similar length, longest first, each of at most `max_tokens` padded tokens.
+
+    A sequence longer than the budget is a batch of its own. Every index occurs exactly once.
+    """
+    lengths = np.asarray(lengths)
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        count = max(1, int(max_tokens // max(1, lengths[order[start]])))
+        yield order[start : start + count]
+        start += count
+
+
+def optimal_cuts(sorted_lengths: Sequence[int], num_groups: int) -> list[int]:
+    """Where to cut ascending `sorted_lengths` into at most `num_groups` runs so that padded tokens are fewest.
+
+    Returns the run boundaries [0, ..., N]. Exact, by dynamic programming over the distinct lengths.
+    """
+    values, counts = np.unique(np.asarray(sorted_lengths), return_counts=True)
+    ends = np.cumsum(counts)
+    starts = ends - counts
+    # cost[i, j]: padded tokens when the distinct lengths i..j share one run
+    cost = np.where(starts[:, None] <= starts[None, :], (ends[None, :] - starts[:, None]) * values[None, :], np.inf)
+    best = cost[0]  # best[j]: fewest padded tokens for lengths 0..j
+    choices = []
+    for _ in range(min(num_groups, len(values)) - 1):
+        # the last run starts at i, everything before it is already best
+        options = np.concatenate([[0.0], best[:-1]])[:, None] + cost
+        choices.append(options.argmin(0))
+        best = options.min(0)
+    cuts = [len(sorted_lengths)]
+    last = len(values) - 1
+    for choice in reversed(choices):
+        first = choice[last]
+        cuts.append(int(starts[first]))
+        last = first - 1
+        if last < 0:
+            break
+    if cuts[-1] != 0:
+        cuts.append(0)
+    return cuts[::-1]
+
+
+def length_groups(sorted_lengths: Sequence[int], max_padding: float = 0.15, max_groups: int = 8) -> list[int]:
+    """Boundaries of the fewest runs (but at most `max_groups`) whose padding is under `max_padding` of all tokens."""
+    lengths = np.asarray(sorted_lengths)
+    cuts = [0, len(lengths)]
+    for num_groups in range(1, max_groups + 1):
+        cuts = optimal_cuts(lengths, num_groups)
+        padded = sum((end - start) * int(lengths[end - 1]) for start, end in pairwise(cuts))
+        if padded - lengths.sum() < max_padding * padded:
+            break
+    return cuts
+
+
+def sorted_sentences(input_ids: Tensor, lengths: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(order, lengths, tokens): sentences by ascending length, and the flat token indices that put them so."""
+    lengths_N = np.asarray(lengths)
+    if lengths_N.sum() != input_ids.numel():
+        raise ValueError(f"lengths sum to {lengths_N.sum()}, but input_ids has {input_ids.numel()} tokens")
+    order = np.argsort(lengths_N, kind="stable")
+    starts = np.cumsum(lengths_N) - lengths_N
+    sorted_lengths = lengths_N[order]
+    within = np.arange(sorted_lengths.sum()) - np.repeat(np.cumsum(sorted_lengths) - sorted_lengths, sorted_lengths)
+    return order, sorted_lengths, np.repeat(starts[order], sorted_lengths) + within
+
+
+def padded_groups(input_ids: Tensor, token_type_ids: Tensor | None, lengths: Sequence[int], pad_token_id: int):
+    """Flat sentences as (rows, inputs): padded sub-batches of similar length, `rows` their places in `lengths`."""
+    order, sorted_lengths, tokens = sorted_sentences(input_ids, lengths)
+    device = input_ids.device
+    cuts = length_groups(sorted_lengths)
+    ends = np.cumsum(sorted_lengths)
+    for first, last in pairwise(cuts):
+        mask = np.arange(sorted_lengths[last - 1]) < sorted_lengths[first:last, None]
+        mask = torch.from_numpy(mask).to(device)
+        flat = torch.from_numpy(tokens[ends[first] - sorted_lengths[first] : ends[last - 1]]).to(device)
+        inputs = {"input_ids": input_ids.new_full(mask.shape, pad_token_id), "attention_mask": mask.long()}
+        inputs["input_ids"][mask] = input_ids.view(-1)[flat]
+        if token_type_ids is not None:
+            inputs["token_type_ids"] = token_type_ids.new_zeros(mask.shape)
+            inputs["token_type_ids"][mask] = token_type_ids.view(-1)[flat]
+        yield torch.from_numpy(order[first:last]).to(device), inputs, mask, flat

@@ -1,0 +1,43 @@
+"""One vector per sentence from its token states, padding ignored. Computed in float32 at least.
+
+Shapes: B sentences of L padded tokens, or N sentences of T tokens end to end; D hidden size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+POOLINGS = ("cls", "mean", "first-last-avg")
+
+
+def _at_least_float32(hidden: Tensor) -> Tensor:
+    return hidden if hidden.dtype == torch.float64 else hidden.float()
+
+
+def cls_pool(hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    """State of the first token that is not padding, (B, D): padding may stand left or right."""
+    first_B = mask_BL.long().argmax(1)
+    rows = torch.arange(len(hidden_BLD), device=hidden_BLD.device)
+    return _at_least_float32(hidden_BLD[rows, first_B])
+
+
+def mean_pool(hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    """Mean over the tokens that are not padding, (B, D); a row of padding alone gives zeros."""
+    mask_BL1 = _at_least_float32(mask_BL)[:, :, None]
+    summed = (_at_least_float32(hidden_BLD) * mask_BL1).sum(1)
+    return summed / mask_BL1.sum(1).clamp_min(1)
+
+
+def flat_cls_pool(hidden_TD: Tensor, lengths_N: Tensor) -> Tensor:
+    """`cls_pool` of sentences end to end, (N, D)."""
+    starts_N = lengths_N.cumsum(0) - lengths_N
+    return _at_least_float32(hidden_TD[starts_N])
+
+
+def flat_mean_pool(hidden_TD: Tensor, lengths_N: Tensor) -> Tensor:
+    """`mean_pool` of sentences end to end, (N, D)."""
+    sentence_T = torch.repeat_interleave(lengths_N)
+    hidden_TD = _at_least_float32(hidden_TD)
+    summed = hidden_TD.new_zeros(len(lengths_N), hidden_TD.shape[1]).index_add(0, sentence_T, hidden_TD)
+    return summed / lengths_N[:, None].clamp_min(1)

@@ -1,0 +1,115 @@
+"""Attention over sentences that lie end to end in one row of tokens, without padding anything but the attention.
+
+A stock encoder computes every token on its own except in attention. So a batch can go through it as (1, T) tokens with
+positions that restart at each sentence, and only the attention has to keep the sentences apart. It pads there, in a few
+groups of similar length. Shapes: T tokens of all sentences, H heads, K head size, N sentences of a group, L longest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from ._batching import optimal_cuts
+
+RAGGED_SDPA = "ragged_sdpa"
+
+
+@dataclass(frozen=True)
+class LengthGroup:
+    """A run of sentences: tokens [start, end), `slots` their places in N * L padded rows, `mask_NL` True = token."""
+
+    start: int
+    end: int
+    num_sentences: int
+    longest: int
+    slots: Tensor | None  # None: equal lengths, nothing to pad
+    mask_NL: Tensor | None
+
+
+@dataclass(frozen=True)
+class RaggedLayout:
+    """Where the sentences of a flat row lie. Sentences are in ascending order of length."""
+
+    groups: tuple[LengthGroup, ...]
+
+
+def ragged_layout(sorted_lengths: np.ndarray, device: torch.device, num_groups: int = 4) -> RaggedLayout:
+    """Layout of sentences of ascending `sorted_lengths` (N,), for `ragged_attention`."""
+    groups = []
+    cuts = optimal_cuts(sorted_lengths, num_groups)
+    token = 0
+    for first, last in pairwise(cuts):
+        lengths = sorted_lengths[first:last]
+        longest, total = int(lengths[-1]), int(lengths.sum())
+        slots = mask_NL = None
+        if total != longest * len(lengths):
+            mask = np.arange(longest) < lengths[:, None]
+            slots = torch.from_numpy(np.flatnonzero(mask)).to(device)
+            mask_NL = torch.from_numpy(mask).to(device)
+        groups.append(LengthGroup(token, token + total, len(lengths), longest, slots, mask_NL))
+        token += total
+    return RaggedLayout(tuple(groups))
+
+
+def _pad(tokens_THK: Tensor, group: LengthGroup) -> Tensor:
+    """The group's tokens as (N, H, L, K)."""
+    tokens = tokens_THK[group.start : group.end]
+    if group.slots is not None:
+        padded = tokens.new_zeros(group.num_sentences * group.longest, *tokens.shape[1:])
+        tokens = padded.index_copy(0, group.slots, tokens)
+    return tokens.view(group.num_sentences, group.longest, *tokens.shape[1:]).transpose(1, 2)
+
+
+def ragged_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    ragged: RaggedLayout | None = None,
+    **kwargs,
+) -> tuple[Tensor, None]:
+    """Attention function for transformers' interface; without `ragged` it is the stock SDPA.
+
+    query, key, value: (1, H, T, K). `sliding_window`: a token sees those nearer than this, as ModernBERT passes it.
+    Returns (1, T, H, K) and no weights.
+    """
+    if ragged is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+        )
+    query_THK, key_THK, value_THK = (x[0].transpose(0, 1) for x in (query, key, value))
+    outputs = []
+    for group in ragged.groups:
+        mask = None if group.mask_NL is None else group.mask_NL[:, None, None, :]
+        if sliding_window is not None and group.longest > sliding_window:
+            position = torch.arange(group.longest, device=query.device)
+            near_LL = (position[:, None] - position[None, :]).abs() < sliding_window
+            mask = near_LL if mask is None else mask & near_LL
+        out = F.scaled_dot_product_attention(
+            _pad(query_THK, group),
+            _pad(key_THK, group),
+            _pad(value_THK, group),
+            attn_mask=mask,
+            dropout_p=dropout,
+            scale=scaling,
+        )
+        out = out.transpose(1, 2).flatten(0, 1)
+        outputs.append(out if group.slots is None else out.index_select(0, group.slots))
+    return torch.cat(outputs)[None], None
+
+
+AttentionInterface.register(RAGGED_SDPA, ragged_attention)
+AttentionMaskInterface.register(RAGGED_SDPA, sdpa_mask)
