@@ -1,1 +1,8 @@
-"""What every training script shares: loop, checkpoints, cached gradients. Knows no model and no loss."""
+"""What every training script shares: loop, checkpoints, cached gradients, run record. Knows no model and no loss."""
+
+from suzoo.engine.batches import RandomBatches
+from suzoo.engine.cached_gradients import batch_coupled_backward
+from suzoo.engine.loop import FitResult, fit
+from suzoo.engine.record import RunFolder, run_script
+
+__all__ = ["FitResult", "RandomBatches", "RunFolder", "batch_coupled_backward", "fit", "run_script"]

@@ -81,12 +81,7 @@ def test_pooling_ignores_padding_on_either_side(pooling):
 def test_encode_keeps_order_computes_repeats_once_and_counts_cut_tokens():
     model = tiny_model()
     lengths_seen = []
-    forward = CoSENTModel.forward
-    monkeypatch.setattr(
-        CoSENTModel,
-        "forward",
-        lambda self, ids, lengths: lengths_seen.extend(lengths) or forward(self, ids, lengths=lengths),
-    )
+    model.register_forward_pre_hook(lambda _, args, kwargs: lengths_seen.extend(kwargs["lengths"]), with_kwargs=True)
     vectors, truncated = model.encode(SENTENCES, max_length=6, return_truncated=True, batch_tokens=8)
     assert len(lengths_seen) == len(set(SENTENCES)) and max(lengths_seen) == 6
     assert (vectors[0] == vectors[6]).all()

@@ -1,0 +1,64 @@
+"""Which examples meet in which step: a pure function of the seed and the step, so that a resumed run sees the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from suzoo.distributed import rank, world_size
+
+
+class RandomBatches:
+    """Batches of a fixed number of random examples. `batches[step]` is this rank's list of collated micro-batches.
+
+    Each epoch is a new permutation; the last, incomplete batch of an epoch is left out, and its examples come up in
+    others. The global batch of a step does not depend on the number of ranks or micro-batches.
+
+    Args:
+        examples: anything indexable.
+        batch_size: examples per optimizer step, over all ranks and micro-batches.
+        collate: list of examples -> micro-batch.
+        seed: of the permutations.
+        num_micro_batches: into how many parts each rank cuts its share.
+
+    Raises:
+        ValueError: fewer examples than one batch, or a batch that does not divide into ranks and micro-batches.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Any],
+        *,
+        batch_size: int,
+        collate: Callable[[list[Any]], Any],
+        seed: int = 0,
+        num_micro_batches: int = 1,
+    ):
+        parts = world_size() * num_micro_batches
+        if batch_size % parts:
+            raise ValueError(
+                f"batch size {batch_size} does not divide into {world_size()} ranks x {num_micro_batches} micro-batches"
+            )
+        if len(examples) < batch_size:
+            raise ValueError(f"only {len(examples)} examples for batches of {batch_size}: lower the batch size")
+        self.examples = examples
+        self.batch_size = batch_size
+        self.collate = collate
+        self.seed = seed
+        self.num_micro_batches = num_micro_batches
+        self.steps_per_epoch = len(examples) // batch_size
+        self._permutation: tuple[int, np.ndarray] | None = None
+
+    def rows(self, step: int) -> np.ndarray:
+        """Indices (batch_size,) of the examples of a step, over all ranks."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._permutation is None or self._permutation[0] != epoch:
+            self._permutation = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.examples))
+        return self._permutation[1][place * self.batch_size : (place + 1) * self.batch_size]
+
+    def __getitem__(self, step: int) -> list[Any]:
+        mine = np.array_split(self.rows(step), world_size())[rank()]
+        parts = np.array_split(mine, self.num_micro_batches)
+        return [self.collate([self.examples[row] for row in part]) for part in parts]

@@ -1,0 +1,229 @@
+"""The training loop: stepping, clipping, schedule, evaluation, checkpoints, resume, signals. Knows no model and no loss."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm.auto import tqdm
+
+from suzoo.distributed import all_reduce_mean, all_true
+from suzoo.engine.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from suzoo.engine.record import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+class Batches(Protocol):
+    """What `fit` reads: a pure function from step to this rank's micro-batches, so that a run can resume anywhere."""
+
+    steps_per_epoch: int
+
+    def __getitem__(self, step: int) -> list[Any]: ...
+
+    def rows(self, step: int) -> Any: ...
+
+
+@dataclass
+class FitResult:
+    """How a run stands; saved in every checkpoint."""
+
+    step: int = 0
+    best_step: int | None = None
+    best_value: float | None = None
+    evaluations_without_gain: int = 0
+    seconds: float = 0.0
+    stopped_early: bool = False
+
+
+class Interrupted(SystemExit):
+    """The run was asked to stop (SIGTERM, Ctrl-C) and has written a checkpoint; the exit code is 128 + the signal."""
+
+
+class _Signals:
+    """Notes SIGTERM and SIGINT instead of dying; a second Ctrl-C dies."""
+
+    def __enter__(self):
+        self.received: int | None = None
+        self._old = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._old[number] = signal.signal(number, self._note)
+            except ValueError:  # not in the main thread: nobody can send us signals there
+                pass
+        return self
+
+    def _note(self, number: int, frame) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def __exit__(self, *exc) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+def fit(
+    step: Callable[[list[Any]], dict[str, Any]],
+    *,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    num_steps: int,
+    run: RunFolder,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+    max_grad_norm: float | None = 1.0,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    evaluate_every: int | None = None,
+    monitor: str = "spearman",
+    patience: int | None = None,
+    keep_checkpoints: int = 2,
+    resume: bool = False,
+    log_every: int = 10,
+) -> FitResult:
+    """Train for `num_steps` optimizer steps and leave the best weights in `model`.
+
+    Args:
+        step: gets all micro-batches of one optimizer step on this rank, does the backward passes through
+            `accelerator.backward`, and returns metrics; "loss" must be among them.
+        accelerator, model, optimizer: as `accelerator.prepare` returned them.
+        batches: step number -> micro-batches.
+        run: where metrics and checkpoints go.
+        schedule: stepped once per optimizer step.
+        max_grad_norm: gradients are clipped to this total norm; None leaves them.
+        evaluate: -> numbers, larger is better for `monitor`; every `evaluate_every` steps (default: each epoch) and at
+            the end. With it, the best weights are loaded back at the end; without it the last ones stay.
+        patience: stop after this many evaluations without a gain.
+        resume: continue from the newest complete checkpoint of `run`.
+
+    Raises:
+        ValueError: the loss is not finite (names the step and rows; the last checkpoint stays), or the optimizer
+            accumulates by itself and was given micro-batches or clipping.
+        Interrupted: after SIGTERM or Ctrl-C, with a checkpoint written.
+    """
+    if getattr(optimizer, "optimizer", optimizer).__dict__.get("accumulation_steps", 1) > 1:
+        if max_grad_norm is not None:
+            raise ValueError(
+                "this optimizer accumulates inside its state, where gradients can't be clipped: no clipping"
+            )
+        if getattr(batches, "num_micro_batches", 1) > 1:
+            raise ValueError("this optimizer accumulates by itself: give it one micro-batch per step")
+    bare = accelerator.unwrap_model(model, keep_torch_compile=False)
+    evaluate_every = evaluate_every or batches.steps_per_epoch
+    result = FitResult()
+
+    def save(folder: Path, **state) -> None:
+        save_checkpoint(folder, model=bare, state=state)
+
+    def save_all() -> None:
+        result.seconds = time.perf_counter() - started
+        save(
+            run.checkpoints / f"step-{result.step:08d}",
+            fit=asdict(result),
+            optimizer=optimizer.state_dict(),
+            schedule=schedule.state_dict() if schedule else None,
+            scaler=accelerator.scaler.state_dict() if accelerator.scaler else None,
+        )
+        if accelerator.is_main_process:
+            run.prune(keep_checkpoints, result.best_step)
+
+    started = time.perf_counter()
+    if resume:
+        found = checkpoints(run.checkpoints)
+        if found:
+            state = load_checkpoint(found[-1], model=bare)
+            result = FitResult(**state["fit"])
+            optimizer.load_state_dict(state["optimizer"])
+            if schedule:
+                schedule.load_state_dict(state["schedule"])
+            if accelerator.scaler:
+                accelerator.scaler.load_state_dict(state["scaler"])
+            logger.info("resumed from %s", found[-1])
+        started -= result.seconds
+        if accelerator.is_main_process:
+            run.forget_after(result.step)
+
+    bar = tqdm(total=num_steps, initial=result.step, desc="train", disable=not accelerator.is_local_main_process)
+    model.train()
+    last_log, last_step = time.perf_counter(), result.step
+    with _Signals() as signals:
+        while result.step < num_steps and not result.stopped_early:
+            metrics = step(batches[result.step])
+            loss = float(all_reduce_mean(torch.as_tensor(metrics["loss"], dtype=torch.float32)))
+            if not math.isfinite(loss):
+                _refuse_loss(loss, result.step, batches, run)
+            if max_grad_norm is not None:
+                metrics = {**metrics, "grad_norm": accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)}
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if schedule:
+                schedule.step()
+            result.step += 1
+            bar.update()
+
+            if result.step % log_every == 0 or result.step == num_steps:
+                now = time.perf_counter()
+                values = {name: float(value) for name, value in metrics.items()} | {"loss": loss}
+                values["lr"] = optimizer.param_groups[0]["lr"]
+                values["epoch"] = result.step / batches.steps_per_epoch
+                values["steps_per_second"] = (result.step - last_step) / (now - last_log)
+                last_log, last_step = now, result.step
+                bar.set_postfix(loss=f"{loss:.4g}", lr=f"{values['lr']:.2g}", refresh=False)
+                accelerator.log(values, step=result.step)
+                if accelerator.is_main_process:
+                    run.log({"step": result.step, **values})
+
+            if evaluate and (result.step % evaluate_every == 0 or result.step == num_steps):
+                model.eval()
+                scores = evaluate()
+                model.train()
+                if monitor not in scores:
+                    raise ValueError(f"evaluate returned {', '.join(scores)}, but monitor is {monitor!r}")
+                accelerator.log({f"dev/{name}": value for name, value in scores.items()}, step=result.step)
+                if accelerator.is_main_process:
+                    run.log({"step": result.step, "dev": scores})
+                    bar.write(f"step {result.step}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
+                if result.best_value is None or scores[monitor] > result.best_value:
+                    result.best_step, result.best_value = result.step, scores[monitor]
+                    result.evaluations_without_gain = 0
+                    save(run.checkpoints / f"best-{result.step:08d}")
+                else:
+                    result.evaluations_without_gain += 1
+                result.stopped_early = patience is not None and result.evaluations_without_gain >= patience
+                last_log, last_step = time.perf_counter(), result.step
+                save_all()
+            elif result.step % evaluate_every == 0:
+                save_all()
+
+            if not all_true(signals.received is None, accelerator.device):
+                save_all()
+                bar.close()
+                logger.warning("stopped by a signal at step %d; continue with --resume", result.step)
+                raise Interrupted(128 + (signals.received or signal.SIGTERM))
+    bar.close()
+    result.seconds = time.perf_counter() - started
+    if result.best_step is not None and result.best_step != result.step:
+        load_checkpoint(run.checkpoints / f"best-{result.best_step:08d}", model=bare)
+    model.eval()
+    return result
+
+
+def _refuse_loss(loss: float, step: int, batches: Batches, run: RunFolder) -> None:
+    rows = list(batches.rows(step))
+    shown = ", ".join(str(int(row)) for row in rows[:8]) + (", …" if len(rows) > 8 else "")
+    kept = checkpoints(run.checkpoints)
+    raise ValueError(
+        f"loss is {loss} at step {step} (epoch {step // batches.steps_per_epoch}, training rows {shown}); "
+        + (f"the last good checkpoint is {kept[-1]}: " if kept else "no checkpoint was written yet: ")
+        + "look at those rows, or lower the learning rate"
+    )

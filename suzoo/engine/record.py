@@ -1,0 +1,166 @@
+"""The run's folder: what was run (run.json), what came out (metrics.json, metrics.jsonl, curves.png), checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from suzoo import __version__
+
+PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "numpy")
+
+
+class RunFolder:
+    """`out/<run>/`: made, checked and filled here. Create it before the long work, so that a bad path fails at once."""
+
+    def __init__(self, path: str | Path, *, overwrite: bool = False, resume: bool = False, main: bool = True):
+        """
+        Args:
+            path: the folder.
+            overwrite: empty it if it holds a run. resume: continue the run it holds.
+            main: True on the one process that writes.
+
+        Raises:
+            ValueError: it holds a run and neither was asked for, it is no folder, or it is not writable.
+        """
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        if not main:
+            return
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"--output-dir {self.path} is a file, not a folder")
+        if overwrite and resume:
+            raise ValueError("--overwrite and --resume contradict each other: choose one")
+        if self.path.exists() and any(self.path.iterdir()) and not resume:
+            if not overwrite:
+                raise ValueError(f"{self.path} is not empty: add --resume to continue, --overwrite to start anew")
+            if not (self.path / "run.json").exists() and not self.checkpoints.exists():
+                raise ValueError(f"{self.path} holds no run of ours: --overwrite will not empty it")
+            shutil.rmtree(self.path)
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(f"can't write to --output-dir {self.path}: {error.strerror}") from error
+
+    def write_run(self, recipe: Any, *, script: str, data: dict[str, dict], synthetic: bool) -> None:
+        """run.json: the recipe (a dataclass) and everything needed to run it again.
+
+        Args:
+            data: split -> {"source", "rows", "sha256"}.
+            synthetic: True when the data were generated; cards must say so.
+        """
+        assert is_dataclass(recipe) and not isinstance(recipe, type)
+        content = {
+            "script": script,
+            "command": shlex.join(["accelerate", "launch", script, *sys.argv[1:]]),
+            "recipe": asdict(recipe),
+            "data": data,
+            "synthetic": synthetic,
+            "git_commit": _git_commit(),
+            "versions": {"suzoo": __version__, "python": platform.python_version()}
+            | {name: metadata.version(name) for name in PACKAGES},
+            "date": time.strftime("%Y-%m-%d"),
+        }
+        _write_json(self.path / "run.json", content)
+
+    def write_metrics(self, metrics: dict[str, dict[str, float]]) -> None:
+        """metrics.json: split -> name -> number. The card takes its numbers from here and nowhere else."""
+        _write_json(self.path / "metrics.json", metrics)
+
+    def log(self, values: dict) -> None:
+        """Append a line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def read_log(self) -> list[dict]:
+        path = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def forget_after(self, step: int) -> None:
+        """Drop the lines of metrics.jsonl that a resumed run will write again."""
+        lines = [line for line in self.read_log() if line["step"] <= step]
+        if lines or (self.path / "metrics.jsonl").exists():
+            partial = self.path / ".metrics.jsonl.partial"
+            partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            partial.replace(self.path / "metrics.jsonl")
+
+    def prune(self, keep: int, best_step: int | None) -> None:
+        """Delete all but the newest `keep` checkpoints and the best weights."""
+        for path in sorted(self.checkpoints.glob("step-*"))[:-keep]:
+            shutil.rmtree(path)
+        for path in self.checkpoints.glob("best-*"):
+            if path.name != f"best-{best_step or 0:08d}":
+                shutil.rmtree(path)
+
+    def plot(self) -> None:
+        """curves.png: loss and dev metrics over steps."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+
+        lines = self.read_log()
+        train = [line for line in lines if "loss" in line]
+        dev = [line for line in lines if "dev" in line]
+        figure, axes = plt.subplots(1, 1 + bool(dev), figsize=(5 + 5 * bool(dev), 3.5), squeeze=False)
+        axes[0, 0].plot([line["step"] for line in train], [line["loss"] for line in train], linewidth=1)
+        axes[0, 0].set(xlabel="step", ylabel="training loss")
+        for name in dev[0]["dev"] if dev else ():
+            axes[0, 1].plot([line["step"] for line in dev], [line["dev"][name] for line in dev], marker="o", label=name)
+        if dev:
+            axes[0, 1].set(xlabel="step", ylabel="dev")
+            axes[0, 1].legend()
+        for axis in axes[0]:
+            axis.grid(alpha=0.3)
+        figure.tight_layout()
+        figure.savefig(self.path / "curves.png", dpi=120)
+        plt.close(figure)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _git_commit() -> str | None:
+    """Commit of the suzoo checkout, with "+" when it has uncommitted changes; None when installed as a package."""
+    folder = Path(__file__).parent
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True)
+    if commit.returncode:
+        return None
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True)
+    return commit.stdout.strip() + ("+" if status.stdout.strip() else "")
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's `main`; a user's mistake (ValueError, OSError) becomes one sentence and exit code 2.
+
+    The environment variable SUZOO_TRACEBACK=1 shows the traceback instead.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for noisy in ("httpx", "httpx2", "datasets", "accelerate"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        if os.environ.get("SUZOO_TRACEBACK") == "1":
+            raise
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
