@@ -1,8 +1,8 @@
 """Checkpoints: safetensors and JSON with a manifest of checksums, renamed into place. No pickle is read or written.
 
-A folder `step-00000120/` holds `tensors.safetensors` (weights, optimizer and schedule state), `state.json` (everything
-that is not a tensor, with references into it), `rng-<rank>.json` and `manifest.json` (SHA-256 of every file). It appears
-under its name only when complete, so a killed run leaves the last complete one.
+A folder `step-00000120/` holds `tensors.safetensors` (weights, optimizer and schedule state), `state.json` (what is not
+a tensor, with references into it), `rng-<rank>.json` and `manifest.json` (SHA-256 of every file). It appears under its
+name only when complete, so a killed run leaves the last complete one.
 """
 
 from __future__ import annotations

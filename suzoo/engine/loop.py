@@ -1,7 +1,8 @@
-"""The training loop: stepping, clipping, schedule, evaluation, checkpoints, resume, signals. Knows no model and no loss."""
+"""The training loop: stepping, clipping, schedule, evaluation, checkpoints, resume, signals."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import signal
@@ -56,10 +57,8 @@ class _Signals:
         self.received: int | None = None
         self._old = {}
         for number in (signal.SIGTERM, signal.SIGINT):
-            try:
+            with contextlib.suppress(ValueError):  # not in the main thread: no signal arrives there
                 self._old[number] = signal.signal(number, self._note)
-            except ValueError:  # not in the main thread: nobody can send us signals there
-                pass
         return self
 
     def _note(self, number: int, frame) -> None:
@@ -114,7 +113,7 @@ def fit(
     if getattr(optimizer, "optimizer", optimizer).__dict__.get("accumulation_steps", 1) > 1:
         if max_grad_norm is not None:
             raise ValueError(
-                "this optimizer accumulates inside its state, where gradients can't be clipped: no clipping"
+                "this optimizer accumulates inside its state, and can't be clipped: set max_grad_norm=None"
             )
         if getattr(batches, "num_micro_batches", 1) > 1:
             raise ValueError("this optimizer accumulates by itself: give it one micro-batch per step")
@@ -185,7 +184,8 @@ def fit(
 
             if evaluate and (result.step % evaluate_every == 0 or result.step == num_steps):
                 model.eval()
-                scores = evaluate()
+                # the same decision on every rank
+                scores = {k: float(all_reduce_mean(torch.tensor(v, dtype=torch.double))) for k, v in evaluate().items()}
                 model.train()
                 if monitor not in scores:
                     raise ValueError(f"evaluate returned {', '.join(scores)}, but monitor is {monitor!r}")

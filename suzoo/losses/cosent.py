@@ -5,7 +5,10 @@ Source: Su, "CoSENT (一)", kexue.fm/archives/8847; cross-encoder: kexue.fm/arch
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -19,31 +22,41 @@ def cosent_loss(scores: Tensor, labels: Tensor, *, scale: float = 20.0) -> Tenso
 
     Args:
         scores: (P,) one score per pair: the cosine for an encoder, any real score for a cross-encoder. Computed in
-            float32 (float64 stays float64).
-        labels: (P,) larger is more similar: 0/1, grades, or NLI as contradiction 0, neutral 1, entailment 2.
+            float64, where the running sum keeps the float32 gradient exact; an infinite score gets no gradient.
+        labels: (P,) larger is more similar: 0/1, grades, or NLI as contradiction 0, neutral 1, entailment 2. Labels
+            that were averaged must be rounded, or ties are lost. Leave out the rows that should not count.
         scale: the inverse temperature λ; 20 for cosines, 1 for a cross-encoder whose score has its own scale.
 
     Returns:
-        Scalar. Exactly 0 with exactly zero gradient when no two labels differ.
+        Scalar, float32 (float64 for float64 scores). Exactly 0 with exactly zero gradient when no two labels differ.
+        It grows with the logarithm of the number of ordered couples: do not compare it across batch sizes.
 
     Raises:
-        ValueError: shapes differ or are not (P,), or a label is NaN.
+        ValueError: shapes differ or are not (P,), or a label is NaN (not checked under `torch.compile`).
 
-    Time O(P log P), memory O(P).
+    Time O(P log P), memory O(P), twice differentiable.
     """
     if scores.dim() != 1 or scores.shape != labels.shape:
         raise ValueError(
             f"cosent_loss takes scores (P,) and labels (P,), not {(*scores.shape,)} and {(*labels.shape,)}"
         )
-    if not torch.compiler.is_compiling() and labels.is_floating_point() and bool(labels.isnan().any()):
+    compiling = torch.compiler.is_compiling()  # a decision on tensor values would break the graph
+    result_dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    labels_P, order = (labels.int() if labels.dtype == torch.bool else labels).sort()
+    if not compiling and labels.is_floating_point() and len(labels_P) and math.isnan(labels_P[-1]):  # NaN sorts last
         raise ValueError("cosent_loss got a NaN label; drop the row or fix the data")
-    scores = scores if scores.dtype == torch.float64 else scores.float()
-    labels_P, order = labels.sort()
-    scaled_P = scores[order] * scale
-    # below[j]: number of pairs whose label is strictly smaller than label j; ties share the start of their group
-    below_P = torch.searchsorted(labels_P, labels_P)
-    # the sum over b of exp(s_b - s_a) for one a is exp(prefix[below - 1] - s_a); no smaller label, no term
-    prefix_P = scaled_P.logcumsumexp(0)
-    terms_P = prefix_P[(below_P - 1).clamp_min(0)] - scaled_P
-    terms_P = torch.where(below_P > 0, terms_P, -torch.inf)
-    return torch.cat([terms_P.new_zeros(1), terms_P]).logsumexp(0)
+    wide = torch.float32 if scores.device.type == "mps" else torch.float64  # MPS has no float64
+    scaled_P = scores.to(wide)[order] * scale
+    # number of pairs whose label is strictly smaller: ties share the start of their group
+    num_below_P = torch.searchsorted(labels_P, labels_P)
+
+    # The sum over b for one a is (sum of exp(s_b) over the first num_below pairs) * exp(-s_a).
+    if not compiling and wide == torch.float64 and len(scaled_P):
+        low, high = scaled_P.detach().aminmax()
+        if bool(high - low < 300):  # then exp, its products and their squares stay below 1e308
+            centered_P = scaled_P - (low + high) / 2
+            sums = F.pad(centered_P.exp().cumsum(0), (1, 0))
+            return (sums[num_below_P] * (-centered_P).exp()).sum().log1p().to(result_dtype)
+    scaled_P = scaled_P.clamp(-1e30, 1e30)  # only replaces infinities, whose differences would be NaN
+    log_sums = F.pad(scaled_P.logcumsumexp(0), (1, 0), value=-torch.inf)
+    return F.pad(log_sums[num_below_P] - scaled_P, (1, 0)).logsumexp(0).to(result_dtype)

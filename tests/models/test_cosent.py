@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceCl
 
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel
 from suzoo.models.modeling_cosent import RAGGED_ENCODERS
-from tests.reference.cosent import encode_one_by_one, predict_one_by_one
+from tests.reference.cosent_models import encode_one_by_one, predict_one_by_one
 from tests.tiny import FAMILIES, PAIRS, SENTENCES, flatten, tiny_config, tiny_tokenizer
 
 POOLINGS = ["cls", "mean", "first-last-avg"]

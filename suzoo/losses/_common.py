@@ -1,0 +1,72 @@
+"""What the losses share: the precision they compute in, the masked reduction, and the target's log-probability."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+def upcast(values: Tensor) -> Tensor:
+    """float32, or float64 if it is float64 already. Before any scaling: bfloat16 times 20 loses whole nats."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def upcast_finite(values: Tensor) -> Tensor:
+    """`upcast` with infinities replaced by ±1e30, for losses that would meet 0 * inf. They get no gradient."""
+    return upcast(values).nan_to_num(nan=torch.nan, posinf=1e30, neginf=-1e30)
+
+
+def reduce_loss(losses: Tensor, keep: Tensor | None, reduction: Reduction, num_items: int | Tensor | None) -> Tensor:
+    """Sum, mean or all of `losses` where `keep` (same shape, None keeps all); the others are 0 and get no gradient.
+
+    The mean divides by `num_items` if given (the count over all micro-batches and ranks), else by the number kept.
+    Nothing kept gives a zero that is attached to the graph.
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
+    if num_items is not None and reduction != "mean":
+        raise ValueError(f"num_items is the divisor of reduction='mean'; it means nothing with {reduction!r}")
+    if keep is not None:
+        losses = torch.where(keep, losses, 0.0)
+    if reduction == "none":
+        return losses
+    if reduction == "sum":
+        return losses.sum()
+    if num_items is None:
+        num_items = max(losses.numel(), 1) if keep is None else keep.sum().clamp_min(1)
+    return losses.sum() / num_items
+
+
+def check_class_labels(name: str, logits: Tensor, labels: Tensor) -> None:
+    if logits.dim() == 0 or logits.shape[:-1] != labels.shape:
+        raise ValueError(
+            f"{name} takes logits (..., C) and labels (...), not {(*logits.shape,)} and {(*labels.shape,)}; "
+            "for a causal LM pass logits[:, :-1] and labels[:, 1:]"
+        )
+
+
+def check_targets(name: str, logits: Tensor, targets: Tensor) -> None:
+    if logits.shape != targets.shape:
+        raise ValueError(
+            f"{name} takes logits and targets of one shape, not {(*logits.shape,)} and {(*targets.shape,)}"
+        )
+
+
+def target_nll(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    """(...) minus the log-probability of the target from logits (..., C); 0 where ignored."""
+    flat = F.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=ignore_index, reduction="none"
+    )
+    return flat.view(labels.shape)
+
+
+def uniform_nll(logits: Tensor) -> Tensor:
+    """(...) mean over the classes of minus their log-probability: what label smoothing adds. Skips classes at -inf."""
+    finite = logits != -torch.inf
+    mean = torch.where(finite, logits, 0.0).sum(-1) / finite.sum(-1).clamp_min(1)
+    return logits.logsumexp(-1) - mean

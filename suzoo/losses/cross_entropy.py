@@ -1,0 +1,50 @@
+"""Cross-entropy with label smoothing, z-loss and a global token count.
+
+Source: z-loss: PaLM, arXiv 2204.02311; smoothing: arXiv 1512.00567. Shapes: (...) tokens, C classes.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from suzoo.losses._common import Reduction, check_class_labels, reduce_loss, target_nll, uniform_nll, upcast
+
+
+def cross_entropy_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: Reduction = "mean",
+    ignore_index: int = -100,
+    num_items: int | Tensor | None = None,
+) -> Tensor:
+    """What `F.cross_entropy` does, where it does not give NaN, plus z-loss and a token count of the whole step.
+
+    No label left gives an attached 0 (torch: NaN), and smoothing skips classes at -inf (torch: inf).
+
+    Args:
+        logits: (..., C), labels: (...) class indices.
+        label_smoothing: ε: (1 - ε) nll + ε * mean over the classes of -log p, as torch.
+        z_loss: ζ, adds ζ logsumexp(logits)², which keeps logits from drifting; PaLM uses 1e-4.
+        reduction: "mean" over the labels that are not ignored, "sum" or "none".
+        ignore_index: this label is left out.
+        num_items: divisor of the mean: the number of labels over all micro-batches and ranks (`num_items_in_batch`).
+
+    Returns:
+        float32 at least: scalar, or (...) for "none".
+
+    Raises:
+        ValueError: shapes do not fit, or label_smoothing is outside [0, 1].
+    """
+    check_class_labels("cross_entropy_loss", logits, labels)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy_loss: label_smoothing must be in [0, 1], not {label_smoothing}")
+    logits = upcast(logits)
+    losses = target_nll(logits, labels, ignore_index)
+    if label_smoothing > 0:
+        losses = (1 - label_smoothing) * losses + label_smoothing * uniform_nll(logits)
+    if z_loss:
+        losses = losses + z_loss * logits.logsumexp(-1).square()
+    return reduce_loss(losses, labels != ignore_index, reduction, num_items)

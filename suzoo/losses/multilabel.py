@@ -1,0 +1,114 @@
+"""Softmax cross-entropy for several labels at once (ZLPR), dense, soft and sparse.
+
+Source: Su, "将softmax+交叉熵推广到多标签分类问题", kexue.fm/archives/7359; soft labels: kexue.fm/archives/9064;
+arXiv 2208.02955. Shapes: C classes, K label slots, S = C + 1 (the threshold in front).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from suzoo.losses._common import Reduction, check_targets, reduce_loss, upcast
+
+
+def multilabel_cross_entropy(
+    scores: Tensor,
+    targets: Tensor,
+    *,
+    threshold: float | Tensor = 0.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+    num_items: int | Tensor | None = None,
+) -> Tensor:
+    r"""Every target class should score above the threshold, every other class below it.
+
+    .. math:: L = \log\Bigl(e^{s_0} + \sum_{neg} e^{s}\Bigr) + \log\Bigl(e^{-s_0} + \sum_{pos} e^{-s}\Bigr)
+
+    A soft target t counts t times as positive and 1 - t times as negative. The gradient of a row sums to at most 2 in
+    absolute value however many classes there are, so rare positives are not drowned. Predict the classes with
+    `scores > threshold`; the calibrated probability is `sigmoid(2 * scores)` (threshold 0), not `sigmoid(scores)`.
+
+    Args:
+        scores: (..., C). A class at -inf is out of the question: it counts neither as positive nor as negative.
+        targets: (..., C) bool, or float in [0, 1].
+        threshold: s0, a number or a tensor that broadcasts to (...).
+        mask: broadcasts to (..., C), True where a class counts; it wins over the target.
+        reduction: over the rows (...): "mean", "sum" or "none".
+        num_items: divisor of the mean instead of the number of rows with a class that counts.
+
+    Returns:
+        float32 at least: scalar, or (...) for "none". A row without a class that counts is 0 and not in the mean.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    check_targets("multilabel_cross_entropy", scores, targets)
+    scores = upcast(scores)
+    targets = targets.to(scores.dtype)
+    counts = scores != -torch.inf
+    if mask is not None:
+        counts = counts & mask.bool()
+    positive = torch.where(counts & (targets > 0), targets.log() - scores, -torch.inf)
+    negative = torch.where(counts & (targets < 1), (-targets).log1p() + scores, -torch.inf)
+    return _two_log_sums(positive, negative, threshold, counts.any(-1), reduction, num_items)
+
+
+def sparse_multilabel_cross_entropy(
+    scores: Tensor,
+    indices: Tensor,
+    *,
+    pad_index: int = -1,
+    threshold: float | Tensor = 0.0,
+    reduction: Reduction = "mean",
+    num_items: int | Tensor | None = None,
+) -> Tensor:
+    """`multilabel_cross_entropy` with the positive classes given by index.
+
+    The positives are masked out of the negatives before the sum. Subtracting them after it, as some widely copied
+    versions do, is wrong in float32 once a positive score passes 16, and then pushes correct positives down.
+
+    Args:
+        scores: (..., C); -inf as in `multilabel_cross_entropy`.
+        indices: (..., K) positive classes, in any order; a repeated one counts once.
+        pad_index: fills the unused slots of a row.
+        threshold, reduction, num_items: as in `multilabel_cross_entropy`.
+
+    Raises:
+        ValueError: the leading shapes differ.
+    """
+    if scores.shape[:-1] != indices.shape[:-1]:
+        raise ValueError(
+            "sparse_multilabel_cross_entropy takes scores (..., C) and indices (..., K), not "
+            f"{(*scores.shape,)} and {(*indices.shape,)}"
+        )
+    # slot 0 of a row of C + 1 catches the padding
+    slots = torch.where(indices == pad_index, 0, indices + 1)
+    is_positive = torch.zeros((*scores.shape[:-1], scores.shape[-1] + 1), dtype=torch.bool, device=scores.device)
+    is_positive = is_positive.scatter(-1, slots, True)[..., 1:]
+    scores = upcast(scores)
+    counts = scores != -torch.inf
+    positive = torch.where(counts & is_positive, -scores, -torch.inf)
+    negative = torch.where(is_positive, -torch.inf, scores)
+    return _two_log_sums(positive, negative, threshold, counts.any(-1), reduction, num_items)
+
+
+def _two_log_sums(positive, negative, threshold, keep, reduction: Reduction, num_items) -> Tensor:
+    """log(e^-s0 + sum exp(positive)) + log(e^s0 + sum exp(negative)) from (..., C) exponents."""
+    threshold = torch.as_tensor(threshold, dtype=positive.dtype, device=positive.device).expand(keep.shape)[..., None]
+    losses = torch.cat([-threshold, positive], -1).logsumexp(-1) + torch.cat([threshold, negative], -1).logsumexp(-1)
+    return reduce_loss(losses, keep, reduction, num_items)
+
+
+def global_pointer_divergence(scores_a: Tensor, scores_b: Tensor) -> Tensor:
+    """(...) sum over the classes of the two binary KL divergences between sigmoid(a) and sigmoid(b), each (..., C).
+
+    R-Drop for multi-label scores (kexue.fm/archives/9039): (sigmoid(a) - sigmoid(b)) * (a - b), which needs no
+    logarithm. A class at -inf in both, as GlobalPointer masks its spans, adds nothing.
+    """
+    check_targets("global_pointer_divergence", scores_a, scores_b)
+    scores_a, scores_b = upcast(scores_a), upcast(scores_b)
+    masked = (scores_a == -torch.inf) & (scores_b == -torch.inf)
+    scores_a, scores_b = scores_a.masked_fill(masked, 0.0), scores_b.masked_fill(masked, 0.0)
+    return ((F.sigmoid(scores_a) - F.sigmoid(scores_b)) * (scores_a - scores_b)).sum(-1)

@@ -1,0 +1,63 @@
+"""The table of losses that tests/losses/test_common.py runs through the properties they all share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from suzoo import losses
+
+ROWS, CLASSES = 6, 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One loss: `loss(scores, labels, **options)` on what `scores()` and `labels()` draw."""
+
+    loss: Callable
+    scores: Callable = lambda: torch.randn(ROWS, CLASSES, dtype=torch.float64)
+    labels: Callable = lambda: torch.arange(ROWS) % CLASSES
+    options: dict = field(default_factory=dict)
+    ignored: float | None = -100  # the label that takes a row out; None where the loss has no ignore_index
+    reduces: bool = True  # has reduction= and num_items=
+    masked_class: bool = True  # a class at -inf is a class that is not there
+    detached: bool = False  # has a weight that is not differentiated, so the gradient is no derivative
+    name: str = ""
+
+    def __call__(self, scores, labels, **options):
+        return self.loss(scores, labels, **self.options, **options)
+
+
+def multi_hot() -> torch.Tensor:
+    return (torch.arange(ROWS)[:, None] + torch.arange(CLASSES)) % 3 == 0
+
+
+def two_passes(scores, labels, **options):
+    """R-Drop sees two score tensors: the second is the first at twice the temperature, which no dtype rounds."""
+    return losses.rdrop_loss(scores, scores / 2, labels, **options)
+
+
+CASES = [
+    Case(losses.cosent_loss, lambda: torch.rand(ROWS).double(), ignored=None, reduces=False, masked_class=False),
+    Case(losses.cross_entropy_loss),
+    Case(losses.cross_entropy_loss, options={"label_smoothing": 0.1, "z_loss": 1e-2}, name="smoothed"),
+    Case(losses.tailr_loss, options={"gamma": 0.1, "min_weight": 0.3, "label_smoothing": 0.1}, detached=True),
+    Case(losses.gamma_cross_entropy, options={"gamma": 0.0}, name="gamma_0"),
+    Case(losses.gamma_cross_entropy, options={"gamma": 0.1}, name="gamma_0.1"),
+    Case(losses.gamma_cross_entropy, options={"gamma": 0.8}, name="gamma_0.8"),
+    Case(losses.gamma_cross_entropy, options={"gamma": 1.0}, name="gamma_1"),
+    Case(losses.multilabel_cross_entropy, labels=multi_hot, ignored=None),
+    Case(losses.multilabel_cross_entropy, labels=lambda: torch.rand(ROWS, CLASSES), ignored=None, name="soft"),
+    Case(
+        losses.sparse_multilabel_cross_entropy,
+        labels=lambda: torch.tensor([[0, 2], [1, -1], [-1, -1], [3, 3], [4, 0], [2, 1]]),
+        ignored=None,
+    ),
+    Case(two_passes, name="rdrop_loss"),
+]
+
+
+def case_id(case: Case) -> str:
+    return case.name or case.loss.__name__
