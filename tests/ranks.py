@@ -1,7 +1,7 @@
 """Run a function on real gloo processes: `results = run_ranks(function, *args, world_size=2)`.
 
 `function(*args)` must be importable (top level of its test module). It runs with an initialised process group; what it
-returns comes back as a list in rank order. The processes are forked from a server that has imported torch already.
+returns comes back as a list in rank order. The processes are forked from a server that has done the slow imports already.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "torch.distributed"])
+_context.set_forkserver_preload(["torch.distributed.fsdp", "accelerate", "suzoo.models"])
 
 
 def _free_port() -> int:

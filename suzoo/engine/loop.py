@@ -112,9 +112,7 @@ def fit(
     """
     if getattr(optimizer, "optimizer", optimizer).__dict__.get("accumulation_steps", 1) > 1:
         if max_grad_norm is not None:
-            raise ValueError(
-                "this optimizer accumulates inside its state, and can't be clipped: set max_grad_norm=None"
-            )
+            raise ValueError("this optimizer accumulates inside its state: it can't be clipped, set max_grad_norm=None")
         if getattr(batches, "num_micro_batches", 1) > 1:
             raise ValueError("this optimizer accumulates by itself: give it one micro-batch per step")
     bare = accelerator.unwrap_model(model, keep_torch_compile=False)

@@ -250,7 +250,7 @@ class CoSENTModel(StockEncoderWrapper):
         hidden_TD = torch.cat(states)[torch.cat(places).argsort()]
         return SentenceEncoderOutput(hidden_TD[None], torch.cat(pooled)[torch.cat(rows).argsort()])
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: FSDP2 gathers weights that train on
     def encode(
         self,
         texts: str | Sequence[str],
@@ -397,7 +397,7 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
             rows.append(group)
         return SequenceClassifierOutput(logits=torch.cat(logits)[torch.cat(rows).argsort()])
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: FSDP2 gathers weights that train on
     def predict(
         self,
         pairs: Sequence[tuple[str, str]],

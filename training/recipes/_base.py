@@ -1,0 +1,144 @@
+"""The fields that every training script shares; each is a command-line flag with this text as its help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import tyro
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import BertConfig, PreTrainedModel
+
+from suzoo.engine import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    output_dir: str = "out/run"
+    """Where the model, the metrics and the checkpoints go."""
+    overwrite: bool = False
+    """Empty an output folder that holds a run."""
+    resume: bool = False
+    """Continue the run in the output folder from its newest checkpoint."""
+    push_to: str | None = None
+    """Hub repository (owner/name) to push the verified model to."""
+    seed: int = 0
+    """Of weights, dropout and the order of the data."""
+
+    data: str = "embedded:pairs_zh"
+    """Training data: embedded:<name>, a file or folder (jsonl, csv, tsv, parquet, .gz), or a Hub dataset."""
+    split: str | None = None
+    """Split of --data, where it has several."""
+    dev: str | None = None
+    """Data to choose the best weights by; default is the dev split of --data."""
+    dev_split: str | None = None
+    """Split of --dev."""
+    columns: tuple[str, ...] = ()
+    """Column names of the data: text1=sentence1 text2=sentence2 score=label."""
+    skip_bad_rows: bool = False
+    """Count and leave out rows that can't be read, instead of stopping at the first."""
+    max_train_samples: int | None = None
+    """Use only this many training rows, from the start."""
+    max_dev_samples: int | None = None
+    """Use only this many dev rows, from the start."""
+
+    model: str | None = None
+    """Folder or Hub name of any encoder; without it a small BERT is trained from scratch on its own vocabulary."""
+    hidden_size: int = 256
+    """Of the model from scratch."""
+    num_layers: int = 4
+    """Of the model from scratch."""
+    vocab_size: int = 8000
+    """Of the model from scratch; the tokenizer is learnt from the training texts."""
+    max_length: int = 64
+    """Tokens per text; longer texts are cut."""
+
+    epochs: float = 1
+    """Passes over the training data."""
+    batch_size: int = 32
+    """Examples per optimizer step, over all processes."""
+    micro_batches: int = 1
+    """Parts in which each process computes its share; the gradient stays that of the whole batch."""
+    optimizer: str = "adamw"
+    """Name in the script's OPTIMIZERS."""
+    lr: float = 2e-5
+    """Peak learning rate."""
+    weight_decay: float = 0.01
+    """On matrices; not on norms and biases."""
+    schedule: str = "linear"
+    """constant, linear, cosine, wsd or inverse_sqrt."""
+    warmup: float = 0.1
+    """Share of the steps in which the rate rises."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision."""
+    compile: bool = False
+    """torch.compile the encoder."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass, to save memory."""
+    lora_r: int = 0
+    """Rank of LoRA adapters; 0 trains all weights."""
+    lora_save: Literal["merged", "adapter"] = "merged"
+    """Save the adapters merged into the weights, or alone."""
+
+    evaluate_every: int | None = None
+    """Optimizer steps between evaluations; default is one epoch."""
+    patience: int | None = None
+    """Stop after this many evaluations without a gain."""
+    tracker: Literal["none", "tensorboard", "wandb", "mlflow", "trackio", "all"] = "none"
+    """Accelerate tracker that gets the curves; metrics.jsonl and curves.png are always written."""
+
+    @property
+    def column_map(self) -> dict[str, str]:
+        """`columns` as our field -> their column."""
+        wrong = [item for item in self.columns if item.count("=") != 1]
+        if wrong:
+            raise ValueError(f"--columns takes field=column, not {wrong[0]!r}")
+        return dict(item.split("=") for item in self.columns)
+
+    def start(self) -> tuple[Accelerator, RunFolder]:
+        """Processes, precision, trackers, seed, and the checked output folder."""
+        tracker = None if self.tracker == "none" else self.tracker
+        accelerator = Accelerator(mixed_precision=self.precision, log_with=tracker, project_dir=self.output_dir)
+        main_process = accelerator.is_main_process
+        run = RunFolder(self.output_dir, overwrite=self.overwrite, resume=self.resume, main=main_process)
+        set_seed(self.seed)
+        return accelerator, run
+
+    def adapt(self, encoder: PreTrainedModel) -> PreTrainedModel | PeftModel:
+        """LoRA, gradient checkpointing and torch.compile, as the flags say."""
+        if self.gradient_checkpointing:
+            encoder.gradient_checkpointing_enable()
+        if self.lora_r:
+            lora = LoraConfig(r=self.lora_r, lora_alpha=2 * self.lora_r, target_modules="all-linear")
+            encoder = get_peft_model(encoder, lora)
+        if self.compile:
+            encoder.compile(dynamic=True)
+        return encoder
+
+    def bert_config(self, tokenizer) -> BertConfig:
+        """The small model from scratch."""
+        if self.hidden_size % 32:
+            raise ValueError(f"--hidden-size {self.hidden_size} is not a multiple of 32, the size of an attention head")
+        return BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=self.hidden_size // 32,
+            intermediate_size=4 * self.hidden_size,
+            max_position_embeddings=max(64, 2 * self.max_length),
+            pad_token_id=tokenizer.pad_token_id,
+        )
+
+
+Recipe = TypeVar("Recipe", bound=Training)
+
+
+def parse(recipes: dict[str, Callable[[], Recipe]], description: str) -> Recipe:
+    """The recipe the command line names, with its flags applied."""
+    choices = {name: (function.__doc__ or "", function()) for name, function in recipes.items()}
+    return tyro.extras.overridable_config_cli(choices, description=description)

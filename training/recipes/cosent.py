@@ -1,0 +1,64 @@
+"""Recipes of train_cosent.py. Each docstring holds its command and the result it gave; training/LOG.md has the runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from recipes._base import Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoSENT(Training):
+    loss: Literal["cosent", "sbert"] = "cosent"
+    """cosent: rank pairs by cosine. sbert: Sentence-BERT's classifier over [u; v; |u-v|], the article's baseline."""
+    scale: float = 20.0
+    """Inverse temperature of the cosines."""
+    class_threshold: float | None = None
+    """sbert only: labels above it are class 1, others 0; default takes labels as classes (STS-B: 2.5)."""
+    pooling: Literal["cls", "mean", "first-last-avg"] | None = None
+    """Default: what the model's folder says, else cls."""
+
+
+def quickstart() -> CoSENT:
+    """accelerate launch training/train_cosent.py quickstart
+
+    A small encoder from scratch on the embedded Chinese pairs (synthetic).
+    """
+    return CoSENT(
+        output_dir="out/quickstart",
+        data="embedded:pairs_zh",
+        hidden_size=128,
+        num_layers=2,
+        pooling="mean",
+        lr=5e-4,
+        epochs=10,
+        batch_size=64,
+    )
+
+
+def finetune() -> CoSENT:
+    """accelerate launch training/train_cosent.py finetune --model hfl/chinese-macbert-base --data pairs.jsonl
+
+    The article's setting (kexue.fm/archives/8847): 2e-5, batches of 32 pairs, 5 epochs, best dev Spearman.
+    """
+    return CoSENT(output_dir="out/finetune", lr=2e-5, epochs=5, batch_size=32, schedule="constant", warmup=0.0)
+
+
+def scratch() -> CoSENT:
+    """accelerate launch training/train_cosent.py scratch --data pairs.tsv --dev dev.tsv
+
+    A small encoder on your own pairs, without a pretrained model.
+    """
+    return CoSENT(output_dir="out/scratch", pooling="mean", lr=5e-4, epochs=10, batch_size=64)
+
+
+def sbert() -> CoSENT:
+    """accelerate launch training/train_cosent.py sbert --data pairs.tsv --dev dev.tsv --class-threshold 2.5
+
+    The Sentence-BERT baseline at the budget of `scratch`.
+    """
+    return replace(scratch(), output_dir="out/sbert", loss="sbert")
+
+
+RECIPES = {"quickstart": quickstart, "finetune": finetune, "scratch": scratch, "sbert": sbert}

@@ -1,0 +1,173 @@
+"""Train a sentence encoder with CoSENT: `accelerate launch training/train_cosent.py RECIPE [--flags]`.
+
+Reads in the order it runs: recipe, data, model, step, loop, evaluation, save, verify, push.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import AutoTokenizer
+
+from recipes._base import parse
+from recipes.cosent import RECIPES
+from suzoo.data import check_labels, flat_batch, read_pairs, train_wordpiece
+from suzoo.distributed import gather, rank
+from suzoo.engine import RandomBatches, RunFolder, batch_coupled_backward, fit, print_table, run_script
+from suzoo.evaluation import best_threshold, pearson, spearman
+from suzoo.hub import push, verify, write_card, write_golden
+from suzoo.losses import SoftmaxPairLoss, cosent_loss
+from suzoo.models import CoSENTModel
+from suzoo.optimizers import get_schedule, param_groups
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW}
+
+
+class SentenceBERT(nn.Module):
+    """The encoder and the baseline's classifier as the one module that Accelerate prepares."""
+
+    def __init__(self, encoder: CoSENTModel):
+        super().__init__()
+        self.encoder, self.loss = encoder, SoftmaxPairLoss(encoder.config.hidden_size)
+
+    def forward(self, classes, **inputs):
+        embeddings = self.encoder(**inputs).sentence_embedding
+        return self.loss(embeddings[0::2], embeddings[1::2], classes)
+
+
+def main() -> None:
+    recipe = parse(RECIPES, __doc__)
+    tracker = None if recipe.tracker == "none" else recipe.tracker
+    accelerator = Accelerator(mixed_precision=recipe.precision, log_with=tracker, project_dir=recipe.output_dir)
+    main_process, device = accelerator.is_main_process, accelerator.device
+    run = RunFolder(recipe.output_dir, overwrite=recipe.overwrite, resume=recipe.resume, main=main_process)
+    set_seed(recipe.seed)
+
+    # Data
+    options = {"columns": recipe.column_map, "skip_bad_rows": recipe.skip_bad_rows}
+    train = read_pairs(recipe.data, split=recipe.split or "train", max_rows=recipe.max_train_samples, **options)
+    dev_split = recipe.dev_split or ("dev" if recipe.dev is None else None)
+    dev = read_pairs(recipe.dev or recipe.data, split=dev_split, max_rows=recipe.max_dev_samples, **options)
+    check_labels(train)
+
+    # Model
+    if recipe.model:
+        tokenizer = AutoTokenizer.from_pretrained(recipe.model)
+        model = CoSENTModel.from_pretrained(recipe.model, pooling=recipe.pooling, max_seq_length=recipe.max_length)
+    else:
+        texts = (text for pair in train for text in (pair.text1, pair.text2))
+        tokenizer = train_wordpiece(texts, vocab_size=recipe.vocab_size)
+        model = CoSENTModel(recipe.bert_config(tokenizer), pooling=recipe.pooling or "cls")
+        model.max_seq_length = recipe.max_length
+    model.tokenizer = tokenizer
+    if recipe.lora_r:
+        lora = LoraConfig(r=recipe.lora_r, lora_alpha=2 * recipe.lora_r, target_modules="all-linear")
+        model.encoder = get_peft_model(model.encoder, lora)
+    if recipe.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    if recipe.compile:
+        model.encoder.compile(dynamic=True)
+    module = SentenceBERT(model) if recipe.loss == "sbert" else model
+
+    # Examples: two tokenized texts and a label; a batch holds texts 2i and 2i + 1 of pair i, end to end
+    def tokenize(texts):
+        return tokenizer(texts, truncation=True, max_length=recipe.max_length)["input_ids"]
+
+    ids1, ids2 = tokenize([pair.text1 for pair in train]), tokenize([pair.text2 for pair in train])
+    labels = [pair.label for pair in train]
+    if recipe.loss == "sbert":
+        threshold = 0.5 if recipe.class_threshold is None else recipe.class_threshold
+        labels = [int(label > threshold) for label in labels]
+        if len(set(labels)) < 2:
+            raise ValueError(f"--class-threshold {threshold} puts every training pair into one class")
+
+    def collate(examples):
+        batch = flat_batch([ids for first, second, _ in examples for ids in (first, second)], device=device)
+        return batch, torch.tensor([label for _, _, label in examples], device=device)
+
+    batches = RandomBatches(
+        list(zip(ids1, ids2, labels, strict=True)),
+        batch_size=recipe.batch_size,
+        collate=collate,
+        seed=recipe.seed,
+        num_micro_batches=recipe.micro_batches,
+    )
+    num_steps = max(1, round(recipe.epochs * batches.steps_per_epoch))
+    optimizer = OPTIMIZERS[recipe.optimizer](param_groups(module, weight_decay=recipe.weight_decay), lr=recipe.lr)
+    schedule = get_schedule(recipe.schedule, optimizer, num_steps=num_steps, warmup=recipe.warmup)
+    module, optimizer = accelerator.prepare(module, optimizer)
+    accelerator.init_trackers("suzoo")
+    torch.manual_seed(recipe.seed + rank())  # from here on every rank draws its own dropout
+
+    # Step
+    def cosines(micro_batch):
+        embeddings = module(**micro_batch[0]).sentence_embedding
+        return F.cosine_similarity(embeddings[0::2], embeddings[1::2])
+
+    def cosent_step(micro_batches):
+        everywhere = gather(torch.cat([labels for _, labels in micro_batches]))
+
+        def loss(scores):  # only scores and labels travel between processes
+            return cosent_loss(gather(scores), everywhere, scale=recipe.scale)
+
+        return {"loss": batch_coupled_backward(accelerator, module, micro_batches, cosines, loss)}
+
+    def sbert_step(micro_batches):
+        total = 0.0
+        for inputs, classes in micro_batches:
+            loss = module(classes, **inputs) / len(micro_batches)
+            accelerator.backward(loss)
+            total += loss.detach()
+        return {"loss": total}
+
+    # Loop
+    def evaluate() -> dict[str, float]:
+        vectors = model.encode([text for pair in dev for text in (pair.text1, pair.text2)], normalize=True)
+        scores, gold = (vectors[0::2] * vectors[1::2]).sum(1), [pair.label for pair in dev]
+        values = {"spearman": spearman(scores, gold), "pearson": pearson(scores, gold)}
+        if len(set(gold)) == 2:
+            values["accuracy"], values["threshold"] = best_threshold(scores, gold)
+        return values
+
+    fit(
+        sbert_step if recipe.loss == "sbert" else cosent_step,
+        accelerator=accelerator,
+        model=module,
+        optimizer=optimizer,
+        schedule=schedule,
+        batches=batches,
+        num_steps=num_steps,
+        run=run,
+        max_grad_norm=recipe.max_grad_norm,
+        evaluate=evaluate,
+        evaluate_every=recipe.evaluate_every,
+        patience=recipe.patience,
+        resume=recipe.resume,
+    )
+    scores = evaluate()
+    accelerator.end_training()
+    if not main_process:
+        return
+
+    # Save, verify, push
+    if recipe.lora_r and recipe.lora_save == "merged":
+        model.encoder = model.encoder.merge_and_unload()
+    model.save_pretrained(run.path)
+    run.write_metrics({"dev": scores})
+    data = {"train": (recipe.data, train), "dev": (recipe.dev or recipe.data, dev)}
+    run.write_run(recipe, script="training/train_cosent.py", data=data)
+    run.plot()
+    write_golden(model, tokenizer, run.path)
+    write_card(run.path)
+    print_table({"dev": scores})
+    verify(run.path)
+    if recipe.push_to:
+        print(push(run.path, recipe.push_to))
+
+
+if __name__ == "__main__":
+    run_script(main)
