@@ -1,7 +1,7 @@
 """Run a function on real gloo processes: `results = run_ranks(function, *args, world_size=2)`.
 
 `function(*args)` must be importable (top level of its test module). It runs with an initialised process group; what it
-returns comes back as a list in rank order. The processes are forked from a server that has done the slow imports already.
+returns comes back as a list in rank order. The processes are forked from a server that has the slow imports behind it.
 """
 
 from __future__ import annotations
