@@ -1,0 +1,392 @@
+"""Rows, sentence pairs, ranked lists and texts, from an embedded corpus, a file, a folder or a dataset of the Hub.
+
+Every reader takes the same arguments:
+
+- `source`: `embedded:<name>`; a file (.jsonl, .json, .csv, .tsv, .parquet, .txt, each also with .gz); a folder that
+  holds `train.*`, `dev.*`, …; or a Hub dataset, `owner/name` or `owner/name:config`. csv and tsv have a header; tsv has
+  no quoting.
+- `split`: train (the default), dev, test or any other name the source has. A single file has none.
+- `columns`: our field -> their column, as a dict or as `("text1=sentence1", …)`. Usual names are recognised without. If
+  all columns are numbers, a csv or tsv file is taken to have no header, and they count its columns from 0.
+- `skip_bad_rows`: leave bad rows out and log how many, instead of raising at the first.
+- `max_rows`: read only that many good rows.
+
+Whatever is wrong raises `DataError` with a sentence that names the file, the line and the field.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from suzoo.data._errors import DataError, nearest
+from suzoo.data._sources import NLI_CLASSES, rows_of
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+Columns = Mapping[str, str] | Sequence[str] | None
+Convert = Callable[[str, dict], list[T]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two texts and how alike they are: a larger label is more alike."""
+
+    text1: str
+    text2: str
+    label: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A query with texts that belong to it and texts that do not, in the order of the file and without repetition."""
+
+    query: str
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...]
+
+
+# field -> the names by which it goes, as `_canonical` writes them
+ALIASES = {
+    "text1": ("text1", "text_1", "text_a", "sentence1", "sentence_1", "sentence_a", "sent1", "premise", "question1",
+              "query"),
+    "text2": ("text2", "text_2", "text_b", "sentence2", "sentence_2", "sentence_b", "sent2", "hypothesis", "question2",
+              "document", "passage"),
+    "label": ("label", "score", "similarity", "similarity_score", "relatedness", "relatedness_score", "entailment",
+              "entailment_judgment", "gold_label", "is_duplicate"),
+    "query": ("query", "anchor"),
+    "positive": ("positive", "positives", "pos"),
+    "negative": ("negative", "negatives", "neg"),
+}  # fmt: skip
+PAIR = ("text1", "text2", "label")
+TRIPLE = ("query", "positive", "negative")
+
+
+def read_rows(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    columns: Columns = None,
+    required: Sequence[str] = (),
+    skip_bad_rows: bool = False,
+    max_rows: int | None = None,
+) -> list[dict]:
+    """Rows as dicts, with `columns` renamed to our fields and every other column as it is.
+
+    Args:
+        required: fields that every row must have, neither null nor empty.
+    """
+
+    def plan(available: list[str], mapping: dict[str, str]) -> Convert[dict]:
+        for field in required:
+            if field not in mapping and field not in available:
+                raise DataError(_missing(str(source), field, available))
+        taken = {*mapping, *mapping.values()}
+
+        def convert(where: str, row: dict) -> list[dict]:
+            row = {
+                **{field: _value(where, row, field, column) for field, column in mapping.items()},
+                **{column: value for column, value in row.items() if column not in taken},
+            }
+            for field in required:
+                if _value(where, row, field, field) == "":
+                    raise DataError(f"{where}: {field} is empty")
+            return [row]
+
+        return convert
+
+    return _read(source, split, columns, None, plan, skip_bad_rows, max_rows)
+
+
+def read_pairs(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    columns: Columns = None,
+    skip_bad_rows: bool = False,
+    max_rows: int | None = None,
+) -> list[Pair]:
+    """Sentence pairs with a label; what the rows hold is seen from their columns.
+
+    - text1, text2, label with numbers: as they are.
+    - text1, text2, label with classes of natural language inference: contradiction 0, neutral 1, entailment 2. Numbers
+      beside premise and hypothesis are refused, because data sets disagree on their order; with `score=<column>` they
+      are taken as they are, larger is more alike.
+    - query, positive, negative: the pairs (query, positive) with 1 and (query, negative) with 0.
+    """
+
+    def plan(available: list[str], mapping: dict[str, str]) -> Convert[Pair]:
+        numbers_only = "score" in mapping
+        if numbers_only:
+            mapping["label"] = mapping.pop("score")
+        fields = _layout(str(source), available, mapping)
+        if "query" in fields:
+            return lambda where, row: _pairs_of_triple(where, row, fields)
+        of_nli = _canonical(fields["text1"]) == "premise" and not numbers_only
+        kinds: list[str] = []  # what the first good label was: number or class
+
+        def convert(where: str, row: dict) -> list[Pair]:
+            text1, text2 = (_text(where, row, field, fields[field]) for field in ("text1", "text2"))
+            label, kind = _label(where, _value(where, row, "label", fields["label"]))
+            if kinds and kind != kinds[0]:
+                raise DataError(f"{where}: label is a {kind}, in the rows before it was a {kinds[0]}")
+            if kind == "number" and of_nli:
+                raise DataError(
+                    f"{where}: the labels of premise and hypothesis are numbers, whose order is not known: write "
+                    f"contradiction, neutral, entailment, or say score={fields['label']} if larger is more alike"
+                )
+            kinds.append(kind)
+            return [Pair(text1, text2, label)]
+
+        return convert
+
+    return _read(source, split, columns, (*PAIR, "score", *TRIPLE), plan, skip_bad_rows, max_rows)
+
+
+def read_ranked(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    columns: Columns = None,
+    skip_bad_rows: bool = False,
+    max_rows: int | None = None,
+) -> list[Ranked]:
+    """Queries with their positives and negatives, rows of the same query put together.
+
+    Rows are (query, positive, negative), the latter two a text or a list of texts, or (text1, text2, label) with label
+    0 or 1. A text that is a positive of a query anywhere is not among its negatives. Queries without a positive cannot
+    be scored: they are left out, and their number is logged.
+    """
+
+    def plan(available: list[str], mapping: dict[str, str]) -> Convert[Pair]:
+        fields = _layout(str(source), available, mapping)
+        if "query" in fields:
+            return lambda where, row: _pairs_of_triple(where, row, fields)
+
+        def convert(where: str, row: dict) -> list[Pair]:
+            text1, text2 = (_text(where, row, field, fields[field]) for field in ("text1", "text2"))
+            label, kind = _label(where, _value(where, row, "label", fields["label"]))
+            if kind != "number" or label not in (0.0, 1.0):
+                raise DataError(f"{where}: label must be 0 or 1 to rank texts, not {row[fields['label']]!r}")
+            return [Pair(text1, text2, label)]
+
+        return convert
+
+    # dicts as sets that keep the order
+    queries: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    for pair in _read(source, split, columns, (*PAIR, *TRIPLE), plan, skip_bad_rows, max_rows):
+        queries.setdefault(pair.text1, ({}, {}))[0 if pair.label else 1][pair.text2] = None
+    ranked = [
+        Ranked(query, tuple(positives), tuple(text for text in negatives if text not in positives))
+        for query, (positives, negatives) in queries.items()
+        if positives
+    ]
+    if not ranked:
+        raise DataError(f"{source} has no query with a positive text")
+    if len(ranked) < len(queries):
+        logger.warning(
+            "%s: left out %d of %d queries, which have no positive", source, len(queries) - len(ranked), len(queries)
+        )
+    return ranked
+
+
+def read_texts(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    columns: Columns = None,
+    skip_bad_rows: bool = False,
+    max_rows: int | None = None,
+) -> list[str]:
+    """Plain texts: the lines of a .txt file, or the column `text` (or the one that `columns` names for it).
+
+    Rows of sentence pairs or triples give all their texts.
+    """
+
+    def plan(available: list[str], mapping: dict[str, str]) -> Convert[str]:
+        column = mapping.get("text", "text")
+        if column in available:
+            return lambda where, row: [_text(where, row, "text", column)]
+        for layout in (PAIR[:2], TRIPLE):
+            found = _candidates(layout, available, {})
+            if all(len(columns) == 1 for columns in found.values()):
+                return lambda where, row, found=found: [
+                    text for field, (column,) in found.items() for text in _texts(where, row, field, column)
+                ]
+        raise DataError(_missing(str(source), "text", available))
+
+    return _read(source, split, columns, ("text",), plan, skip_bad_rows, max_rows)
+
+
+def check_labels(pairs: Sequence[Pair], where: str = "the data") -> None:
+    """Raise DataError where a ranking loss has nothing to learn: fewer than two pairs, or all labels equal."""
+    if len(pairs) < 2:
+        raise DataError(f"{where} has {len(pairs)} sentence pair(s): ranking needs two or more")
+    if all(pair.label == pairs[0].label for pair in pairs):
+        raise DataError(
+            f"all {len(pairs)} pairs of {where} have the label {pairs[0].label:g}: there is no order to learn; "
+            "is label the right column?"
+        )
+
+
+def parse_columns(columns: Columns) -> dict[str, str]:
+    """`("text1=sentence1", …)` as a dict; a dict stays what it is."""
+    if columns is None:
+        return {}
+    if isinstance(columns, str):
+        raise DataError(f"columns is a list of field=column, not the string {columns!r}")
+    if isinstance(columns, Mapping):
+        return dict(columns)
+    mapping = {}
+    for item in columns:
+        field, equals, column = item.partition("=")
+        if not (field and equals and column):
+            raise DataError(f"--columns takes field=column, as in text1=sentence1, not {item!r}")
+        if field in mapping:
+            raise DataError(f"--columns names the field {field!r} twice")
+        mapping[field] = column
+    return mapping
+
+
+def _read(
+    source: str | Path,
+    split: str | None,
+    columns: Columns,
+    known_fields: Sequence[str] | None,
+    plan: Callable[[list[str], dict[str, str]], Convert[T]],
+    skip_bad_rows: bool,
+    max_rows: int | None,
+) -> list[T]:
+    """What all readers do: `plan` sees the columns once and returns the function that converts a row."""
+    mapping = parse_columns(columns)
+    for field in mapping:
+        if known_fields is not None and field not in known_fields:
+            raise DataError(
+                f"there is no field {field!r}{nearest(field, known_fields)}; there are {', '.join(known_fields)}"
+            )
+    if max_rows is not None and max_rows < 1:
+        raise DataError(f"max_rows must be 1 or more, not {max_rows}")
+    has_header = not mapping or not all(column.isdecimal() for column in mapping.values())
+    convert: Convert[T] | None = None
+    result: list[T] = []
+    num_good, faults = 0, []
+    for where, row in rows_of(source, split, has_header):
+        if convert is None and isinstance(row, dict):
+            available = list(row)
+            for field, column in mapping.items():
+                if column not in available:
+                    raise DataError(_missing(str(source), field, available, column))
+            convert = plan(available, mapping)
+        try:
+            if isinstance(row, DataError):
+                raise row
+            assert convert is not None
+            result += convert(where, row)
+        except DataError as fault:
+            if not skip_bad_rows:
+                raise
+            faults.append(fault)
+            continue
+        num_good += 1
+        if num_good == max_rows:
+            break
+    if faults:
+        logger.warning(
+            "%s: skipped %d bad of %d rows; the first: %s", source, len(faults), len(faults) + num_good, faults[0]
+        )
+    if not result:
+        raise DataError(f"{source} has no {'good rows; the first fault: ' + str(faults[0]) if faults else 'rows'}")
+    return result
+
+
+def _canonical(column: str) -> str:
+    return column.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def _layout(where: str, available: list[str], mapping: dict[str, str]) -> dict[str, str]:
+    """field -> column for sentence pairs or for triples, whichever the columns hold."""
+    pair, triple = (_candidates(fields, available, mapping) for fields in (PAIR, TRIPLE))
+    complete = [found for found in (pair, triple) if all(found.values())]
+    if len(complete) == 2:
+        raise DataError(
+            f"{where} could hold pairs or triples: choose by --columns; its columns: {', '.join(available)}"
+        )
+    if not complete:
+        likely = max(pair, triple, key=lambda found: sum(map(bool, found.values())))
+        field = next(field for field, columns in likely.items() if not columns)
+        raise DataError(_missing(where, field, available))
+    for field, columns in complete[0].items():
+        if len(columns) > 1:
+            choices = " or ".join(f"{field}={column}" for column in columns)
+            raise DataError(f"{where}: several columns could be {field}: choose by --columns {choices}")
+    return {field: columns[0] for field, columns in complete[0].items()}
+
+
+def _candidates(fields: Sequence[str], available: list[str], mapping: dict[str, str]) -> dict[str, list[str]]:
+    free = [column for column in available if column not in mapping.values()]
+    return {
+        field: [mapping[field]] if field in mapping else [c for c in free if _canonical(c) in ALIASES[field]]
+        for field in fields
+    }
+
+
+def _missing(where: str, field: str, available: Iterable[str], column: str | None = None) -> str:
+    available = list(available)
+    if column is not None:
+        return (
+            f"{where} has no column {column!r} for {field}{nearest(column, available)}; it has {', '.join(available)}"
+        )
+    guess = next((hint for name in (field, *ALIASES.get(field, ())) if (hint := nearest(name, available))), "")
+    return (
+        f"{where} has no column for {field}{guess}; it has {', '.join(available)}: name one by "
+        f"--columns {field}=<column> (by its number, from 0, if the file has no header)"
+    )
+
+
+def _value(where: str, row: dict, field: str, column: str):
+    value = row.get(column)
+    if value is None:
+        raise DataError(f"{where}: {field} is missing" + (f" (column {column!r})" if column != field else ""))
+    return value
+
+
+def _text(where: str, row: dict, field: str, column: str) -> str:
+    value = _value(where, row, field, column)
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {field} is not a text but {value!r:.40}")
+    if not value.strip():
+        raise DataError(f"{where}: {field} is empty")
+    return value
+
+
+def _texts(where: str, row: dict, field: str, column: str) -> list[str]:
+    """A text, or a list of texts."""
+    value = _value(where, row, field, column)
+    return [_text(where, {column: text}, field, column) for text in (value if isinstance(value, list) else [value])]
+
+
+def _label(where: str, value: object) -> tuple[float, str]:
+    """The label and whether it is a number or a class."""
+    if isinstance(value, str) and value.strip().lower() in NLI_CLASSES:
+        return NLI_CLASSES[value.strip().lower()], "class"
+    try:
+        label = float(value)  # ty: ignore[invalid-argument-type]
+    except (TypeError, ValueError):
+        raise DataError(
+            f"{where}: label is neither a number nor contradiction, neutral or entailment, but {value!r:.40}"
+        ) from None
+    if not math.isfinite(label):
+        raise DataError(f"{where}: label is {label}, not a finite number")
+    return label, "number"
+
+
+def _pairs_of_triple(where: str, row: dict, fields: dict[str, str]) -> list[Pair]:
+    query = _text(where, row, "query", fields["query"])
+    pairs = []
+    for field, label in (("positive", 1.0), ("negative", 0.0)):
+        pairs += [Pair(query, text, label) for text in _texts(where, row, field, fields[field])]
+    return pairs
