@@ -13,8 +13,9 @@ No number is typed: everything comes from the saved folder. The training scripts
 
     {"dev": {"spearman": 0.81, "pearson": 0.80, ...}, "train": {...}}      splits of numbers
 
-Optional: `data.<split>.hub_id` ("owner/name" of a Hub dataset; only such splits can appear on the Hub's leaderboards) and
-`data.<split>.task_id` (the task in that benchmark, default the split's name), `recipe.license` (of the weights, an SPDX name) and `recipe.language` (list of ISO codes).
+Optional: `data.<split>.hub_id` ("owner/name" of a Hub dataset; only such splits can appear on the Hub's leaderboards),
+`data.<split>.task_id` (the task in that benchmark, default the split's name), `recipe.license` (of the weights, an SPDX
+name) and `recipe.language` (list of ISO codes).
 """
 
 from __future__ import annotations
@@ -28,13 +29,17 @@ import yaml
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
+from transformers import AutoConfig
 
 from suzoo.hub.verify import read_promise
 
 REPO_PLACEHOLDER = "OWNER/MODEL"  # in the snippets until the model is pushed; push puts the repo id here
 TASKS = {
-    "sentence-embedding": {"pipeline_tag": "sentence-similarity", "tags": ["feature-extraction", "sentence-similarity"]},
-    "cross-encoder": {"pipeline_tag": "text-ranking", "tags": ["cross-encoder", "reranker"]},
+    "sentence-embedding": {
+        "pipeline_tag": "sentence-similarity",
+        "tags": ["feature-extraction"],
+    },
+    "cross-encoder": {"pipeline_tag": "text-ranking", "tags": ["cross-encoder"]},
 }
 # What only this machine cares about
 PRIVATE_FIELDS = {"output_dir", "push_to", "overwrite", "resume", "license", "language"}
@@ -80,7 +85,7 @@ def _base_model(recipe: dict) -> str | None:
 
 def _model_index(kind: str, name: str, run: dict, metrics: dict) -> list[dict]:
     results = []
-    for split, metric, value in _scores(metrics):
+    for split, metric, value in _scores({split: values for split, values in metrics.items() if split != "train"}):
         data = run["data"].get(split, {})
         source = data.get("hub_id") or Path(data.get("source", split)).name
         results.append(
@@ -130,7 +135,7 @@ def write_card(folder: str | Path) -> Path:
     folder = Path(folder)
     run = _read_record(folder, "run.json", ("recipe", "script", "command", "versions", "data", "synthetic", "seed"))
     metrics = _read_record(folder, "metrics.json")
-    config = _read_record(folder, "config.json", ("model_type",))
+    config = AutoConfig.from_pretrained(str(folder))  # knows every family's name for the number of layers
     promise = read_promise(folder)
     kind, recipe = promise["kind"], run["recipe"]
     base_model = _base_model(recipe)

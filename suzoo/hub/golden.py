@@ -63,8 +63,8 @@ def save_golden(folder: str | Path, outputs: dict[str, np.ndarray], promise: dic
 def write_golden(model: CoSENTModel | CoSENTCrossEncoder, tokenizer, folder: str | Path) -> Path:
     """Write the golden tensors of a trained model into the folder it was saved to.
 
-    The outputs come from the model in memory, so a folder that was saved wrongly does not verify. They are computed by a
-    float32 copy on the CPU: weights of lower precision are exact in it, and every door can repeat it.
+    The outputs come from the model in memory, so a folder that was saved wrongly does not verify. They are computed by
+    a float32 copy on the CPU: weights of lower precision are exact in it, and every door can repeat it.
 
     Args:
         model: the trained model; neither its mode, device nor dtype is changed.
@@ -74,9 +74,11 @@ def write_golden(model: CoSENTModel | CoSENTCrossEncoder, tokenizer, folder: str
     Raises:
         ValueError: another kind of model, or a model that answers NaN.
     """
+    if not isinstance(model, CoSENTModel | CoSENTCrossEncoder):
+        raise ValueError(f"no golden tensors are defined for {type(model).__name__}")
     reference = copy.deepcopy(model).float().cpu().eval()
     max_length = reference._max_length(tokenizer, None)
-    if isinstance(model, CoSENTModel):
+    if isinstance(reference, CoSENTModel):
         # some tokenizers give an empty text no token at all, and then no two libraries agree on its vector
         texts = [text for text in TEXTS if tokenizer(text[:8])["input_ids"]]
         outputs = {"output": reference.encode(texts, tokenizer=tokenizer, prompt="")}
@@ -91,7 +93,7 @@ def write_golden(model: CoSENTModel | CoSENTCrossEncoder, tokenizer, folder: str
             "max_length": max_length,
             "prompts": reference.prompts,
         }
-    elif isinstance(model, CoSENTCrossEncoder):
+    else:
         outputs = {"output": reference.predict([(a, b) for a, b in PAIRS], tokenizer=tokenizer)}
         promise = {
             "kind": "cross-encoder",
@@ -99,8 +101,6 @@ def write_golden(model: CoSENTModel | CoSENTCrossEncoder, tokenizer, folder: str
             "inputs": PAIRS,
             "max_length": max_length,
         }
-    else:
-        raise ValueError(f"no golden tensors are defined for {type(model).__name__}")
     return save_golden(folder, outputs, promise)
 
 

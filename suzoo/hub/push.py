@@ -1,4 +1,4 @@
-"""Push a verified folder to the Hub. Pushing again is harmless: what has not changed is not sent, nor committed, twice."""
+"""Push a verified folder to the Hub. Pushing again is harmless: what has not changed is neither sent nor committed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from suzoo.hub.card import REPO_PLACEHOLDER
+from suzoo.hub.golden import check_with_suzoo
 from suzoo.hub.verify import Door, format_table, passed, verify
 
 # checkpoints hold optimizer state; the rest is what editors, trackers and interpreters leave behind
@@ -82,7 +83,7 @@ def _create(api: HfApi, repo_id: str, private: bool | None) -> str:
     """Make the repository if it is not there, and return its full name. Never changes who can see it."""
     full_name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     if private and not api.model_info(full_name).private:
-        raise PushError(f"{full_name} exists and is public, but private was asked for: use another name, or hide it first")
+        raise PushError(f"{full_name} exists and is public, not private: use another name, or hide it first")
     return full_name
 
 
@@ -123,7 +124,7 @@ def push(
         repo_id: "owner/name", or "name" for the account's own.
         private: visibility of a repository that is created now; None is the account's default. True refuses a
             repository that is already public.
-        revision: branch to push to, created when missing.
+        revision: branch to push to, created when missing; or `refs/pr/N`, an open pull request.
         create_pr: propose the upload as a pull request. The repository must exist; a second push goes into the same
             open pull request.
         token: access token; None takes the one of `hf auth login` or HF_TOKEN.
@@ -144,10 +145,10 @@ def push(
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise PushError(f"{repo_id!r} is not a repository name: use owner/name, letters, digits and -_. only") from error
+        raise PushError(f"{repo_id!r} is not a repository name: owner/name, of letters, digits and -_.") from error
     if not (token or get_token()):
         raise PushError("not logged in to the Hub: run `hf auth login`, or set HF_TOKEN")
-    doors = verify(folder)
+    doors = [*verify(folder), check_with_suzoo(folder)]
     if report is not None:
         report(doors)
     if not passed(doors):
@@ -162,7 +163,7 @@ def push(
             revision = f"refs/pr/{number}"
         else:
             repo_id = _retry(lambda: _create(api, repo_id, private), tries, wait)
-            if revision is not None:
+            if revision is not None and not revision.startswith("refs/"):
                 _retry(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True), tries, wait)
         _name_repository(folder, repo_id)
         _retry(
@@ -178,7 +179,7 @@ def push(
         )
         if create_pr and status == "draft":
             _retry(lambda: api.change_discussion_status(repo_id, number, "open"), tries, wait)
-    except (HfHubHTTPError, HTTPError, OSError) as error:
+    except (HTTPError, ConnectionError, TimeoutError, LocalTokenNotFoundError) as error:
         raise PushError(_explain(error, api, repo_id, revision)) from error
     if create_pr:
         return f"{api.endpoint}/{repo_id}/discussions/{number}"

@@ -1,4 +1,4 @@
-"""Open a saved model through every door it promises, where suzoo cannot be imported, and compare with its golden tensors.
+"""Open a saved model through every door it promises, where suzoo cannot be imported, and compare with the golden file.
 
 This file imports nothing of suzoo and runs as it is: `python verify.py FOLDER`. Exit code 0: every door that could be
 opened gave the golden numbers. 1: some door did not. 2: the folder cannot be checked at all.
@@ -43,7 +43,7 @@ class Door:
     note: str = ""
 
 
-# ---------------------------------------------------------------------------------------------- what the folder promises
+# ---- what the folder promises
 
 
 def read_promise(folder: str | Path) -> dict:
@@ -57,7 +57,7 @@ def read_promise(folder: str | Path) -> dict:
         raise ValueError(f"{folder} is not a folder; give the folder that save_pretrained wrote")
     path = folder / GOLDEN_FILE
     if not path.is_file():
-        raise ValueError(f"{folder} has no {GOLDEN_FILE}, so nothing is promised; write it with suzoo.hub.golden.write_golden")
+        raise ValueError(f"{folder} has no {GOLDEN_FILE}, so nothing to check; suzoo.hub.golden.write_golden makes it")
     try:
         with path.open("rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
@@ -72,7 +72,7 @@ def read_promise(folder: str | Path) -> dict:
     return promise
 
 
-# --------------------------------------------------------------------------------------------- the doors (fresh process)
+# ---- the doors, opened in the fresh process
 # Each takes the folder and the promise and returns {tensor name: array}. Libraries are imported inside.
 
 
@@ -191,7 +191,7 @@ DOORS = {
 }
 
 
-# -------------------------------------------------------------------------------------------------------- comparing
+# ---- comparing
 
 
 def compare(outputs: dict, golden: dict) -> tuple[float, str]:
@@ -212,7 +212,7 @@ def compare(outputs: dict, golden: dict) -> tuple[float, str]:
         allowed = TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0.0)))
         if not difference <= allowed:  # written so that NaN fails
             rows = np.abs(actual - expected).reshape(len(expected), -1).max(axis=1)
-            wrong = wrong or f"{name} differs by {difference:.1e} (allowed {allowed:.1e}), most at input {rows.argmax()}"
+            wrong = wrong or f"{name} differs by {difference:.1e} (allowed {allowed:.1e}), most in row {rows.argmax()}"
         worst = max(worst, difference) if difference == difference else difference
     return worst, wrong
 
@@ -235,13 +235,20 @@ def check_door(name: str, open_door, folder: str | Path) -> Door:
     return Door(name, "failed" if wrong else "ok", difference, wrong)
 
 
+def check_promised_door(name: str, folder: str | Path) -> Door:
+    """Open the door called `name`, unless a library it needs is not installed."""
+    library, open_door = DOORS[name]
+    if library and importlib.util.find_spec(library.replace("-", "_")) is None:
+        return Door(name, "not checked", note=f"install {library}")
+    return check_door(name, open_door, folder)
+
+
 class _NoSuzoo(importlib.abc.MetaPathFinder):
     """Import system hook under which suzoo does not exist, wherever it is installed."""
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname.split(".")[0] == "suzoo":
             raise ModuleNotFoundError(f"{fullname} is blocked: the door must open without suzoo", name=fullname)
-        return None
 
 
 def _child(folder: str, results: str) -> None:
@@ -253,12 +260,7 @@ def _child(folder: str, results: str) -> None:
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != here]
     with open(results, "a", encoding="utf-8") as file:
         for name in read_promise(folder)["doors"]:
-            library, open_door = DOORS[name]
-            if library and importlib.util.find_spec(library.replace("-", "_")) is None:
-                door = Door(name, "not checked", note=f"install {library}")
-            else:
-                door = check_door(name, open_door, folder)
-            print(json.dumps(asdict(door)), file=file, flush=True)
+            print(json.dumps(asdict(check_promised_door(name, folder))), file=file, flush=True)
 
 
 def verify(folder: str | Path, *, timeout: float = 1800) -> list[Door]:

@@ -15,6 +15,7 @@ import socket
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 LFS_SUFFIXES = (".safetensors", ".bin", ".png", ".npy", ".onnx", ".parquet", ".model")
@@ -69,14 +70,14 @@ class HubState:
 
 
 class HubError(Exception):
-    def __init__(self, status: int, code: str | None, message: str):
+    def __init__(self, status: int, code: str | None, message: str, **details: str):
         super().__init__(message)
-        self.status, self.code, self.message = status, code, message
+        self.status, self.code, self.message, self.details = status, code, message, details
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    routes: list[tuple[str, re.Pattern, str]] = []
+    routes: ClassVar[list[tuple[str, re.Pattern, str]]] = []  # methods, path, name of the function
     hub: HubState
 
     def log_message(self, *args):
@@ -160,7 +161,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send_error(self, error: HubError):
         headers = {"X-Error-Message": error.message} | ({"X-Error-Code": error.code} if error.code else {})
-        self._send({"error": error.message}, headers, error.status)
+        self._send({"error": error.message, **error.details}, headers, error.status)
 
     def _json(self) -> dict:
         return json.loads(self.body or b"{}")
@@ -198,7 +199,7 @@ class Handler(BaseHTTPRequestHandler):
         if owner != self.user:
             raise HubError(403, None, f"You don't have the rights to create a model under the namespace {owner}")
         if repo_id in self.hub.repos:
-            raise HubError(409, None, "You already created this model repo")
+            raise HubError(409, None, "You already created this model repo", url=f"{self._origin()}/{repo_id}")
         private = payload.get("visibility") == "private" or payload.get("private") is True
         self.hub.repos[repo_id] = Repo(private=private)
         return ({"url": f"{self._origin()}/{repo_id}", "name": repo_id},)
@@ -214,6 +215,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def branch(self, repo_id: str, branch: str):
         repo = self._repo(repo_id, write=True)
+        if branch.startswith("refs/"):
+            raise HubError(400, None, f"Invalid reference for a branch: {branch}")
         if branch in repo.branches:
             raise HubError(409, None, f"Reference already exists: {branch}")
         repo.branches[branch] = self._commit_of(repo, self._json().get("startingPoint", "main"))
@@ -274,9 +277,8 @@ class Handler(BaseHTTPRequestHandler):
         """The repo, if this user may write to the revision: the owner, or the author of the pull request."""
         if match := re.fullmatch(r"refs/pr/(\d+)", revision):
             repo = self._repo(repo_id)
-            if int(match[1]) <= len(repo.pull_requests):
-                if repo.pull_requests[int(match[1]) - 1]["author"]["name"] == self.user:
-                    return repo
+            if any(pull["num"] == int(match[1]) and pull["author"]["name"] == self.user for pull in repo.pull_requests):
+                return repo
         return self._repo(repo_id, write=True)
 
     def lfs_batch(self, repo_id: str):
