@@ -35,7 +35,10 @@ def _read_lines(name: str) -> list[str]:
 def _read_table(name: str) -> list[dict]:
     from suzoo.data import read_rows
 
-    return read_rows(name)
+    rows = read_rows(name)
+    if not rows:
+        raise ValueError(f"{name} has no rows")
+    return rows
 
 
 def _read_texts(name: str, column: str | None) -> list[str]:
@@ -45,8 +48,6 @@ def _read_texts(name: str, column: str | None) -> list[str]:
             raise ValueError("--column is for tables; a text file has one text per line")
         return _read_lines(name)
     rows = _read_table(name)
-    if not rows:
-        raise ValueError(f"{name} has no rows")
     columns = list(rows[0])
     if column is None:
         column = columns[0] if len(columns) == 1 else "text"
@@ -223,20 +224,17 @@ def rerank(options: argparse.Namespace) -> int:
 
 
 def verify(options: argparse.Namespace) -> int:
+    from suzoo.hub.golden import check_with_suzoo
     from suzoo.hub.verify import format_table, passed
     from suzoo.hub.verify import verify as verify_folder
 
-    doors = verify_folder(options.folder)
-    from suzoo.hub.golden import check_with_suzoo  # torch: after the other process has given its memory back
-
-    doors.append(check_with_suzoo(options.folder))
+    doors = [*verify_folder(options.folder), check_with_suzoo(options.folder)]
     print(format_table(doors))
     return 0 if passed(doors) else 1
 
 
 def push(options: argparse.Namespace) -> int:
     from suzoo.hub.push import push as push_folder
-    from suzoo.hub.verify import format_table
 
     url = push_folder(
         options.folder,
@@ -245,7 +243,7 @@ def push(options: argparse.Namespace) -> int:
         revision=options.revision,
         create_pr=options.create_pr,
         commit_message=options.message,
-        report=lambda doors: print(format_table(doors), file=sys.stderr),
+        report=lambda table: print(table, file=sys.stderr),  # stdout is the URL
     )
     print(url)
     return 0

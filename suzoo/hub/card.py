@@ -4,9 +4,9 @@ No number is typed: everything comes from the saved folder. The training scripts
 
 `run.json`::
 
-    {"recipe": {"model": ..., "lr": ..., "loss": ..., ...},      every field of the recipe dataclass, plain data
+    {"recipe": {"model": ..., "seed": 1, "lr": ..., ...},      every field of the recipe dataclass, plain data
      "script": "training/train_cosent.py", "command": "accelerate launch ...",
-     "git_commit": "..." or null, "versions": {"torch": "2.13.0", ...}, "seed": 1, "synthetic": false,
+     "git_commit": "..." or null, "versions": {"torch": "2.13.0", ...}, "synthetic": false,
      "data": {"train": {"source": ..., "rows": 5749, "sha256": ...}, "dev": {...}}}
 
 `metrics.json`::
@@ -133,7 +133,7 @@ def write_card(folder: str | Path) -> Path:
         ValueError: a record is missing or lacks a field.
     """
     folder = Path(folder)
-    run = _read_record(folder, "run.json", ("recipe", "script", "command", "versions", "data", "synthetic", "seed"))
+    run = _read_record(folder, "run.json", ("recipe", "script", "command", "versions", "data", "synthetic"))
     metrics = _read_record(folder, "metrics.json")
     config = AutoConfig.from_pretrained(str(folder))  # knows every family's name for the number of layers
     promise = read_promise(folder)
@@ -165,7 +165,9 @@ def write_card(folder: str | Path) -> Path:
             promise=promise,
             config=config,
             run=run,
-            recipe={key: value for key, value in recipe.items() if key not in PRIVATE_FIELDS and value is not None},
+            recipe={
+                key: value for key, value in recipe.items() if key not in PRIVATE_FIELDS and value not in (None, [], "")
+            },
             scores=_scores(metrics),
             base_model=base_model,
             from_scratch=from_scratch,

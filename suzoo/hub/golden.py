@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from suzoo.hub.verify import GOLDEN_FILE, Door, check_door, read_promise
+from suzoo.hub.verify import GOLDEN_FILE, Door, check_door, format_table, passed, read_promise, verify
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel
 
 # Two scripts, an empty and a one-character text, punctuation alone, digits, an emoji, and a text that most models cut.
@@ -125,6 +125,23 @@ SUZOO_DOORS: dict[str, tuple[str, Callable[[str, dict], dict]]] = {
     "sentence-embedding": ("CoSENTModel (suzoo)", _open_encoder),
     "cross-encoder": ("CoSENTCrossEncoder (suzoo)", _open_cross_encoder),
 }
+
+
+def check_folder(folder: str | Path, report: Callable[[str], None] = print) -> list[Door]:
+    """Every door of a saved model: those of `verify` in a process without suzoo, and suzoo's own in this one.
+
+    Args:
+        report: called with the table of doors.
+
+    Raises:
+        ValueError: a door does not give the golden outputs, or the folder has no readable golden file.
+    """
+    doors = [*verify(folder), check_with_suzoo(folder)]
+    report(format_table(doors))
+    if not passed(doors):
+        failed = ", ".join(door.name for door in doors if door.status == "failed") or "nothing could be checked"
+        raise ValueError(f"{folder} does not verify: {failed}")
+    return doors
 
 
 def check_with_suzoo(folder: str | Path) -> Door:

@@ -20,8 +20,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from suzoo.hub.card import REPO_PLACEHOLDER
-from suzoo.hub.golden import check_with_suzoo
-from suzoo.hub.verify import Door, format_table, passed, verify
+from suzoo.hub.golden import check_folder
 
 # checkpoints hold optimizer state; the rest is what editors, trackers and interpreters leave behind
 IGNORED = ["checkpoints/**", "**/__pycache__/**", "*.tmp", "**/*.tmp", ".DS_Store", "**/events.out.tfevents.*"]
@@ -31,7 +30,7 @@ T = TypeVar("T")
 
 
 class PushError(ValueError):
-    """The push was refused or did not succeed; the message says why and what to do."""
+    """The Hub refused the push or was not reached; the message says why and what to do."""
 
 
 def _is_dropped(error: Exception) -> bool:
@@ -115,7 +114,7 @@ def push(
     commit_message: str = "Upload model with suzoo",
     tries: int = 5,
     wait: float = 1.0,
-    report: Callable[[list[Door]], None] | None = None,
+    report: Callable[[str], None] = print,
 ) -> str:
     """Verify a saved model, then upload it. Run it again after an interruption: it goes on where it stopped.
 
@@ -130,13 +129,14 @@ def push(
         token: access token; None takes the one of `hf auth login` or HF_TOKEN.
         commit_message: message of the commit, and title of the pull request.
         tries: how often each step is tried while the connection breaks; `wait` seconds, doubled each time, between.
-        report: called with the doors that were checked, before the upload.
+        report: called with the table of doors, before the upload.
 
     Returns:
         URL of the repository, of the branch, or of the pull request.
 
     Raises:
-        PushError: the folder does not verify, or the Hub cannot be reached or refuses; one sentence says why.
+        PushError: the Hub cannot be reached or refuses; one sentence says why.
+        ValueError: the folder does not verify, so nothing was sent.
     """
     if tries < 1:
         raise ValueError(f"tries must be at least 1, not {tries}")
@@ -148,11 +148,7 @@ def push(
         raise PushError(f"{repo_id!r} is not a repository name: owner/name, of letters, digits and -_.") from error
     if not (token or get_token()):
         raise PushError("not logged in to the Hub: run `hf auth login`, or set HF_TOKEN")
-    doors = [*verify(folder), check_with_suzoo(folder)]
-    if report is not None:
-        report(doors)
-    if not passed(doors):
-        raise PushError(f"{folder} does not verify, so it is not pushed:\n{format_table(doors)}")
+    check_folder(folder, report)
 
     folder = Path(folder)
     api = HfApi(token=token, library_name="suzoo")

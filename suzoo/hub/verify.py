@@ -21,6 +21,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 GOLDEN_FILE = "golden.safetensors"
 TOLERANCE = 1e-5
@@ -114,7 +115,7 @@ def open_auto_model(folder: str, promise: dict) -> dict:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     model = AutoModel.from_pretrained(folder, trust_remote_code=False, **_options()).eval()
     outputs = {}
     for tensor, prompt in _prompted(promise).items():
@@ -150,7 +151,7 @@ def open_sequence_classification(folder: str, promise: dict) -> dict:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=False, **_options()).eval()
     first, second = ([pair[i] for pair in promise["inputs"]] for i in (0, 1))
     batch = tokenizer(

@@ -75,10 +75,9 @@ def test_what_is_missing_is_named(folder):
     (folder / "metrics.json").unlink()
     with pytest.raises(ValueError, match=r"metrics\.json is missing"):
         write_card(folder)
-    rewrite_error = {key: value for key, value in RUN.items() if key != "seed"}
     (folder / "metrics.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"run\.json lacks seed"):
-        rewrite(folder, "run.json", rewrite_error)
+    with pytest.raises(ValueError, match=r"run\.json lacks synthetic"):
+        rewrite(folder, "run.json", {key: value for key, value in RUN.items() if key != "synthetic"})
     with pytest.raises(ValueError, match="rows"):
         rewrite(folder, "run.json", RUN | {"data": {"train": {"source": "x"}}})
     (folder / "run.json").write_text("{")

@@ -12,7 +12,7 @@ from suzoo.hub import push as p
 from suzoo.hub.card import REPO_PLACEHOLDER
 from suzoo.hub.golden import save_golden
 from suzoo.hub.push import PushError, push
-from suzoo.hub.verify import Door, read_golden, read_promise
+from suzoo.hub.verify import read_golden, read_promise
 from tests.hub.conftest import run_python
 
 REPO = "alice/tiny-cosent"
@@ -27,8 +27,7 @@ def folder(encoder_folder, tmp_path) -> Path:
 @pytest.fixture
 def trusting(monkeypatch):
     """push without the seconds of verification, for what is about the transport."""
-    monkeypatch.setattr(p, "verify", lambda folder: [Door("stub", "ok", 0.0)])
-    monkeypatch.setattr(p, "check_with_suzoo", lambda folder: Door("stub", "ok", 0.0))
+    monkeypatch.setattr(p, "check_folder", lambda folder, report: [])
 
 
 def commits(hub, repo_id: str = REPO) -> int:
@@ -41,10 +40,10 @@ def test_push_then_load_by_name_in_every_way_of_the_card(
     """The folder is verified, pushed to a private repository, and every snippet of its README runs as it stands."""
     reranker = Path(shutil.copytree(cross_encoder_folder, tmp_path / "tiny-reranker"))
     as_user(hub, "hf_alice")
-    reported = []
-    assert push(folder, REPO, private=True, report=reported.extend) == f"{hub.endpoint}/{REPO}"
-    assert len(reported) == 4 and all(door.status == "ok" for door in reported)
-    monkeypatch.setattr(p, "verify", lambda folder: [])  # once was enough
+    tables = []
+    assert push(folder, REPO, private=True, report=tables.append) == f"{hub.endpoint}/{REPO}"
+    assert tables[0].count(" ok ") == 4
+    monkeypatch.setattr(p, "check_folder", lambda folder, report: [])  # once was enough
     push(reranker, "tiny-reranker", private=True)
     snippets = []
     for repo_id in [REPO, "alice/tiny-reranker"]:
@@ -199,7 +198,7 @@ def test_what_does_not_verify_is_not_pushed(hub, as_user, folder):
         folder, {"output": outputs["output"] + 1}, read_promise(folder) | {"doors": ["AutoModel"], "prompts": {}}
     )
     as_user(hub, "hf_alice")
-    with pytest.raises(PushError, match="does not verify"):
+    with pytest.raises(ValueError, match=r"does not verify: AutoModel, CoSENTModel \(suzoo\)"):
         push(folder, REPO)
     assert hub.repos == {} and hub.requests == []
     shutil.rmtree(folder)
