@@ -1,1 +1,1 @@
-"""Model card, golden tensors, verification, export and push."""
+"""Model card, golden tensors, verification, export and push: each in its own module."""

@@ -1,0 +1,186 @@
+"""Model card (`README.md`) and `.eval_results/*.yaml` of a finished run, from what the run recorded.
+
+No number is typed: everything comes from the saved folder. The training scripts write
+
+`run.json`::
+
+    {"recipe": {"model": ..., "seed": 1, "lr": ..., ...},      every field of the recipe dataclass, plain data
+     "script": "training/train_cosent.py", "command": "accelerate launch ...",
+     "git_commit": "..." or null, "versions": {"torch": "2.13.0", ...}, "synthetic": false,
+     "data": {"train": {"source": ..., "rows": 5749, "sha256": ...}, "dev": {...}}}
+
+`metrics.json`::
+
+    {"dev": {"spearman": 0.81, "pearson": 0.80, ...}, "train": {...}}      splits of numbers
+
+Optional: `data.<split>.hub_id` ("owner/name" of a Hub dataset; only such splits can appear on the Hub's leaderboards),
+`data.<split>.task_id` (the task in that benchmark, default the split's name), `recipe.license` (of the weights, an SPDX
+name) and `recipe.language` (list of ISO codes).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import yaml
+from huggingface_hub import EvalResult
+from huggingface_hub.repocard_data import eval_results_to_model_index
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
+from transformers import AutoConfig
+
+from suzoo.hub.verify import read_promise
+
+REPO_PLACEHOLDER = "OWNER/MODEL"  # in the snippets until the model is pushed; push puts the repo id here
+TASKS = {
+    "sentence-embedding": {
+        "pipeline_tag": "sentence-similarity",
+        "tags": ["feature-extraction"],
+    },
+    "cross-encoder": {"pipeline_tag": "text-ranking", "tags": ["cross-encoder"]},
+}
+# What only this machine cares about
+PRIVATE_FIELDS = {"output_dir", "push_to", "overwrite", "resume", "license", "language"}
+
+
+def template_folder() -> Path:
+    """`model_cards/`: package data in a wheel, beside the package in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "model_cards"
+    return inside if inside.is_dir() else package.parent / "model_cards"
+
+
+def _read_record(folder: Path, name: str, required: tuple[str, ...] = ()) -> dict:
+    path = folder / name
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing; a card is made from the folder of a finished run") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error})") from error
+    missing = [key for key in required if key not in record]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; see suzoo.hub.card for what it holds")
+    return record
+
+
+def _scores(metrics: dict) -> list[tuple[str, str, float]]:
+    """(split, metric, value) of every finite number."""
+    return [
+        (split, name, value)
+        for split, values in metrics.items()
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    ]
+
+
+def _base_model(recipe: dict) -> str | None:
+    """The Hub name the run started from; None for a local folder or from scratch."""
+    name = recipe.get("model")
+    is_name = isinstance(name, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)
+    return name if is_name and not Path(name).exists() else None
+
+
+def _model_index(kind: str, name: str, run: dict, metrics: dict) -> list[dict]:
+    results = []
+    for split, metric, value in _scores({split: values for split, values in metrics.items() if split != "train"}):
+        data = run["data"].get(split, {})
+        source = data.get("hub_id") or Path(data.get("source", split)).name
+        results.append(
+            EvalResult(
+                task_type="text-ranking" if kind == "cross-encoder" else "semantic-similarity",
+                dataset_type=source,
+                dataset_name=f"{source} (synthetic)" if run["synthetic"] else source,
+                dataset_split=split,
+                metric_type=metric,
+                metric_name=metric,
+                metric_value=value,
+            )
+        )
+    return eval_results_to_model_index(name, results) if results else []
+
+
+def eval_results(run: dict, metrics: dict) -> dict[str, list[dict]]:
+    """{file name: content} for `.eval_results/`: one file per Hub dataset, with the first metric of each of its splits.
+
+    Splits that are not a Hub dataset, and synthetic ones, have no leaderboard and give nothing. The format is that of
+    huggingface_hub's `EvalResultEntry`.
+    """
+    files: dict[str, list[dict]] = {}
+    for split, values in metrics.items():
+        hub_id = run["data"].get(split, {}).get("hub_id")
+        first = next(iter(_scores({split: values})), None)
+        if split == "train" or run["synthetic"] or not hub_id or first is None:
+            continue
+        task = {"id": hub_id, "task_id": run["data"][split].get("task_id", split)}
+        entry = {"dataset": task, "value": first[2], "notes": f"{first[1]}, split {split}"}
+        files.setdefault(f"{hub_id.replace('/', '__')}.yaml", []).append(entry)
+    return files
+
+
+def write_card(folder: str | Path) -> Path:
+    """Write `README.md` and `.eval_results/` of a finished run from its own records.
+
+    Args:
+        folder: the run's output folder: weights, `golden.safetensors`, `run.json`, `metrics.json`.
+
+    Returns:
+        Path of the README. Its snippets name the repository `OWNER/MODEL` until `suzoo push` fills in the real one.
+
+    Raises:
+        ValueError: a record is missing or lacks a field.
+    """
+    folder = Path(folder)
+    run = _read_record(folder, "run.json", ("recipe", "script", "command", "versions", "data", "synthetic"))
+    metrics = _read_record(folder, "metrics.json")
+    config = AutoConfig.from_pretrained(str(folder))  # knows every family's name for the number of layers
+    promise = read_promise(folder)
+    kind, recipe = promise["kind"], run["recipe"]
+    base_model = _base_model(recipe)
+    from_scratch = recipe.get("model") in (None, "")
+    metadata = {
+        "license": recipe.get("license") or ("apache-2.0" if run["synthetic"] and from_scratch else None),
+        "language": recipe.get("language"),
+        "library_name": "transformers" if promise.get("pooling") == "first-last-avg" else "sentence-transformers",
+        "pipeline_tag": TASKS[kind]["pipeline_tag"],
+        "tags": [*TASKS[kind]["tags"], "sentence-transformers", "cosent", "suzoo"],
+        "base_model": base_model,
+        "datasets": sorted({data["hub_id"] for data in run["data"].values() if data.get("hub_id")}),
+        "model-index": _model_index(kind, folder.resolve().name, run, metrics),
+    }
+    if promise.get("pooling") == "first-last-avg":
+        metadata["tags"].remove("sentence-transformers")
+    metadata = {key: value for key, value in metadata.items() if value}
+    environment = Environment(
+        loader=FileSystemLoader(template_folder()), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    try:
+        text = environment.get_template("cosent.md").render(
+            metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=10**6).strip(),
+            name=folder.resolve().name,
+            repo_id=REPO_PLACEHOLDER,
+            kind=kind,
+            promise=promise,
+            config=config,
+            run=run,
+            recipe={
+                key: value for key, value in recipe.items() if key not in PRIVATE_FIELDS and value not in (None, [], "")
+            },
+            scores=_scores(metrics),
+            base_model=base_model,
+            from_scratch=from_scratch,
+            license=metadata.get("license"),
+            has_curves=(folder / "curves.png").is_file(),
+        )
+    except UndefinedError as error:
+        raise ValueError(f"run.json or metrics.json of {folder} lacks a field the card shows: {error}") from error
+    for name, entries in eval_results(run, metrics).items():
+        (folder / ".eval_results").mkdir(exist_ok=True)
+        (folder / ".eval_results" / name).write_text(
+            yaml.safe_dump(entries, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
+    path = folder / "README.md"
+    path.write_text(text, encoding="utf-8")
+    return path

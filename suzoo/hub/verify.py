@@ -1,0 +1,354 @@
+"""Open a saved model through every door it promises, where suzoo cannot be imported, and compare with the golden file.
+
+This file imports nothing of suzoo and runs as it is: `python verify.py FOLDER`. Exit code 0: every door that could be
+opened gave the golden numbers. 1: some door did not. 2: the folder cannot be checked at all.
+
+The doors are opened in one fresh process with an empty cache, no network and no stdin, in which importing suzoo raises.
+What is promised, the inputs and the expected outputs are in `golden.safetensors` (see `suzoo.hub.golden`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.abc
+import importlib.util
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+GOLDEN_FILE = "golden.safetensors"
+TOLERANCE = 1e-5
+
+
+@dataclass
+class Door:
+    """What happened at one door.
+
+    Attributes:
+        name: how a user opens it, as promised in the golden file.
+        status: "ok", "failed" or "not checked" (a library it needs is not installed).
+        difference: largest absolute difference to the golden outputs, None if none could be computed.
+        note: what went wrong, or what to install.
+    """
+
+    name: str
+    status: str
+    difference: float | None = None
+    note: str = ""
+
+
+# ---- what the folder promises
+
+
+def read_promise(folder: str | Path) -> dict:
+    """The JSON header of the golden file: kind, doors, inputs and settings.
+
+    Raises:
+        ValueError: no such folder, no golden file, or one that cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; give the folder that save_pretrained wrote")
+    path = folder / GOLDEN_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {GOLDEN_FILE}, so nothing to check; suzoo.hub.golden.write_golden makes it")
+    try:
+        with path.open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            promise = json.loads(json.loads(file.read(size))["__metadata__"]["golden"])
+        unknown = [name for name in promise["doors"] if name not in DOORS]
+    except (struct.error, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); write it again") from error
+    if unknown:
+        raise ValueError(f"{path} promises doors this version does not know: {', '.join(unknown)}; update suzoo")
+    if not promise["doors"]:
+        raise ValueError(f"{path} promises no door; write it again with suzoo.hub.golden.write_golden")
+    return promise
+
+
+# ---- the doors, opened in the fresh process
+# Each takes the folder and the promise and returns {tensor name: array}. Libraries are imported inside.
+
+
+def _options() -> dict:
+    import torch
+
+    return {"dtype": torch.float32}
+
+
+def _pool(hidden_BLD, mask_BL, promise: dict):
+    """The pooling a reader of the model card computes by hand."""
+    if promise["pooling"] == "cls":
+        pooled_BD = hidden_BLD[:, 0]
+    else:
+        assert promise["pooling"] == "mean", f"{promise['pooling']} pooling has no door without suzoo's code"
+        weights_BL1 = mask_BL[..., None].to(hidden_BLD.dtype)
+        pooled_BD = (hidden_BLD * weights_BL1).sum(1) / weights_BL1.sum(1)
+    if promise["normalize"]:
+        pooled_BD = pooled_BD / pooled_BD.norm(dim=-1, keepdim=True)
+    return pooled_BD
+
+
+def _prompted(promise: dict) -> dict[str, str]:
+    """{tensor name: the text that goes before every input}."""
+    return {"output": ""} | {f"output.{name}": text for name, text in promise.get("prompts", {}).items()}
+
+
+def open_sentence_transformer(folder: str, promise: dict) -> dict:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(folder, device="cpu", model_kwargs=_options())
+    outputs = {"output": model.encode(promise["inputs"], prompt="")}
+    for name in promise.get("prompts", {}):
+        outputs[f"output.{name}"] = model.encode(promise["inputs"], prompt_name=name)
+    return outputs
+
+
+def open_auto_model(folder: str, promise: dict) -> dict:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModel.from_pretrained(folder, trust_remote_code=False, **_options()).eval()
+    outputs = {}
+    for tensor, prompt in _prompted(promise).items():
+        texts = [prompt + text for text in promise["inputs"]]
+        batch = tokenizer(
+            texts, padding=True, truncation=True, max_length=promise.get("max_length"), return_tensors="pt"
+        )
+        with torch.no_grad():
+            hidden_BLD = model(**batch)[0]
+        outputs[tensor] = _pool(hidden_BLD, batch["attention_mask"], promise).numpy()
+    return outputs
+
+
+def open_remote_encoder(folder: str, promise: dict) -> dict:
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True, **_options()).eval()
+    assert "transformers_modules" in type(model).__module__, f"{type(model)} is not the code in the folder"
+    outputs = {"output": model.encode(promise["inputs"], prompt="")}
+    for name in promise.get("prompts", {}):
+        outputs[f"output.{name}"] = model.encode(promise["inputs"], prompt_name=name)
+    return outputs
+
+
+def open_cross_encoder(folder: str, promise: dict) -> dict:
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder(folder, device="cpu", model_kwargs=_options())
+    return {"output": model.predict([tuple(pair) for pair in promise["inputs"]])}
+
+
+def open_sequence_classification(folder: str, promise: dict) -> dict:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=False, **_options()).eval()
+    first, second = ([pair[i] for pair in promise["inputs"]] for i in (0, 1))
+    batch = tokenizer(
+        first, second, padding=True, truncation=True, max_length=promise.get("max_length"), return_tensors="pt"
+    )
+    with torch.no_grad():
+        return {"output": model(**batch).logits[:, 0].numpy()}
+
+
+def open_classification_pipeline(folder: str, promise: dict) -> dict:
+    import numpy as np
+    from transformers import pipeline
+
+    classify = pipeline("text-classification", model=folder, device="cpu", trust_remote_code=False, **_options())
+    pairs = [{"text": first, "text_pair": second} for first, second in promise["inputs"]]
+    length = {"max_length": promise["max_length"]} if promise.get("max_length") else {}
+    answers = classify(pairs, truncation=True, **length)
+    return {"output": np.array([answer["score"] for answer in answers])}
+
+
+def open_remote_cross_encoder(folder: str, promise: dict) -> dict:
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True, **_options()).eval()
+    assert "transformers_modules" in type(model).__module__, f"{type(model)} is not the code in the folder"
+    return {"output": model.predict([tuple(pair) for pair in promise["inputs"]])}
+
+
+# name as a user would write it: (library it needs beyond transformers, function)
+DOORS = {
+    "SentenceTransformer": ("sentence-transformers", open_sentence_transformer),
+    "AutoModel": (None, open_auto_model),
+    "AutoModel, trust_remote_code": (None, open_remote_encoder),
+    "CrossEncoder": ("sentence-transformers", open_cross_encoder),
+    "AutoModelForSequenceClassification": (None, open_sequence_classification),
+    "text-classification pipeline": (None, open_classification_pipeline),
+    "AutoModelForSequenceClassification, trust_remote_code": (None, open_remote_cross_encoder),
+}
+
+
+# ---- comparing
+
+
+def compare(outputs: dict, golden: dict) -> tuple[float, str]:
+    """(largest absolute difference, what is wrong or "") of two {tensor name: array} dicts.
+
+    The tolerance is 1e-5 of the largest golden value, and at least 1e-5: the float32 rounding of another batch shape.
+    """
+    import numpy as np
+
+    if outputs.keys() != golden.keys():
+        return float("nan"), f"gave the outputs {sorted(outputs)}, promised are {sorted(golden)}"
+    worst, wrong = 0.0, ""
+    for name, expected in golden.items():
+        actual = np.asarray(outputs[name], dtype=np.float64)
+        if actual.shape != expected.shape:
+            return float("nan"), f"{name} has shape {actual.shape}, promised is {expected.shape}"
+        difference = float(np.abs(actual - expected).max(initial=0.0))
+        allowed = TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0.0)))
+        if not difference <= allowed:  # written so that NaN fails
+            rows = np.abs(actual - expected).reshape(len(expected), -1).max(axis=1)
+            wrong = wrong or f"{name} differs by {difference:.1e} (allowed {allowed:.1e}), most in row {rows.argmax()}"
+        worst = max(worst, difference) if difference == difference else difference
+    return worst, wrong
+
+
+def read_golden(folder: str | Path) -> dict:
+    """{tensor name: float64 array} of the expected outputs."""
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    return {name: array.astype(np.float64) for name, array in load_file(str(Path(folder) / GOLDEN_FILE)).items()}
+
+
+def check_door(name: str, open_door, folder: str | Path) -> Door:
+    """Open one door and compare. Whatever it raises is a failed door, not a crash of the check."""
+    try:
+        difference, wrong = compare(open_door(str(folder), read_promise(folder)), read_golden(folder))
+    except Exception as error:
+        first_line = (str(error).strip() or "no message").splitlines()[0]
+        return Door(name, "failed", note=f"{type(error).__name__}: {first_line}"[:300])
+    return Door(name, "failed" if wrong else "ok", difference, wrong)
+
+
+def check_promised_door(name: str, folder: str | Path) -> Door:
+    """Open the door called `name`, unless a library it needs is not installed."""
+    library, open_door = DOORS[name]
+    if library and importlib.util.find_spec(library.replace("-", "_")) is None:
+        return Door(name, "not checked", note=f"install {library}")
+    return check_door(name, open_door, folder)
+
+
+class _NoSuzoo(importlib.abc.MetaPathFinder):
+    """Import system hook under which suzoo does not exist, wherever it is installed."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname.split(".")[0] == "suzoo":
+            raise ModuleNotFoundError(f"{fullname} is blocked: the door must open without suzoo", name=fullname)
+
+
+def _child(folder: str, results: str) -> None:
+    """The fresh process: check every promised door, one JSON line per door as soon as it is known."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "suzoo"]:
+        del sys.modules[name]
+    sys.meta_path.insert(0, _NoSuzoo())
+    here = Path(__file__).resolve().parent  # python puts it first; its neighbours must not shadow installed packages
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != here]
+    with open(results, "a", encoding="utf-8") as file:
+        for name in read_promise(folder)["doors"]:
+            print(json.dumps(asdict(check_promised_door(name, folder))), file=file, flush=True)
+
+
+def verify(folder: str | Path, *, timeout: float = 1800) -> list[Door]:
+    """Check every door `folder` promises, in a fresh process without suzoo, network, cache and stdin.
+
+    Args:
+        folder: a saved model with its golden file.
+        timeout: seconds for all doors together.
+
+    Returns:
+        One `Door` per promise, in the promised order. A door the process died in, or never reached, is "failed".
+
+    Raises:
+        ValueError: the folder promises nothing that can be read.
+    """
+    promise = read_promise(folder)
+    with tempfile.TemporaryDirectory(prefix="suzoo-verify-") as scratch:
+        results = Path(scratch) / "results.jsonl"
+        environment = os.environ | {
+            "HF_HOME": str(Path(scratch) / "huggingface"),
+            "HF_HUB_CACHE": str(Path(scratch) / "huggingface" / "hub"),
+            "HF_MODULES_CACHE": str(Path(scratch) / "huggingface" / "modules"),
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "TRANSFORMERS_VERBOSITY": "error",
+            "TOKENIZERS_PARALLELISM": "false",
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        command = [sys.executable, str(Path(__file__).resolve()), "--child", str(results), str(Path(folder).resolve())]
+        died = ""
+        try:
+            process = subprocess.run(
+                command,
+                cwd=scratch,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+            )
+            if process.returncode:
+                last = (process.stderr.strip() or "no message").splitlines()[-1]
+                died = f"the checking process ended with code {process.returncode}: {last}"
+        except subprocess.TimeoutExpired:
+            died = f"not answered within {timeout:.0f} s"
+        lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
+    doors = {}
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError):  # the line a killed process was writing: its door is "failed"
+            door = Door(**json.loads(line))
+            doors[door.name] = door
+    return [doors.get(name, Door(name, "failed", note=died)) for name in promise["doors"]]
+
+
+def passed(doors: list[Door]) -> bool:
+    """True when no door failed and at least one was checked."""
+    return any(door.status == "ok" for door in doors) and all(door.status != "failed" for door in doors)
+
+
+def format_table(doors: list[Door]) -> str:
+    """The doors as an aligned text table."""
+    width = max(len(door.name) for door in doors)
+    lines = [f"{'door':<{width}}  {'status':<11}  difference"]
+    for door in doors:
+        difference = "-" if door.difference is None else f"{door.difference:.1e}"
+        lines.append(f"{door.name:<{width}}  {door.status:<11}  {difference:<10}  {door.note}".rstrip())
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Open a saved model through every promised door and compare.")
+    parser.add_argument("folder", help="folder of the saved model, with golden.safetensors")
+    parser.add_argument("--child", metavar="RESULTS", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.child:
+        _child(options.folder, options.child)
+        return 0
+    try:
+        doors = verify(options.folder)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(format_table(doors))
+    return 0 if passed(doors) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""verify opens what is promised, without suzoo, and a folder that is wrong in any one place does not pass."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from suzoo.hub import verify as v
+from suzoo.hub.golden import check_with_suzoo, save_golden, write_golden
+from suzoo.models import CoSENTModel
+from tests.hub.conftest import make_encoder
+from tests.tiny import tiny_tokenizer
+
+
+@pytest.fixture
+def broken(encoder_folder, tmp_path) -> Path:
+    """A copy of the encoder's folder, to be broken."""
+    return Path(shutil.copytree(encoder_folder, tmp_path / "broken"))
+
+
+def promise_only(folder: Path, doors: list[str]) -> None:
+    save_golden(folder, v.read_golden(folder), v.read_promise(folder) | {"doors": doors})
+
+
+def flip_one_weight(folder: Path) -> None:
+    weights = load_file(str(folder / "model.safetensors"))
+    name = "encoder.layer.1.attention.self.query.weight"
+    weights[name][0, 0] *= -1
+    save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
+
+
+def test_every_door_of_the_encoder_opens_without_suzoo(encoder_folder):
+    doors = v.verify(encoder_folder)
+    assert [door.name for door in doors] == ["SentenceTransformer", "AutoModel", "AutoModel, trust_remote_code"]
+    assert [door.status for door in doors] == ["ok"] * 3, v.format_table(doors)
+    assert v.passed([*doors, check_with_suzoo(encoder_folder)])
+
+
+def test_every_door_of_the_cross_encoder_opens_as_a_plain_file(cross_encoder_folder):
+    """The script is run as somebody without suzoo would: `python verify.py FOLDER`."""
+    done = subprocess.run(
+        [sys.executable, v.__file__, str(cross_encoder_folder)],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(" ok ") == 4
+    assert check_with_suzoo(cross_encoder_folder).status == "ok"
+
+
+def test_wrong_pooling_and_code_that_needs_suzoo_fail_at_their_own_doors(broken):
+    pooling = json.loads((broken / "1_Pooling/config.json").read_text())
+    pooling |= {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}
+    (broken / "1_Pooling/config.json").write_text(json.dumps(pooling))
+    with (broken / "modeling_cosent.py").open("a") as code:
+        code.write("\nimport suzoo.models\n")
+    sentence_transformer, auto_model, remote = v.verify(broken)
+    assert sentence_transformer.status == "failed" and sentence_transformer.difference > 1e-3
+    assert auto_model.status == "ok"
+    assert remote.status == "failed" and "suzoo" in remote.note
+    assert check_with_suzoo(broken).status == "failed"
+
+
+def test_a_process_that_dies_fails_the_door_it_died_in(broken):
+    promise_only(broken, ["AutoModel", "AutoModel, trust_remote_code"])
+    with (broken / "modeling_cosent.py").open("a") as code:
+        code.write("\nimport os\nos._exit(7)\n")
+    first, second = v.verify(broken)
+    assert first.status == "ok"
+    assert second.status == "failed" and "code 7" in second.note
+
+
+def test_a_flipped_weight_fails_every_door(broken):
+    flip_one_weight(broken)
+    for name in ["SentenceTransformer", "AutoModel"]:
+        door = v.check_promised_door(name, broken)
+        assert door.status == "failed" and door.difference > 1e-5 and "differs by" in door.note
+    assert check_with_suzoo(broken).status == "failed"
+
+
+def test_a_missing_tokenizer_fails_every_door(broken):
+    for path in broken.glob("tokenizer*"):
+        path.unlink()
+    doors = [v.check_promised_door(name, broken) for name in ["SentenceTransformer", "AutoModel"]]
+    assert [door.status for door in [*doors, check_with_suzoo(broken)]] == ["failed"] * 3
+    assert not v.passed(doors)
+
+
+def test_a_door_whose_library_is_missing_is_not_passed(encoder_folder, monkeypatch):
+    monkeypatch.setattr(v.importlib.util, "find_spec", lambda name: None)
+    door = v.check_promised_door("SentenceTransformer", encoder_folder)
+    assert (door.status, door.note) == ("not checked", "install sentence-transformers")
+    assert not v.passed([door])
+    assert v.passed([door, v.Door("AutoModel", "ok", 0.0)])
+    assert "not checked" in v.format_table([door])
+
+
+@pytest.mark.parametrize(
+    ("outputs", "wrong"),
+    [
+        ({"output": [[1.0, 2.0]]}, ""),
+        ({"output": [[1.0, 2.0 + 1.9e-5]]}, ""),
+        ({"output": [[1.0, 2.0 + 2.1e-5]]}, "differs"),
+        ({"output": [[1.0, float("nan")]]}, "differs"),
+        ({"output": [[1.0, 2.0, 3.0]]}, "shape"),
+        ({"output": [[1.0, 2.0]], "more": [0.0]}, "outputs"),
+        ({}, "outputs"),
+    ],
+)
+def test_compare(outputs, wrong):
+    """The tolerance is 1e-5 of the largest golden value."""
+    _, note = v.compare(outputs, {"output": np.array([[1.0, 2.0]])})
+    assert wrong in note and bool(note) == bool(wrong)
+
+
+def test_a_folder_that_promises_nothing_is_said_in_one_sentence(broken, tmp_path, capsys):
+    with pytest.raises(ValueError, match="is not a folder"):
+        v.verify(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"no golden\.safetensors"):
+        v.verify(tmp_path)
+    promise_only(broken, [])
+    with pytest.raises(ValueError, match="promises no door"):
+        v.verify(broken)
+    save_golden(broken, v.read_golden(broken), {"doors": ["AutoModel", "TensorFlow"]})
+    with pytest.raises(ValueError, match="does not know: TensorFlow"):
+        v.verify(broken)
+    golden = broken / v.GOLDEN_FILE
+    golden.write_bytes(golden.read_bytes()[:20])
+    with pytest.raises(ValueError, match="is damaged"):
+        v.verify(broken)
+    assert v.main([str(broken)]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+# ------------------------------------------------------------------------------------------------------- golden tensors
+
+
+def test_golden_of_a_bf16_model_is_the_float32_answer_of_its_weights(tmp_path):
+    model = make_encoder("cls").to(torch.bfloat16).train()
+    model.save_pretrained(tmp_path, tokenizer=tiny_tokenizer())
+    write_golden(model, tiny_tokenizer(), tmp_path)
+    assert model.dtype == torch.bfloat16 and model.training
+    assert check_with_suzoo(tmp_path).status == "ok"
+    assert v.check_promised_door("AutoModel", tmp_path).status == "ok"
+
+
+def test_first_last_avg_promises_only_the_doors_it_has(tmp_path):
+    model = make_encoder("first-last-avg")
+    model.save_pretrained(tmp_path, tokenizer=tiny_tokenizer())
+    write_golden(model, tiny_tokenizer(), tmp_path)
+    assert v.read_promise(tmp_path)["doors"] == ["AutoModel, trust_remote_code"]
+    assert check_with_suzoo(tmp_path).status == "ok"
+
+
+def test_normalized_vectors_are_promised_normalized(tmp_path):
+    model = make_encoder("mean", normalize=True)
+    model.save_pretrained(tmp_path, tokenizer=tiny_tokenizer())
+    write_golden(model, tiny_tokenizer(), tmp_path)
+    np.testing.assert_allclose(np.linalg.norm(v.read_golden(tmp_path)["output"], axis=1), 1, atol=1e-6)
+    assert [v.check_promised_door(name, tmp_path).status for name in ["SentenceTransformer", "AutoModel"]] == ["ok"] * 2
+
+
+def test_a_model_that_answers_nan_has_no_golden(tmp_path):
+    model = make_encoder()
+    with torch.no_grad():
+        model.encoder.embeddings.LayerNorm.weight[0] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        write_golden(model, tiny_tokenizer(), tmp_path)
+    with pytest.raises(ValueError, match="Linear"):
+        write_golden(torch.nn.Linear(1, 1), tiny_tokenizer(), tmp_path)
+
+
+def test_golden_inputs_reach_beyond_the_longest_input(encoder_folder):
+    """One of the texts is cut, or truncation would go unchecked."""
+    promise = v.read_promise(encoder_folder)
+    model = CoSENTModel.from_pretrained(encoder_folder)
+    _, truncated = model.encode(promise["inputs"], return_truncated=True)
+    assert (truncated > 0).any() and (truncated == 0).any()
+    assert "" in promise["inputs"]
