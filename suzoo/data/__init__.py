@@ -1,18 +1,24 @@
 """Data: text to batches. Readers of files, folders and Hub datasets, embedded corpora, tokenizers from a corpus."""
 
 from suzoo.data._errors import DataError
-from suzoo.data.fingerprints import fingerprint
+from suzoo.data.fingerprints import describe, fingerprint
+from suzoo.data.flat import flat_batch
 from suzoo.data.readers import Pair, Ranked, check_labels, parse_columns, read_pairs, read_ranked, read_rows, read_texts
+from suzoo.data.tokenizer import train_unigram, train_wordpiece
 
 __all__ = [
     "DataError",
     "Pair",
     "Ranked",
     "check_labels",
+    "describe",
     "fingerprint",
+    "flat_batch",
     "parse_columns",
     "read_pairs",
     "read_ranked",
     "read_rows",
     "read_texts",
+    "train_unigram",
+    "train_wordpiece",
 ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 def fingerprint(rows: Iterable) -> str:
@@ -19,3 +20,15 @@ def fingerprint(rows: Iterable) -> str:
         digest.update(json.dumps(plain, ensure_ascii=False, sort_keys=True, default=str).encode())
         digest.update(b"\n")
     return digest.hexdigest()
+
+
+def describe(source: str, split: str | None, rows: Sequence) -> dict[str, str | int | None]:
+    """What run.json keeps of a data set: source, split, number of rows, sha256, and the name when it is on the Hub."""
+    local = source.startswith("embedded:") or Path(source).exists()
+    return {
+        "source": source,
+        "split": split,
+        "rows": len(rows),
+        "sha256": fingerprint(rows),
+        "hub_id": None if local else source.split(":")[0],
+    }

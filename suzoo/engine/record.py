@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -57,30 +57,32 @@ class RunFolder:
         except OSError as error:
             raise ValueError(f"can't write to --output-dir {self.path}: {error.strerror}") from error
 
-    def write_run(self, recipe: Any, *, script: str, data: dict[str, dict], synthetic: bool) -> None:
-        """run.json: the recipe (a dataclass) and everything needed to run it again.
+    def finish(
+        self, recipe: Any, metrics: dict[str, dict[str, float]], *, script: str, data: dict[str, dict[str, Any]]
+    ) -> None:
+        """Write run.json, metrics.json and curves.png, and print the scores.
 
         Args:
-            data: split -> {"source", "rows", "sha256"}.
-            synthetic: True when the data were generated; cards must say so.
+            recipe: a dataclass of plain data.
+            metrics: split -> name -> number. Cards take their numbers from metrics.json and nowhere else.
+            script: path of the training script in the repository.
+            data: split -> at least {"source", "rows", "sha256"}; an "embedded:" source makes the run synthetic.
         """
-        assert is_dataclass(recipe) and not isinstance(recipe, type)
         content = {
             "script": script,
             "command": shlex.join(["accelerate", "launch", script, *sys.argv[1:]]),
             "recipe": asdict(recipe),
             "data": data,
-            "synthetic": synthetic,
+            "synthetic": any(str(part["source"]).startswith("embedded:") for part in data.values()),
             "git_commit": _git_commit(),
             "versions": {"suzoo": __version__, "python": platform.python_version()}
             | {name: metadata.version(name) for name in PACKAGES},
             "date": time.strftime("%Y-%m-%d"),
         }
         _write_json(self.path / "run.json", content)
-
-    def write_metrics(self, metrics: dict[str, dict[str, float]]) -> None:
-        """metrics.json: split -> name -> number. The card takes its numbers from here and nowhere else."""
         _write_json(self.path / "metrics.json", metrics)
+        self._plot()
+        print(format_scores(metrics))
 
     def log(self, values: dict) -> None:
         """Append a line to metrics.jsonl."""
@@ -107,7 +109,7 @@ class RunFolder:
             if path.name != f"best-{best_step or 0:08d}":
                 shutil.rmtree(path)
 
-    def plot(self) -> None:
+    def _plot(self) -> None:
         """curves.png: loss and dev metrics over steps."""
         import matplotlib
 
@@ -130,6 +132,17 @@ class RunFolder:
         figure.tight_layout()
         figure.savefig(self.path / "curves.png", dpi=120)
         plt.close(figure)
+
+
+def format_scores(metrics: dict[str, dict[str, float]]) -> str:
+    """The numbers as a text table, one line per split."""
+    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
+    width = max(len(split) for split in metrics)
+    lines = ["  ".join([" " * width, *(f"{name:>10}" for name in names)])]
+    for split, values in metrics.items():
+        cells = (f"{values[name]:10.4f}" if name in values else " " * 10 for name in names)
+        lines.append("  ".join([f"{split:<{width}}", *cells]))
+    return "\n".join(lines)
 
 
 def _write_json(path: Path, content: Any) -> None:

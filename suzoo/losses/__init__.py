@@ -8,9 +8,11 @@ from suzoo.losses.multilabel import (
     sparse_multilabel_cross_entropy,
 )
 from suzoo.losses.rdrop import rdrop_loss, symmetric_kl
+from suzoo.losses.softmax_pair import SoftmaxPairLoss
 from suzoo.losses.tailr import gamma_cross_entropy, tailr_loss
 
 __all__ = [
+    "SoftmaxPairLoss",
     "cosent_loss",
     "cross_entropy_loss",
     "gamma_cross_entropy",

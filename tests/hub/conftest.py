@@ -20,7 +20,14 @@ from tests.tiny import tiny_config, tiny_tokenizer
 ROOT = Path(__file__).parent.parent.parent
 STSB = "sentence-transformers/stsb"
 RUN = {
-    "recipe": {"model": "some/base-model", "data": "stsb", "seed": 7, "lr": 2e-05, "batch_size": 64, "output_dir": "/home/me/out"},
+    "recipe": {
+        "model": "some/base-model",
+        "data": "stsb",
+        "seed": 7,
+        "lr": 2e-05,
+        "batch_size": 64,
+        "output_dir": "/home/me/out",
+    },
     "script": "training/train_cosent.py",
     "command": "accelerate launch training/train_cosent.py stsb --lr 2e-5",
     "git_commit": "0123456789abcdef0123456789abcdef01234567",

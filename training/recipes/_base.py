@@ -92,14 +92,6 @@ class Training:
     tracker: Literal["none", "tensorboard", "wandb", "mlflow", "trackio", "all"] = "none"
     """Accelerate tracker that gets the curves; metrics.jsonl and curves.png are always written."""
 
-    @property
-    def column_map(self) -> dict[str, str]:
-        """`columns` as our field -> their column."""
-        wrong = [item for item in self.columns if item.count("=") != 1]
-        if wrong:
-            raise ValueError(f"--columns takes field=column, not {wrong[0]!r}")
-        return dict(item.split("=") for item in self.columns)
-
     def start(self) -> tuple[Accelerator, RunFolder]:
         """Processes, precision, trackers, seed, and the checked output folder."""
         tracker = None if self.tracker == "none" else self.tracker

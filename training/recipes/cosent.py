@@ -14,8 +14,8 @@ class CoSENT(Training):
     """cosent: rank pairs by cosine. sbert: Sentence-BERT's classifier over [u; v; |u-v|], the article's baseline."""
     scale: float = 20.0
     """Inverse temperature of the cosines."""
-    class_threshold: float | None = None
-    """sbert only: labels above it are class 1, others 0; default takes labels as classes (STS-B: 2.5)."""
+    class_threshold: float = 0.5
+    """sbert only: labels above it are class 1, others 0 (the article cuts STS-B at 2.5)."""
     pooling: Literal["cls", "mean", "first-last-avg"] | None = None
     """Default: what the model's folder says, else cls."""
 

@@ -1,0 +1,30 @@
+"""What happens to a model folder at the end of a run: golden tensors, card, verified doors, push."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from suzoo.hub.card import write_card
+from suzoo.hub.golden import check_folder, write_golden
+from suzoo.hub.push import push
+
+
+def publish(model, tokenizer, folder: str | Path, push_to: str | None = None) -> None:
+    """Finish the saved folder of a run, print what opens it, and push it where asked.
+
+    Args:
+        model: the model in memory that `folder` was saved from; the golden outputs are its answers.
+        tokenizer: its tokenizer.
+        folder: holds the saved model, run.json and metrics.json.
+        push_to: Hub repository (owner/name); None leaves the folder where it is.
+
+    Raises:
+        ValueError: a promised door does not open or answers differently, or the push is refused.
+    """
+    write_golden(model, tokenizer, folder)
+    write_card(folder)
+    if push_to is None:
+        check_folder(folder)
+        print(f"verified: {folder}")
+    else:
+        print(f"verified and pushed: {push(folder, push_to)}")
