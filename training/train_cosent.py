@@ -12,10 +12,10 @@ from transformers import AutoTokenizer
 
 from recipes._base import parse
 from recipes.cosent import RECIPES
-from suzoo.data import check_labels, describe, flat_batch, read_pairs, train_wordpiece
+from suzoo.data import check_labels, describe, flat_batch, read_pairs, read_ranked, train_wordpiece
 from suzoo.distributed import gather, rank
 from suzoo.engine import RandomBatches, batch_coupled_backward, fit, run_script
-from suzoo.evaluation import best_threshold, pearson, spearman
+from suzoo.evaluation import pair_cosines, pair_metrics, retrieval_metrics
 from suzoo.hub.publish import publish
 from suzoo.losses import SoftmaxPairLoss, cosent_loss
 from suzoo.models import CoSENTModel
@@ -47,6 +47,7 @@ def main() -> None:
     train = read_pairs(recipe.data, split=split, max_rows=recipe.max_train_samples, **options)
     dev = read_pairs(dev_source, split=dev_split, max_rows=recipe.max_dev_samples, **options)
     check_labels(train)
+    ranked = recipe.ranked and read_ranked(recipe.ranked, split=recipe.ranked_split, **options)
 
     # Model
     if recipe.model:
@@ -113,12 +114,7 @@ def main() -> None:
 
     # Loop
     def evaluate() -> dict[str, float]:
-        vectors = model.encode([text for pair in dev for text in (pair.text1, pair.text2)], normalize=True)
-        scores, gold = (vectors[0::2] * vectors[1::2]).sum(1), [pair.label for pair in dev]
-        values = {"spearman": spearman(scores, gold), "pearson": pearson(scores, gold)}
-        if len(set(gold)) == 2:
-            values["accuracy"], values["threshold"] = best_threshold(scores, gold)
-        return values
+        return pair_metrics(pair_cosines(model.encode, dev), [pair.label for pair in dev])
 
     fit(
         sbert_step if recipe.loss == "sbert" else cosent_step,
@@ -136,6 +132,8 @@ def main() -> None:
         resume=recipe.resume,
     )
     scores = {"dev": evaluate()}
+    if ranked:
+        scores["ranked"] = retrieval_metrics(model.encode, ranked)
     accelerator.end_training()
 
     # Save, verify, push
@@ -145,6 +143,8 @@ def main() -> None:
     if accelerator.is_main_process:
         model.save_pretrained(run.path, state_dict=state)
         data = {"train": describe(recipe.data, split, train), "dev": describe(dev_source, dev_split, dev)}
+        if ranked:
+            data["ranked"] = describe(recipe.ranked, recipe.ranked_split, ranked)
         run.finish(recipe, scores, script="training/train_cosent.py", data=data)
         publish(model, tokenizer, run.path, recipe.push_to)
 

@@ -7,6 +7,7 @@ Shapes: B sentences, L padded tokens, T tokens of all sentences end to end, N se
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -374,7 +375,14 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
         return (model, info) if with_info else model
 
     def save_pretrained(self, save_directory, *, state_dict: dict | None = None, tokenizer=None, **kwargs) -> None:
-        """One folder that opens as CoSENTCrossEncoder, as a stock sequence classifier, and as `CrossEncoder`."""
+        """One folder that opens as CoSENTCrossEncoder, as a stock sequence classifier, and as `CrossEncoder`.
+
+        Other libraries cut pairs at the tokenizer's `model_max_length`, so `max_seq_length` is saved as that.
+        """
+        tokenizer = tokenizer or self._tokenizer
+        if tokenizer is not None and self.max_seq_length is not None:
+            tokenizer = copy.deepcopy(tokenizer)
+            tokenizer.model_max_length = self.max_seq_length
         self._save_encoder(save_directory, state_dict, tokenizer, kwargs)
 
     def forward(

@@ -36,6 +36,10 @@ class Training:
     """Data to choose the best weights by; default is the dev split of --data."""
     dev_split: str | None = None
     """Split of --dev."""
+    ranked: str | None = None
+    """Query data (query, positive, negative) to report MRR@10, NDCG@10 and recall on at the end."""
+    ranked_split: str | None = None
+    """Split of --ranked."""
     columns: tuple[str, ...] = ()
     """Column names of the data: text1=sentence1 text2=sentence2 score=label."""
     skip_bad_rows: bool = False

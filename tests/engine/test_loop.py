@@ -1,0 +1,159 @@
+"""The loop on a model of two numbers: metrics, best weights, patience, signals, refusals, and resuming exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from suzoo.engine import RandomBatches, RunFolder, fit
+from suzoo.engine.loop import Interrupted
+
+
+class Line(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, -2.0]))
+        self.dropout = nn.Dropout(0.3)
+
+    def forward(self, x):
+        return (self.dropout(x) * self.weight).sum(-1)
+
+
+class Training:
+    """Everything `fit` takes, in one place; `on_step(step)` runs inside the training step."""
+
+    def __init__(self, folder, *, resume=False, scores=None, on_step=lambda step: None, **options):
+        torch.manual_seed(0)
+        self.run = RunFolder(folder, resume=resume)
+        self.model = Line()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1 / (1 + step))
+        data = torch.arange(40.0).view(20, 2) / 40
+        self.batches = RandomBatches(list(data), batch_size=4, collate=torch.stack, num_micro_batches=2, seed=1)
+        self.accelerator = Accelerator(cpu=True)
+        self.steps = 0
+        self.on_step = on_step
+        evaluate = None if scores is None else lambda: {"spearman": scores[self.steps // 5 - 1]}
+        self.options = {"num_steps": 20, "log_every": 1, "evaluate": evaluate, "resume": resume, **options}
+
+    def step(self, micro_batches):
+        self.steps += 1
+        assert len(micro_batches) == 2
+        total = 0.0
+        for batch in micro_batches:
+            loss = self.model(batch).pow(2).mean() / 2
+            self.accelerator.backward(loss)
+            total += loss.detach()
+        return {"loss": total + (self.on_step(self.steps) or 0.0)}
+
+    def fit(self):
+        model, optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        return fit(
+            self.step,
+            accelerator=self.accelerator,
+            model=model,
+            optimizer=optimizer,
+            schedule=self.schedule,
+            batches=self.batches,
+            run=self.run,
+            **self.options,
+        )
+
+
+def test_logs_every_step_and_evaluates_every_epoch(tmp_path):
+    training = Training(tmp_path / "run", scores=[0.1, 0.3, 0.2, 0.25])
+    result = training.fit()
+    assert (result.step, result.best_step, result.best_value) == (20, 10, 0.3)
+    lines = training.run.read_log()
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 21))
+    assert [line["dev"]["spearman"] for line in lines if "dev" in line] == [0.1, 0.3, 0.2, 0.25]
+    assert lines[4]["lr"] == pytest.approx(0.1 / 6) and lines[4]["epoch"] == 1.0
+    names = sorted(path.name for path in training.run.checkpoints.iterdir())
+    assert names == ["best-00000010", "step-00000015", "step-00000020"]
+
+
+def test_the_best_weights_are_loaded_back(tmp_path):
+    weights = {}
+    training = Training(tmp_path / "run", scores=[0.1, 0.3, 0.2, 0.25])
+    training.on_step = lambda step: weights.update({step - 1: training.model.weight.detach().clone()})
+    training.fit()
+    assert torch.equal(training.model.weight, weights[10])
+    assert not torch.equal(weights[10], weights[19])
+
+
+def test_patience_stops_early(tmp_path):
+    result = Training(tmp_path / "run", scores=[0.3, 0.2, 0.1, 0.4], patience=2).fit()
+    assert result.stopped_early and result.step == 15 and result.best_step == 5
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_batch(tmp_path):
+    training = Training(tmp_path / "run", scores=[0.1] * 4, on_step=lambda step: float("nan") if step == 8 else 0.0)
+    rows = ", ".join(map(str, training.batches.rows(7)))
+    with pytest.raises(ValueError, match=rf"loss is nan at step 7 \(epoch 1, training rows {rows}\).*step-00000005"):
+        training.fit()
+    assert torch.isfinite(training.model.weight).all()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_a_checkpoint_and_resuming_gives_the_same_bits(tmp_path, number):
+    whole = Training(tmp_path / "whole", scores=[0.1, 0.3, 0.2, 0.25])
+    whole.fit()
+    cut = Training(
+        tmp_path / "cut", scores=[0.1, 0.3], on_step=lambda step: os.kill(os.getpid(), number) if step == 7 else None
+    )
+    with pytest.raises(Interrupted) as caught:
+        cut.fit()
+    assert caught.value.code == 128 + number and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    # lines of steps after the checkpoint, as a killed run leaves them
+    with (tmp_path / "cut/metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 8, "loss": 99.0}) + "\n")
+    again = Training(tmp_path / "cut", resume=True, scores=[0.1, 0.3, 0.2, 0.25])
+    again.steps = 7
+    result = again.fit()
+    assert result.step == 20 and result.best_step == 10
+    assert torch.equal(again.model.weight, whole.model.weight)
+    losses = [[line["loss"] for line in t.run.read_log() if "loss" in line] for t in (whole, again)]
+    assert losses[0] == losses[1]
+
+
+def test_an_optimizer_that_accumulates_refuses_clipping_and_micro_batches(tmp_path):
+    training = Training(tmp_path / "run")
+    training.optimizer.accumulation_steps = 4
+    with pytest.raises(ValueError, match="max_grad_norm=None"):
+        training.fit()
+    training.options["max_grad_norm"] = None
+    with pytest.raises(ValueError, match="one micro-batch"):
+        training.fit()
+
+
+def test_a_wrong_monitor_is_named(tmp_path):
+    with pytest.raises(ValueError, match="monitor is 'accuracy'"):
+        Training(tmp_path / "run", scores=[0.1] * 4, monitor="accuracy").fit()
+
+
+def test_run_folder_refuses_what_would_lose_something(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    (run.path / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match="add --resume to continue, --overwrite to start anew"):
+        RunFolder(tmp_path / "run")
+    with pytest.raises(ValueError, match="contradict"):
+        RunFolder(tmp_path / "run", overwrite=True, resume=True)
+    RunFolder(tmp_path / "run", resume=True)
+    assert (run.path / "run.json").exists()
+    RunFolder(tmp_path / "run", overwrite=True)
+    assert not (run.path / "run.json").exists()
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds no run of ours"):
+        RunFolder(home, overwrite=True)
+    with pytest.raises(ValueError, match="is a file"):
+        RunFolder(home / "thesis.txt")
+    with pytest.raises(ValueError, match="can't write"):
+        RunFolder("/proc/nowhere")

@@ -1,0 +1,47 @@
+"""Recipes of train_cross_encoder.py. Each docstring holds its command; training/LOG.md has the runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from recipes._base import Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEncoder(Training):
+    loss: Literal["cosent", "bce"] = "cosent"
+    """cosent: rank the pairs of a batch (kexue.fm/archives/9341). bce: cross-entropy of each, labels in [0, 1]."""
+    scale: float = 1.0
+    """cosent only: inverse temperature; the score has its own scale, so 1."""
+
+
+def quickstart() -> CrossEncoder:
+    """accelerate launch training/train_cross_encoder.py quickstart
+
+    A small cross-encoder from scratch on the embedded Chinese pairs (synthetic).
+    """
+    return CrossEncoder(
+        output_dir="out/cross-encoder", hidden_size=128, num_layers=3, lr=5e-4, epochs=10, batch_size=64, max_length=96
+    )
+
+
+def finetune() -> CrossEncoder:
+    """accelerate launch training/train_cross_encoder.py finetune --model hfl/chinese-macbert-base --data pairs.jsonl
+
+    The article's setting (kexue.fm/archives/9341): 2e-5, batches of 64 pairs, 128 tokens per pair.
+    """
+    return CrossEncoder(
+        output_dir="out/cross-finetune", epochs=5, batch_size=64, max_length=128, schedule="constant", warmup=0.0
+    )
+
+
+def scratch() -> CrossEncoder:
+    """accelerate launch training/train_cross_encoder.py scratch --data pairs.tsv --dev dev.tsv
+
+    A small cross-encoder on your own pairs, without a pretrained model.
+    """
+    return CrossEncoder(output_dir="out/cross-scratch", lr=5e-4, epochs=10, batch_size=64, max_length=128)
+
+
+RECIPES = {"quickstart": quickstart, "finetune": finetune, "scratch": scratch}

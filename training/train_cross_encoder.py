@@ -1,0 +1,134 @@
+"""Train a cross-encoder with CoSENT: `accelerate launch training/train_cross_encoder.py RECIPE [--flags]`.
+
+Reads in the order it runs: recipe, data, model, step, loop, evaluation, save, verify, push.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from transformers import AutoTokenizer
+
+from recipes._base import parse
+from recipes.cross_encoder import RECIPES
+from suzoo.data import check_labels, describe, flat_batch, read_pairs, read_ranked, train_wordpiece
+from suzoo.distributed import gather, rank
+from suzoo.engine import RandomBatches, batch_coupled_backward, fit, run_script
+from suzoo.evaluation import pair_metrics, reranking_metrics
+from suzoo.hub.publish import publish
+from suzoo.losses import cosent_loss
+from suzoo.models import CoSENTCrossEncoder
+from suzoo.optimizers import get_schedule, param_groups
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW}
+
+
+def main() -> None:
+    recipe = parse(RECIPES, __doc__)
+    accelerator, run = recipe.start()
+
+    # Data
+    split = recipe.split or "train"
+    dev_source, dev_split = recipe.dev or recipe.data, recipe.dev_split or (None if recipe.dev else "dev")
+    options = {"columns": recipe.columns, "skip_bad_rows": recipe.skip_bad_rows}
+    train = read_pairs(recipe.data, split=split, max_rows=recipe.max_train_samples, **options)
+    dev = read_pairs(dev_source, split=dev_split, max_rows=recipe.max_dev_samples, **options)
+    check_labels(train)
+    ranked = recipe.ranked and read_ranked(recipe.ranked, split=recipe.ranked_split, **options)
+    if recipe.loss == "bce" and not all(0 <= pair.label <= 1 for pair in train):
+        raise ValueError("--loss bce takes labels from 0 to 1; grades beyond that need --loss cosent")
+
+    # Model
+    if recipe.model:
+        tokenizer = AutoTokenizer.from_pretrained(recipe.model)
+        model = CoSENTCrossEncoder.from_pretrained(recipe.model, max_seq_length=recipe.max_length)
+    else:
+        texts = (text for pair in train for text in (pair.text1, pair.text2))
+        tokenizer = train_wordpiece(texts, vocab_size=recipe.vocab_size)
+        model = CoSENTCrossEncoder(recipe.bert_config(tokenizer))
+        model.max_seq_length = recipe.max_length
+    model.tokenizer = tokenizer
+    model.encoder = recipe.adapt(model.encoder)
+
+    # Examples: token ids and types of a pair, and its label; the pairs of a batch lie end to end
+    pairs = tokenizer(
+        [pair.text1 for pair in train],
+        [pair.text2 for pair in train],
+        truncation="longest_first",
+        max_length=recipe.max_length,
+    )
+    types = pairs.get("token_type_ids") or [None] * len(train)
+
+    def collate(examples):
+        ids, types, labels = zip(*examples, strict=True)
+        batch = flat_batch(ids, None if types[0] is None else types, device=accelerator.device)
+        return batch, torch.tensor(labels, device=accelerator.device)
+
+    batches = RandomBatches(
+        list(zip(pairs["input_ids"], types, [pair.label for pair in train], strict=True)),
+        batch_size=recipe.batch_size,
+        collate=collate,
+        seed=recipe.seed,
+        num_micro_batches=recipe.micro_batches,
+    )
+    num_steps = max(1, round(recipe.epochs * batches.steps_per_epoch))
+    optimizer = OPTIMIZERS[recipe.optimizer](param_groups(model, weight_decay=recipe.weight_decay), lr=recipe.lr)
+    schedule = get_schedule(recipe.schedule, optimizer, num_steps=num_steps, warmup=recipe.warmup)
+    module, optimizer = accelerator.prepare(model, optimizer)
+    accelerator.init_trackers("suzoo")
+    torch.manual_seed(recipe.seed + rank())  # from here on every rank draws its own dropout
+
+    # Step
+    def logits(micro_batch):
+        return module(**micro_batch[0]).logits[:, 0].float()
+
+    def step(micro_batches):
+        everywhere = gather(torch.cat([labels for _, labels in micro_batches]))
+
+        def loss(scores):  # only scores and labels travel between processes
+            if recipe.loss == "bce":
+                return F.binary_cross_entropy_with_logits(gather(scores), everywhere)
+            return cosent_loss(gather(scores), everywhere, scale=recipe.scale)
+
+        return {"loss": batch_coupled_backward(accelerator, module, micro_batches, logits, loss)}
+
+    # Loop
+    def evaluate() -> dict[str, float]:
+        scores = model.predict([(pair.text1, pair.text2) for pair in dev])
+        return pair_metrics(scores, [pair.label for pair in dev])
+
+    fit(
+        step,
+        accelerator=accelerator,
+        model=module,
+        optimizer=optimizer,
+        schedule=schedule,
+        batches=batches,
+        num_steps=num_steps,
+        run=run,
+        max_grad_norm=recipe.max_grad_norm,
+        evaluate=evaluate,
+        evaluate_every=recipe.evaluate_every,
+        patience=recipe.patience,
+        resume=recipe.resume,
+    )
+    scores = {"dev": evaluate()}
+    if ranked:
+        scores["ranked"] = reranking_metrics(model.predict, ranked)
+    accelerator.end_training()
+
+    # Save, verify, push
+    if recipe.lora_r and recipe.lora_save == "merged":
+        model.encoder = model.encoder.merge_and_unload()
+    state = accelerator.get_state_dict(model)  # gathers shards: every process takes part
+    if accelerator.is_main_process:
+        model.save_pretrained(run.path, state_dict=state)
+        data = {"train": describe(recipe.data, split, train), "dev": describe(dev_source, dev_split, dev)}
+        if ranked:
+            data["ranked"] = describe(recipe.ranked, recipe.ranked_split, ranked)
+        run.finish(recipe, scores, script="training/train_cross_encoder.py", data=data)
+        publish(model, tokenizer, run.path, recipe.push_to)
+
+
+if __name__ == "__main__":
+    run_script(main)
