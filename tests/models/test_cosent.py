@@ -223,7 +223,7 @@ def tiny_cross_encoder(family="bert") -> CoSENTCrossEncoder:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_predict_equals_one_pair_at_a_time_through_save_and_load(family, tmp_path):
     model = tiny_cross_encoder(family)
-    model.max_seq_length = 30
+    model.max_seq_length = 50
     expected = predict_one_by_one(model.encoder, tiny_tokenizer(), PAIRS)
     np.testing.assert_allclose(model.predict(PAIRS), expected, atol=2e-6)
     model.save_pretrained(tmp_path)
@@ -231,7 +231,7 @@ def test_predict_equals_one_pair_at_a_time_through_save_and_load(family, tmp_pat
     np.testing.assert_allclose(again.predict(PAIRS), model.predict(PAIRS), atol=1e-6)
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path, trust_remote_code=False)
     assert type(stock) is type(model.encoder) and stock.config.num_labels == 1
-    assert again.tokenizer.model_max_length == 30 and tiny_tokenizer().model_max_length == 64
+    assert again.tokenizer.model_max_length == 50 and tiny_tokenizer().model_max_length == 64
 
 
 def test_rank_orders_by_score_and_keeps_ties_in_order():
