@@ -5,16 +5,14 @@ python training/train_tokenizer.py --data corpus.txt.gz --vocab-size 13000 --out
 
 from __future__ import annotations
 
-import logging
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
-from suzoo.data import DataError, read_texts
-from suzoo.data.tokenizer import train_unigram, train_wordpiece
+from suzoo.data import DataError, read_texts, train_unigram, train_wordpiece
+from suzoo.engine import run_script
 
 
 @dataclass(frozen=True)
@@ -63,10 +61,7 @@ def main(settings: Settings) -> None:
         model_max_length=settings.model_max_length,
     )
 
-    try:
-        tokenizer.save_pretrained(folder)
-    except OSError as error:
-        raise DataError(f"cannot write to {folder}: {error}") from error
+    tokenizer.save_pretrained(folder)
 
     sample = texts[:1000]
     ids = [token for text in sample for token in tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
@@ -78,8 +73,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s")
-    try:
-        main(tyro.cli(Settings))
-    except DataError as error:
-        sys.exit(f"error: {error}")
+    run_script(lambda: main(tyro.cli(Settings, description=__doc__)))

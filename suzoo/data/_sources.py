@@ -38,9 +38,9 @@ def rows_of(source: str | Path, split: str | None, has_header: bool = True) -> I
     if path.is_dir():
         return _file_rows(_file_of_split(path, split or "train"), has_header)
     if path.is_file():
-        if split is not None:
+        if split not in (None, "train"):
             raise DataError(
-                f"{name} is one file, so it has no split {split!r}: name the file of that split, or a folder"
+                f"{name} is one file, so it has no split {split!r}: give the file of that split, or a folder"
             )
         return _file_rows(path, has_header)
     if _format(path) or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?", name):

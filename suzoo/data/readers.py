@@ -5,7 +5,7 @@ Every reader takes the same arguments:
 - `source`: `embedded:<name>`; a file (.jsonl, .json, .csv, .tsv, .parquet, .txt, each also with .gz); a folder that
   holds `train.*`, `dev.*`, …; or a Hub dataset, `owner/name` or `owner/name:config`. csv and tsv have a header; tsv has
   no quoting.
-- `split`: train (the default), dev, test or any other name the source has. A single file has none.
+- `split`: train (the default), dev, test or any other name the source has. A single file is its own train split.
 - `columns`: our field -> their column, as a dict or as `("text1=sentence1", …)`. Usual names are recognised without. If
   all columns are numbers, a csv or tsv file is taken to have no header, and they count its columns from 0.
 - `skip_bad_rows`: leave bad rows out and log how many, instead of raising at the first.

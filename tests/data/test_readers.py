@@ -248,6 +248,7 @@ def test_what_is_wrong_with_a_file_is_one_sentence_that_says_where(tmp_path, nam
 def test_what_is_wrong_with_a_call_is_one_sentence(tmp_path, monkeypatch, source, options, message):
     monkeypatch.chdir(tmp_path)
     write_table(tmp_path / "train.tsv")
+    assert read_pairs("train.tsv", split="train") == PAIRS
     with pytest.raises(DataError, match=message) as caught:
         read_pairs(source, **options)
     assert "\n" not in str(caught.value)

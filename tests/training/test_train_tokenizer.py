@@ -33,6 +33,6 @@ def test_a_mistake_is_one_line_and_an_exit_code(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert run.stderr.startswith("error: corpus.tsv has no column for text") and run.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
