@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import DistributedType
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -14,7 +15,7 @@ from recipes._base import parse
 from recipes.cosent import RECIPES
 from suzoo.data import check_labels, describe, flat_batch, read_pairs, read_ranked, train_wordpiece
 from suzoo.distributed import gather, rank
-from suzoo.engine import RandomBatches, batch_coupled_backward, fit, run_script
+from suzoo.engine import RandomBatches, batch_coupled_backward, fit, full_state_dict, run_script
 from suzoo.evaluation import pair_cosines, pair_metrics, retrieval_metrics
 from suzoo.hub.publish import publish
 from suzoo.losses import SoftmaxPairLoss, cosent_loss
@@ -139,13 +140,15 @@ def main() -> None:
     # Save, verify, push
     if recipe.lora_r and recipe.lora_save == "merged":
         model.encoder = model.encoder.merge_and_unload()
-    state = accelerator.get_state_dict(model)  # gathers shards: every process takes part
+    state = full_state_dict(model)  # gathers shards: every process takes part
     if accelerator.is_main_process:
         model.save_pretrained(run.path, state_dict=state)
         data = {"train": describe(recipe.data, split, train), "dev": describe(dev_source, dev_split, dev)}
         if ranked:
             data["ranked"] = describe(recipe.ranked, recipe.ranked_split, ranked)
         run.finish(recipe, scores, script="training/train_cosent.py", data=data)
+        if accelerator.distributed_type == DistributedType.FSDP:  # one process alone can't compute with its shards
+            model = CoSENTModel.from_pretrained(run.path)
         publish(model, tokenizer, run.path, recipe.push_to)
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import DistributedType
 from transformers import AutoTokenizer
 
 from recipes._base import parse
 from recipes.cross_encoder import RECIPES
 from suzoo.data import check_labels, describe, flat_batch, read_pairs, read_ranked, train_wordpiece
 from suzoo.distributed import gather, rank
-from suzoo.engine import RandomBatches, batch_coupled_backward, fit, run_script
+from suzoo.engine import RandomBatches, batch_coupled_backward, fit, full_state_dict, run_script
 from suzoo.evaluation import pair_metrics, reranking_metrics
 from suzoo.hub.publish import publish
 from suzoo.losses import cosent_loss
@@ -120,13 +121,15 @@ def main() -> None:
     # Save, verify, push
     if recipe.lora_r and recipe.lora_save == "merged":
         model.encoder = model.encoder.merge_and_unload()
-    state = accelerator.get_state_dict(model)  # gathers shards: every process takes part
+    state = full_state_dict(model)  # gathers shards: every process takes part
     if accelerator.is_main_process:
         model.save_pretrained(run.path, state_dict=state)
         data = {"train": describe(recipe.data, split, train), "dev": describe(dev_source, dev_split, dev)}
         if ranked:
             data["ranked"] = describe(recipe.ranked, recipe.ranked_split, ranked)
         run.finish(recipe, scores, script="training/train_cross_encoder.py", data=data)
+        if accelerator.distributed_type == DistributedType.FSDP:  # one process alone can't compute with its shards
+            model = CoSENTCrossEncoder.from_pretrained(run.path)
         publish(model, tokenizer, run.path, recipe.push_to)
 
 

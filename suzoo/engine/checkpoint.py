@@ -94,6 +94,14 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The weights as plain CPU tensors; gathers sharded ones, which every rank must take part in."""
+    state = {}
+    for name, value in model.state_dict().items():
+        state[name] = (value.full_tensor() if isinstance(value, DTensor) else value.detach()).cpu()
+    return state
+
+
 @contextlib.contextmanager
 def written_whole(folder: Path):
     """A temporary folder to write into; it gets a manifest and the name `folder` when the block ends well."""

@@ -174,6 +174,6 @@ def run_script(main: Callable[[], None]) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("SUZOO_TRACEBACK") == "1":
             raise
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+        process = f" (process {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+        print(f"error{process}: {error}", file=sys.stderr, flush=True)
         sys.exit(2)

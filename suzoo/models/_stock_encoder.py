@@ -37,6 +37,11 @@ class StockEncoderWrapper(PreTrainedModel):
         self.max_seq_length: int | None = None
         self._tokenizer = None
         self.post_init()
+        # FSDP wraps these and then the input embeddings by themselves: one must not hold the other
+        embeddings = self.get_input_embeddings()
+        others = (module for module in self.encoder.modules() if module is not embeddings)
+        holders = {type(module).__name__ for module in others if embeddings in module.modules()}
+        self._no_split_modules = [name for name in self._no_split_modules if name not in holders]
 
     def _init_weights(self, module) -> None:
         """Nothing: the encoder has initialised its own weights, and the wrapper has none."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+import torch
 import tyro
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env, set_seed
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import BertConfig, PreTrainedModel
 
 from suzoo.engine import RunFolder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +103,26 @@ class Training:
     def start(self) -> tuple[Accelerator, RunFolder]:
         """Processes, precision, trackers, seed, and the checked output folder."""
         tracker = None if self.tracker == "none" else self.tracker
-        accelerator = Accelerator(mixed_precision=self.precision, log_with=tracker, project_dir=self.output_dir)
+        accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # or several CPU processes would not find each other
+            mixed_precision=self.precision,
+            log_with=tracker,
+            project_dir=self.output_dir,
+        )
+        if accelerator.distributed_type == DistributedType.MULTI_CPU and parse_flag_from_env("ACCELERATE_USE_FSDP"):
+            # Accelerate knows FSDP on accelerators only; torch shards over CPU processes as well
+            accelerator.state.distributed_type = DistributedType.FSDP
+            accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
         main_process = accelerator.is_main_process
         run = RunFolder(self.output_dir, overwrite=self.overwrite, resume=self.resume, main=main_process)
         set_seed(self.seed)
+        logger.info(
+            "%s, %d process(es) on %s, precision %s",
+            accelerator.distributed_type.value,
+            accelerator.num_processes,
+            accelerator.device.type,
+            self.precision,
+        )
         return accelerator, run
 
     def adapt(self, encoder: PreTrainedModel) -> PreTrainedModel | PeftModel:
