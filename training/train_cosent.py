@@ -5,6 +5,8 @@ Reads in the order it runs: recipe, data, model, step, loop, evaluation, save, v
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from accelerate.utils import DistributedType
@@ -48,7 +50,10 @@ def main() -> None:
     train = read_pairs(recipe.data, split=split, max_rows=recipe.max_train_samples, **options)
     dev = read_pairs(dev_source, split=dev_split, max_rows=recipe.max_dev_samples, **options)
     check_labels(train)
-    ranked = recipe.ranked and read_ranked(recipe.ranked, split=recipe.ranked_split, **options)
+    data = {"train": describe(recipe.data, split, train), "dev": describe(dev_source, dev_split, dev)}
+    if recipe.ranked:
+        ranked = read_ranked(recipe.ranked, split=recipe.ranked_split, **options)
+        data["ranked"] = describe(recipe.ranked, recipe.ranked_split, ranked)
 
     # Model
     if recipe.model:
@@ -61,32 +66,27 @@ def main() -> None:
         model.max_seq_length = recipe.max_length
     model.tokenizer = tokenizer
     model.encoder = recipe.adapt(model.encoder)
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    whole = copy.deepcopy(model) if sharded else model  # no process can save or run its shards alone
     module = SentenceBERT(model) if recipe.loss == "sbert" else model
 
     # Examples: two tokenized texts and a label; a batch holds texts 2i and 2i + 1 of pair i, end to end
-    def tokenize(texts):
-        return tokenizer(texts, truncation=True, max_length=recipe.max_length)["input_ids"]
-
+    texts = [text for pair in train for text in (pair.text1, pair.text2)]
+    ids = tokenizer(texts, truncation=True, max_length=recipe.max_length)["input_ids"]
     labels = [pair.label for pair in train]
     if recipe.loss == "sbert":
         labels = [int(label > recipe.class_threshold) for label in labels]
         if len(set(labels)) < 2:
             raise ValueError(f"--class-threshold {recipe.class_threshold} puts every training pair into one class")
-    ids1, ids2 = tokenize([pair.text1 for pair in train]), tokenize([pair.text2 for pair in train])
 
     def collate(examples):
         batch = flat_batch([ids for first, second, _ in examples for ids in (first, second)], device=accelerator.device)
         return batch, torch.tensor([label for _, _, label in examples], device=accelerator.device)
 
-    batches = RandomBatches(
-        list(zip(ids1, ids2, labels, strict=True)),
-        batch_size=recipe.batch_size,
-        collate=collate,
-        seed=recipe.seed,
-        num_micro_batches=recipe.micro_batches,
-    )
+    examples = list(zip(ids[0::2], ids[1::2], labels, strict=True))
+    batches = RandomBatches(examples, collate=collate, **recipe.batch_options)
     num_steps = max(1, round(recipe.epochs * batches.steps_per_epoch))
-    optimizer = OPTIMIZERS[recipe.optimizer](param_groups(module, weight_decay=recipe.weight_decay), lr=recipe.lr)
+    optimizer = recipe.choose(OPTIMIZERS)(param_groups(module, weight_decay=recipe.weight_decay), lr=recipe.lr)
     schedule = get_schedule(recipe.schedule, optimizer, num_steps=num_steps, warmup=recipe.warmup)
     module, optimizer = accelerator.prepare(module, optimizer)
     accelerator.init_trackers("suzoo")
@@ -126,30 +126,23 @@ def main() -> None:
         batches=batches,
         num_steps=num_steps,
         run=run,
-        max_grad_norm=recipe.max_grad_norm,
         evaluate=evaluate,
-        evaluate_every=recipe.evaluate_every,
-        patience=recipe.patience,
-        resume=recipe.resume,
+        **recipe.loop_options,
     )
     scores = {"dev": evaluate()}
-    if ranked:
+    if recipe.ranked:
         scores["ranked"] = retrieval_metrics(model.encode, ranked)
-    accelerator.end_training()
 
     # Save, verify, push
+    if sharded:
+        whole.load_state_dict(full_state_dict(model))  # every process takes part
+    accelerator.end_training()
     if recipe.lora_r and recipe.lora_save == "merged":
-        model.encoder = model.encoder.merge_and_unload()
-    state = full_state_dict(model)  # gathers shards: every process takes part
+        whole.encoder = whole.encoder.merge_and_unload()
     if accelerator.is_main_process:
-        model.save_pretrained(run.path, state_dict=state)
-        data = {"train": describe(recipe.data, split, train), "dev": describe(dev_source, dev_split, dev)}
-        if ranked:
-            data["ranked"] = describe(recipe.ranked, recipe.ranked_split, ranked)
+        whole.save_pretrained(run.path)
         run.finish(recipe, scores, script="training/train_cosent.py", data=data)
-        if accelerator.distributed_type == DistributedType.FSDP:  # one process alone can't compute with its shards
-            model = CoSENTModel.from_pretrained(run.path)
-        publish(model, tokenizer, run.path, recipe.push_to)
+        publish(whole, tokenizer, run.path, recipe.push_to)
 
 
 if __name__ == "__main__":

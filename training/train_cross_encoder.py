@@ -5,6 +5,8 @@ Reads in the order it runs: recipe, data, model, step, loop, evaluation, save, v
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from accelerate.utils import DistributedType
@@ -35,7 +37,10 @@ def main() -> None:
     train = read_pairs(recipe.data, split=split, max_rows=recipe.max_train_samples, **options)
     dev = read_pairs(dev_source, split=dev_split, max_rows=recipe.max_dev_samples, **options)
     check_labels(train)
-    ranked = recipe.ranked and read_ranked(recipe.ranked, split=recipe.ranked_split, **options)
+    data = {"train": describe(recipe.data, split, train), "dev": describe(dev_source, dev_split, dev)}
+    if recipe.ranked:
+        ranked = read_ranked(recipe.ranked, split=recipe.ranked_split, **options)
+        data["ranked"] = describe(recipe.ranked, recipe.ranked_split, ranked)
     if recipe.loss == "bce" and not all(0 <= pair.label <= 1 for pair in train):
         raise ValueError("--loss bce takes labels from 0 to 1; grades beyond that need --loss cosent")
 
@@ -50,6 +55,8 @@ def main() -> None:
         model.max_seq_length = recipe.max_length
     model.tokenizer = tokenizer
     model.encoder = recipe.adapt(model.encoder)
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    whole = copy.deepcopy(model) if sharded else model  # no process can save or run its shards alone
 
     # Examples: token ids and types of a pair, and its label; the pairs of a batch lie end to end
     pairs = tokenizer(
@@ -65,15 +72,10 @@ def main() -> None:
         batch = flat_batch(ids, None if types[0] is None else types, device=accelerator.device)
         return batch, torch.tensor(labels, device=accelerator.device)
 
-    batches = RandomBatches(
-        list(zip(pairs["input_ids"], types, [pair.label for pair in train], strict=True)),
-        batch_size=recipe.batch_size,
-        collate=collate,
-        seed=recipe.seed,
-        num_micro_batches=recipe.micro_batches,
-    )
+    examples = list(zip(pairs["input_ids"], types, [pair.label for pair in train], strict=True))
+    batches = RandomBatches(examples, collate=collate, **recipe.batch_options)
     num_steps = max(1, round(recipe.epochs * batches.steps_per_epoch))
-    optimizer = OPTIMIZERS[recipe.optimizer](param_groups(model, weight_decay=recipe.weight_decay), lr=recipe.lr)
+    optimizer = recipe.choose(OPTIMIZERS)(param_groups(model, weight_decay=recipe.weight_decay), lr=recipe.lr)
     schedule = get_schedule(recipe.schedule, optimizer, num_steps=num_steps, warmup=recipe.warmup)
     module, optimizer = accelerator.prepare(model, optimizer)
     accelerator.init_trackers("suzoo")
@@ -107,30 +109,23 @@ def main() -> None:
         batches=batches,
         num_steps=num_steps,
         run=run,
-        max_grad_norm=recipe.max_grad_norm,
         evaluate=evaluate,
-        evaluate_every=recipe.evaluate_every,
-        patience=recipe.patience,
-        resume=recipe.resume,
+        **recipe.loop_options,
     )
     scores = {"dev": evaluate()}
-    if ranked:
+    if recipe.ranked:
         scores["ranked"] = reranking_metrics(model.predict, ranked)
-    accelerator.end_training()
 
     # Save, verify, push
+    if sharded:
+        whole.load_state_dict(full_state_dict(model))  # every process takes part
+    accelerator.end_training()
     if recipe.lora_r and recipe.lora_save == "merged":
-        model.encoder = model.encoder.merge_and_unload()
-    state = full_state_dict(model)  # gathers shards: every process takes part
+        whole.encoder = whole.encoder.merge_and_unload()
     if accelerator.is_main_process:
-        model.save_pretrained(run.path, state_dict=state)
-        data = {"train": describe(recipe.data, split, train), "dev": describe(dev_source, dev_split, dev)}
-        if ranked:
-            data["ranked"] = describe(recipe.ranked, recipe.ranked_split, ranked)
+        whole.save_pretrained(run.path)
         run.finish(recipe, scores, script="training/train_cross_encoder.py", data=data)
-        if accelerator.distributed_type == DistributedType.FSDP:  # one process alone can't compute with its shards
-            model = CoSENTCrossEncoder.from_pretrained(run.path)
-        publish(model, tokenizer, run.path, recipe.push_to)
+        publish(whole, tokenizer, run.path, recipe.push_to)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import tyro
@@ -135,6 +135,23 @@ class Training:
         if self.compile:
             encoder.compile(dynamic=True)
         return encoder
+
+    def choose(self, optimizers: dict[str, Callable]) -> Callable:
+        """The optimizer class of that name."""
+        if self.optimizer not in optimizers:
+            raise ValueError(f"--optimizer {self.optimizer} is none of {', '.join(optimizers)}")
+        return optimizers[self.optimizer]
+
+    @property
+    def batch_options(self) -> dict[str, int]:
+        """The fields that `RandomBatches` takes."""
+        return {"batch_size": self.batch_size, "seed": self.seed, "num_micro_batches": self.micro_batches}
+
+    @property
+    def loop_options(self) -> dict[str, Any]:
+        """The fields that `fit` takes under the same names."""
+        names = ("max_grad_norm", "evaluate_every", "patience", "resume")
+        return {name: getattr(self, name) for name in names}
 
     def bert_config(self, tokenizer) -> BertConfig:
         """The small model from scratch."""
