@@ -13,7 +13,7 @@ from suzoo.hub.card import REPO_PLACEHOLDER
 from suzoo.hub.golden import save_golden
 from suzoo.hub.push import PushError, push
 from suzoo.hub.verify import read_golden, read_promise
-from tests.hub.conftest import run_python
+from tests.hub.folders import run_python
 
 REPO = "alice/tiny-cosent"
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from suzoo.hub import verify as v
 from suzoo.hub.golden import check_with_suzoo, save_golden, write_golden
 from suzoo.models import CoSENTModel
-from tests.hub.conftest import make_encoder
+from tests.hub.folders import make_encoder
 from tests.tiny import tiny_tokenizer
 
 
