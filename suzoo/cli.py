@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 EMBEDDING_FORMATS = (".npy", ".jsonl", ".parquet")
@@ -74,7 +74,7 @@ def _check_output(output: str, formats: tuple[str, ...], overwrite: bool) -> Pat
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def _replacing(path: Path) -> Generator[Path]:
     """A temporary neighbour of `path` that takes its place when the block succeeds, and disappears when it does not."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -112,17 +112,18 @@ def _write_embeddings(path: Path, texts: list[str], vectors) -> None:
 def _load(kind: str, options: argparse.Namespace):
     """The encoder or cross-encoder of `options.model`, ready on its device."""
     import torch
-    import transformers
+    from transformers import AutoConfig
+    from transformers.utils import logging
 
     from suzoo.models import CoSENTCrossEncoder, CoSENTModel
 
     name = options.model
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     if not Path(name).exists() and (name.count("/") > 1 or name.startswith((".", "~"))):
         raise ValueError(f"there is no folder {name}")
     try:
-        config = transformers.AutoConfig.from_pretrained(name, revision=options.revision)
+        config = AutoConfig.from_pretrained(name, revision=options.revision)
         is_classifier = any(arch.endswith("ForSequenceClassification") for arch in config.architectures or [])
         if kind == "encoder" and is_classifier:
             raise ValueError("it is a cross-encoder, which scores pairs: use `suzoo rerank`")

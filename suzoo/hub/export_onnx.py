@@ -78,6 +78,7 @@ def export_onnx(folder: str | Path, output: str | Path, *, opset: int = 18) -> P
                 dynamo=True,
                 verbose=False,
             )
+        assert program is not None  # None is for the exporter that dynamo=False chooses
         program.save(temporary, external_data=False)
         onnx.checker.check_model(str(temporary))
         for node in onnx.load(str(temporary)).graph.input:  # the exporter fixes a size in silence where it has to
