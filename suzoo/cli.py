@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gzip
 import json
 import os
 import sys
@@ -24,7 +25,7 @@ def _read_lines(name: str) -> list[str]:
     """One text per line of a file, or of stdin for "-". Empty lines are texts too: line n is always row n."""
     try:
         content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        text = content.decode("utf-8-sig")
+        text = (gzip.decompress(content) if name.endswith(".gz") else content).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ValueError(f"{name} line {line} is not UTF-8: convert it, for example with iconv") from error
@@ -43,7 +44,7 @@ def _read_table(name: str) -> list[dict]:
 
 def _read_texts(name: str, column: str | None) -> list[str]:
     """Texts of a .txt file or stdin (a line each), or of one column of a table."""
-    if name == "-" or name.endswith(".txt"):
+    if name == "-" or name.endswith((".txt", ".txt.gz")):
         if column is not None:
             raise ValueError("--column is for tables; a text file has one text per line")
         return _read_lines(name)
@@ -319,7 +320,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("SUZOO_TRACEBACK"):
             raise
-        print(f"suzoo {options.command}: {error}", file=sys.stderr)
+        is_about_a_file = isinstance(error, OSError) and error.strerror and error.filename
+        message = f"{error.filename}: {error.strerror}" if is_about_a_file else error
+        print(f"suzoo {options.command}: {message}", file=sys.stderr)
         return 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -122,7 +123,11 @@ def test_mistakes_are_one_sentence_and_leave_no_file(encoder_folder, cross_encod
     assert "there is no folder" in encode(tmp_path / "model")
     assert "no prompt is called 'title'" in encode(encoder_folder, good, out, "--prompt-name", "title")
     assert "positions for 64 tokens" in encode(encoder_folder, good, out, "--max-length", "65")
-    assert "in2.txt" in encode(source=tmp_path / "in2.txt")
+    assert "in2.txt: No such file or directory" in encode(source=tmp_path / "in2.txt")
+    mute = shutil.copytree(encoder_folder, tmp_path / "mute")
+    for path in mute.glob("tokenizer*"):
+        path.unlink()
+    assert "no usable tokenizer" in encode(mute)
     (tmp_path / "latin.txt").write_bytes(b"good\nbad \xe9\n")
     assert "line 2 is not UTF-8" in encode(source=tmp_path / "latin.txt")
     table = tmp_path / "in.jsonl"

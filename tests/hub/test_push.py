@@ -176,9 +176,10 @@ def test_every_refusal_is_one_sentence(hub, as_user, folder, trusting):
     refused("no connection to http://127.0.0.1:9")
 
 
-def test_a_server_that_refuses_is_quoted(hub, as_user, folder, trusting):
+@pytest.mark.parametrize("step", ["/commit/", "PUT /lfs"])  # the client wraps the second in a RuntimeError
+def test_a_server_that_refuses_is_quoted(hub, as_user, folder, trusting, step):
     as_user(hub, "hf_alice")
-    hub.fail_next("/commit/", "413")
+    hub.fail_next(step, "413")
     with pytest.raises(PushError, match="refused the push to alice/tiny-cosent: on demand"):
         push(folder, REPO)
 

@@ -95,6 +95,20 @@ def test_a_missing_tokenizer_fails_every_door(broken):
     assert not v.passed(doors)
 
 
+@pytest.mark.parametrize("kind", ["encoder", "cross_encoder"])
+def test_the_stock_doors_survive_a_sentence_transformers_resave(kind, request, tmp_path):
+    """Opened without trust, it knows nothing of the remote code, so that door alone is gone; nothing else may change."""
+    import sentence_transformers
+
+    folder = request.getfixturevalue(f"{kind}_folder")
+    model_class = "SentenceTransformer" if kind == "encoder" else "CrossEncoder"
+    getattr(sentence_transformers, model_class)(str(folder)).save_pretrained(str(tmp_path))
+    shutil.copy(folder / v.GOLDEN_FILE, tmp_path)
+    names = [name for name in v.read_promise(tmp_path)["doors"] if "trust" not in name]
+    doors = [v.check_promised_door(name, tmp_path) for name in names] + [check_with_suzoo(tmp_path)]
+    assert [door.status for door in doors] == ["ok"] * len(doors), v.format_table(doors)
+
+
 def test_a_door_whose_library_is_missing_is_not_passed(encoder_folder, monkeypatch):
     monkeypatch.setattr(v.importlib.util, "find_spec", lambda name: None)
     door = v.check_promised_door("SentenceTransformer", encoder_folder)
