@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gzip
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 EMBEDDING_FORMATS = (".npy", ".jsonl", ".parquet")
@@ -24,7 +25,7 @@ def _read_lines(name: str) -> list[str]:
     """One text per line of a file, or of stdin for "-". Empty lines are texts too: line n is always row n."""
     try:
         content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        text = content.decode("utf-8-sig")
+        text = (gzip.decompress(content) if name.endswith(".gz") else content).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ValueError(f"{name} line {line} is not UTF-8: convert it, for example with iconv") from error
@@ -43,7 +44,7 @@ def _read_table(name: str) -> list[dict]:
 
 def _read_texts(name: str, column: str | None) -> list[str]:
     """Texts of a .txt file or stdin (a line each), or of one column of a table."""
-    if name == "-" or name.endswith(".txt"):
+    if name == "-" or name.endswith((".txt", ".txt.gz")):
         if column is not None:
             raise ValueError("--column is for tables; a text file has one text per line")
         return _read_lines(name)
@@ -74,7 +75,7 @@ def _check_output(output: str, formats: tuple[str, ...], overwrite: bool) -> Pat
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def _replacing(path: Path) -> Generator[Path]:
     """A temporary neighbour of `path` that takes its place when the block succeeds, and disappears when it does not."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -112,17 +113,18 @@ def _write_embeddings(path: Path, texts: list[str], vectors) -> None:
 def _load(kind: str, options: argparse.Namespace):
     """The encoder or cross-encoder of `options.model`, ready on its device."""
     import torch
-    import transformers
+    from transformers import AutoConfig
+    from transformers.utils import logging
 
     from suzoo.models import CoSENTCrossEncoder, CoSENTModel
 
     name = options.model
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     if not Path(name).exists() and (name.count("/") > 1 or name.startswith((".", "~"))):
         raise ValueError(f"there is no folder {name}")
     try:
-        config = transformers.AutoConfig.from_pretrained(name, revision=options.revision)
+        config = AutoConfig.from_pretrained(name, revision=options.revision)
         is_classifier = any(arch.endswith("ForSequenceClassification") for arch in config.architectures or [])
         if kind == "encoder" and is_classifier:
             raise ValueError("it is a cross-encoder, which scores pairs: use `suzoo rerank`")
@@ -318,7 +320,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("SUZOO_TRACEBACK"):
             raise
-        print(f"suzoo {options.command}: {error}", file=sys.stderr)
+        is_about_a_file = isinstance(error, OSError) and error.strerror and error.filename
+        message = f"{error.filename}: {error.strerror}" if is_about_a_file else error
+        print(f"suzoo {options.command}: {message}", file=sys.stderr)
         return 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -12,9 +13,19 @@ import pytest
 
 from suzoo.cli import main
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel
-from tests.hub.conftest import cross_encoder_folder, encoder_folder  # noqa: F401  (fixtures)
+from tests.hub.folders import finish_run, make_cross_encoder, make_encoder
 
-TEXTS = ["a man sleeps", "", "今天天气很好", "a man sleeps", "x" * 200, "他买了三本书"]
+TEXTS = ["a man sleeps", "", "今天天气很好", "a man sleeps", "a man " * 60, "他买了三本书"]
+
+
+@pytest.fixture(scope="module")
+def encoder_folder(tmp_path_factory):
+    return finish_run(make_encoder(prompts={"query": "a man "}), tmp_path_factory.mktemp("cli") / "encoder")
+
+
+@pytest.fixture(scope="module")
+def cross_encoder_folder(tmp_path_factory):
+    return finish_run(make_cross_encoder(), tmp_path_factory.mktemp("cli") / "reranker")
 
 
 def fails(capsys, *arguments) -> str:
@@ -39,7 +50,7 @@ def test_help_answers_without_torch():
     assert done.returncode == 0 and "rerank" in done.stdout and "--prompt-name" in done.stdout, done.stderr
 
 
-def test_encode_keeps_order_and_duplicates_in_every_format(encoder_folder, tmp_path, capsys):  # noqa: F811
+def test_encode_keeps_order_and_duplicates_in_every_format(encoder_folder, tmp_path, capsys):
     from pyarrow import parquet
 
     (tmp_path / "in.txt").write_text("\n".join(TEXTS) + "\n")
@@ -56,7 +67,7 @@ def test_encode_keeps_order_and_duplicates_in_every_format(encoder_folder, tmp_p
     np.testing.assert_allclose(table["embedding"], expected, atol=1e-6)
 
 
-def test_encode_reads_tables_and_stdin(encoder_folder, tmp_path, monkeypatch):  # noqa: F811
+def test_encode_reads_tables_and_stdin(encoder_folder, tmp_path, monkeypatch):
     model, out = CoSENTModel.from_pretrained(encoder_folder), tmp_path / "out.npy"
     (tmp_path / "in.jsonl").write_text('{"id": 1, "title": "他买了三本书"}\n{"id": 2, "title": "a dog"}\n')
     arguments = ["encode", str(encoder_folder), str(tmp_path / "in.jsonl"), "--output", str(out)]
@@ -68,7 +79,7 @@ def test_encode_reads_tables_and_stdin(encoder_folder, tmp_path, monkeypatch):  
     np.testing.assert_allclose(np.load(out), model.encode(["a dog", "x"]), atol=1e-6)
 
 
-def test_rerank_one_query_and_many(cross_encoder_folder, tmp_path, capsys):  # noqa: F811
+def test_rerank_one_query_and_many(cross_encoder_folder, tmp_path, capsys):
     documents = ["a dog", "a man plays the flute", "今天天气很好", "a dog"]
     (tmp_path / "documents.txt").write_text("\n".join(documents))
     arguments = [
@@ -97,7 +108,7 @@ def test_rerank_one_query_and_many(cross_encoder_folder, tmp_path, capsys):  # n
     ]
 
 
-def test_mistakes_are_one_sentence_and_leave_no_file(encoder_folder, cross_encoder_folder, tmp_path, capsys):  # noqa: F811
+def test_mistakes_are_one_sentence_and_leave_no_file(encoder_folder, cross_encoder_folder, tmp_path, capsys):
     good = tmp_path / "in.txt"
     good.write_text("a\n")
     out = tmp_path / "out.npy"
@@ -112,7 +123,11 @@ def test_mistakes_are_one_sentence_and_leave_no_file(encoder_folder, cross_encod
     assert "there is no folder" in encode(tmp_path / "model")
     assert "no prompt is called 'title'" in encode(encoder_folder, good, out, "--prompt-name", "title")
     assert "positions for 64 tokens" in encode(encoder_folder, good, out, "--max-length", "65")
-    assert "in2.txt" in encode(source=tmp_path / "in2.txt")
+    assert "in2.txt: No such file or directory" in encode(source=tmp_path / "in2.txt")
+    mute = shutil.copytree(encoder_folder, tmp_path / "mute")
+    for path in mute.glob("tokenizer*"):
+        path.unlink()
+    assert "no usable tokenizer" in encode(mute)
     (tmp_path / "latin.txt").write_bytes(b"good\nbad \xe9\n")
     assert "line 2 is not UTF-8" in encode(source=tmp_path / "latin.txt")
     table = tmp_path / "in.jsonl"
@@ -134,7 +149,7 @@ def test_mistakes_are_one_sentence_and_leave_no_file(encoder_folder, cross_encod
     assert "config.json" in fails(capsys, "export-onnx", tmp_path, tmp_path / "out.onnx")
 
 
-def test_an_interrupted_write_leaves_the_old_file(encoder_folder, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_an_interrupted_write_leaves_the_old_file(encoder_folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "in.txt").write_text("a\n")
     out = tmp_path / "out.npy"
     out.write_bytes(b"old")

@@ -7,6 +7,7 @@ import logging
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +58,9 @@ def export_onnx(folder: str | Path, output: str | Path, *, opset: int = 18) -> P
     # eager attention: plain matrix products, which every runtime has
     model = model_class.from_pretrained(str(folder), dtype=torch.float32, attn_implementation="eager")
     texts = ["一个", "another text"]  # two different lengths, so that the mask is not constant
-    names = model.tokenizer.model_input_names
-    batch = model.tokenizer(texts, padding=True, return_tensors="pt")
+    tokenizer: Any = model.tokenizer
+    names = tokenizer.model_input_names
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
     inputs = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in names]
     dynamic = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of every optional package it does not find
@@ -76,8 +78,12 @@ def export_onnx(folder: str | Path, output: str | Path, *, opset: int = 18) -> P
                 dynamo=True,
                 verbose=False,
             )
+        assert program is not None  # None is for the exporter that dynamo=False chooses
         program.save(temporary, external_data=False)
         onnx.checker.check_model(str(temporary))
+        for node in onnx.load(str(temporary)).graph.input:  # the exporter fixes a size in silence where it has to
+            sizes = [dim.dim_param for dim in node.type.tensor_type.shape.dim]
+            assert all(sizes), f"{node.name} of the exported graph has a fixed size: {sizes}"
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -33,6 +33,12 @@ class PushError(ValueError):
     """The Hub refused the push or was not reached; the message says why and what to do."""
 
 
+def _cause(error: Exception) -> Exception:
+    """What is behind the RuntimeError in which huggingface_hub wraps a failed upload of one file."""
+    wrapped = isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception)
+    return error.__cause__ if wrapped else error
+
+
 def _is_dropped(error: Exception) -> bool:
     """True for what may succeed when tried again: a broken connection, a timeout, a busy server."""
     if isinstance(error, HfHubHTTPError):
@@ -48,7 +54,7 @@ def _retry(call: Callable[[], T], tries: int, wait: float) -> T:
         try:
             return call()
         except Exception as error:
-            if attempt == tries - 1 or not _is_dropped(error):
+            if attempt == tries - 1 or not _is_dropped(_cause(error)):
                 raise
             time.sleep(min(60.0, wait * 2**attempt))
     raise AssertionError("tries is at least 1")
@@ -175,8 +181,11 @@ def push(
         )
         if create_pr and status == "draft":
             _retry(lambda: api.change_discussion_status(repo_id, number, "open"), tries, wait)
-    except (HTTPError, ConnectionError, TimeoutError, LocalTokenNotFoundError) as error:
-        raise PushError(_explain(error, api, repo_id, revision)) from error
+    except (HTTPError, ConnectionError, TimeoutError, LocalTokenNotFoundError, RuntimeError) as error:
+        cause = _cause(error)
+        if isinstance(cause, RuntimeError):
+            raise
+        raise PushError(_explain(cause, api, repo_id, revision)) from error
     if create_pr:
         return f"{api.endpoint}/{repo_id}/discussions/{number}"
     return f"{api.endpoint}/{repo_id}" + (f"/tree/{revision}" if revision else "")

@@ -58,7 +58,9 @@ def read_promise(folder: str | Path) -> dict:
         raise ValueError(f"{folder} is not a folder; give the folder that save_pretrained wrote")
     path = folder / GOLDEN_FILE
     if not path.is_file():
-        raise ValueError(f"{folder} has no {GOLDEN_FILE}, so nothing to check; suzoo.hub.golden.write_golden makes it")
+        raise ValueError(
+            f"{folder} has no {GOLDEN_FILE}, so there is nothing to check; suzoo.hub.golden.write_golden makes it"
+        )
     try:
         with path.open("rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))

@@ -18,7 +18,7 @@ def _at_least_float32(hidden: Tensor) -> Tensor:
 def cls_pool(hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
     """State of the first token that is not padding, (B, D): padding may stand left or right."""
     first_B = mask_BL.long().argmax(1)
-    rows = torch.arange(len(hidden_BLD), device=hidden_BLD.device)
+    rows = torch.arange(hidden_BLD.shape[0], device=hidden_BLD.device)
     return _at_least_float32(hidden_BLD[rows, first_B])
 
 

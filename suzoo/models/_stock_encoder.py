@@ -97,6 +97,9 @@ class StockEncoderWrapper(PreTrainedModel):
                 self._tokenizer = AutoTokenizer.from_pretrained(name)
             except (OSError, ValueError) as error:
                 raise ValueError(f"{name} holds no usable tokenizer ({error}); pass tokenizer=") from error
+            if len(self._tokenizer) < 10:  # without files, AutoTokenizer makes one up of special tokens alone
+                self._tokenizer = None
+                raise ValueError(f"{name} holds no usable tokenizer; pass tokenizer=")
         return self._tokenizer
 
     @tokenizer.setter

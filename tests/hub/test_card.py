@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from suzoo.hub.card import REPO_PLACEHOLDER, eval_results, template_folder, write_card
-from tests.hub.conftest import METRICS, RUN, finish_run, make_encoder
+from tests.hub.folders import METRICS, RUN, finish_run, make_encoder
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from suzoo.hub.card import REPO_PLACEHOLDER
 from suzoo.hub.golden import save_golden
 from suzoo.hub.push import PushError, push
 from suzoo.hub.verify import read_golden, read_promise
-from tests.hub.conftest import run_python
+from tests.hub.folders import run_python
 
 REPO = "alice/tiny-cosent"
 
@@ -176,9 +176,10 @@ def test_every_refusal_is_one_sentence(hub, as_user, folder, trusting):
     refused("no connection to http://127.0.0.1:9")
 
 
-def test_a_server_that_refuses_is_quoted(hub, as_user, folder, trusting):
+@pytest.mark.parametrize("step", ["/commit/", "PUT /lfs"])  # the client wraps the second in a RuntimeError
+def test_a_server_that_refuses_is_quoted(hub, as_user, folder, trusting, step):
     as_user(hub, "hf_alice")
-    hub.fail_next("/commit/", "413")
+    hub.fail_next(step, "413")
     with pytest.raises(PushError, match="refused the push to alice/tiny-cosent: on demand"):
         push(folder, REPO)
 

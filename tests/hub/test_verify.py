@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from suzoo.hub import verify as v
 from suzoo.hub.golden import check_with_suzoo, save_golden, write_golden
 from suzoo.models import CoSENTModel
-from tests.hub.conftest import make_encoder
+from tests.hub.folders import make_encoder
 from tests.tiny import tiny_tokenizer
 
 
@@ -91,8 +91,24 @@ def test_a_missing_tokenizer_fails_every_door(broken):
     for path in broken.glob("tokenizer*"):
         path.unlink()
     doors = [v.check_promised_door(name, broken) for name in ["SentenceTransformer", "AutoModel"]]
-    assert [door.status for door in [*doors, check_with_suzoo(broken)]] == ["failed"] * 3
+    own = check_with_suzoo(broken)
+    assert [door.status for door in [*doors, own]] == ["failed"] * 3
+    assert "no usable tokenizer" in own.note  # AutoTokenizer makes one up of special tokens alone
     assert not v.passed(doors)
+
+
+@pytest.mark.parametrize("kind", ["encoder", "cross_encoder"])
+def test_the_stock_doors_survive_a_sentence_transformers_resave(kind, request, tmp_path):
+    """Opened without trust it knows nothing of the remote code, so that door alone is gone."""
+    import sentence_transformers
+
+    folder = request.getfixturevalue(f"{kind}_folder")
+    model_class = "SentenceTransformer" if kind == "encoder" else "CrossEncoder"
+    getattr(sentence_transformers, model_class)(str(folder)).save_pretrained(str(tmp_path))
+    shutil.copy(folder / v.GOLDEN_FILE, tmp_path)
+    names = [name for name in v.read_promise(tmp_path)["doors"] if "trust" not in name]
+    doors = [v.check_promised_door(name, tmp_path) for name in names] + [check_with_suzoo(tmp_path)]
+    assert [door.status for door in doors] == ["ok"] * len(doors), v.format_table(doors)
 
 
 def test_a_door_whose_library_is_missing_is_not_passed(encoder_folder, monkeypatch):

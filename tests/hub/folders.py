@@ -1,0 +1,100 @@
+"""Folders as a finished run leaves them, and a fresh python to open them in."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from suzoo.hub.card import write_card
+from suzoo.hub.golden import write_golden
+from suzoo.models import CoSENTCrossEncoder, CoSENTModel
+from tests.tiny import tiny_config, tiny_tokenizer
+
+ROOT = Path(__file__).parent.parent.parent
+STSB = "sentence-transformers/stsb"
+RUN = {
+    "recipe": {
+        "model": "some/base-model",
+        "data": "stsb",
+        "seed": 7,
+        "lr": 2e-05,
+        "batch_size": 64,
+        "output_dir": "/home/me/out",
+    },
+    "script": "training/train_cosent.py",
+    "command": "accelerate launch training/train_cosent.py stsb --lr 2e-5",
+    "git_commit": "0123456789abcdef0123456789abcdef01234567",
+    "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
+    "data": {
+        "train": {"source": "stsb.train.tsv", "rows": 5749, "sha256": "ab" * 32},
+        "dev": {
+            "source": STSB,
+            "hub_id": STSB,
+            "rows": 1500,
+            "sha256": "cd" * 32,
+        },
+    },
+    "synthetic": False,
+}
+METRICS = {"dev": {"spearman": 0.812345, "pearson": 0.798765}, "train": {"loss": 1.25}}
+
+
+def finish_run(model, folder: Path, run: dict = RUN, metrics: dict = METRICS) -> Path:
+    """What the end of a training script leaves in `folder`."""
+    model.save_pretrained(folder, tokenizer=tiny_tokenizer())
+    write_golden(model, tiny_tokenizer(), folder)
+    (folder / "run.json").write_text(json.dumps(run))
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 1.25}\n')
+    (folder / "curves.png").write_bytes(b"\x89PNG not really")
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "optimizer.safetensors").write_bytes(b"large")
+    write_card(folder)
+    return folder
+
+
+def _sharpened(model):
+    """Weights large enough that vectors of different texts differ clearly."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0)
+    return model.eval()
+
+
+def make_encoder(pooling: str = "mean", family: str = "bert", **options) -> CoSENTModel:
+    torch.manual_seed(3)
+    return _sharpened(CoSENTModel(tiny_config(family), pooling=pooling, **options))
+
+
+def make_cross_encoder() -> CoSENTCrossEncoder:
+    torch.manual_seed(4)
+    return _sharpened(CoSENTCrossEncoder(tiny_config()))
+
+
+def run_python(code: str, home: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run `code` in a fresh process with caches of its own under `home`."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=home,
+        env=os.environ
+        | {
+            "PYTHONPATH": str(ROOT),
+            "HF_HOME": str(home / "huggingface"),
+            "HF_HUB_CACHE": str(home / "huggingface" / "hub"),
+            "HF_MODULES_CACHE": str(home / "huggingface" / "modules"),
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "0",
+            "TRANSFORMERS_VERBOSITY": "error",
+            **environment,
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
