@@ -60,9 +60,9 @@ PAIR = {
               "entailment_judgment", "gold_label", "is_duplicate"),
 }  # fmt: skip
 TRIPLE = {
-    "query": ("query", "anchor"),
-    "positive": ("positive", "positives", "pos"),
-    "negative": ("negative", "negatives", "neg"),
+    "query": ("query", "anchor", "sent0"),
+    "positive": ("positive", "positives", "pos", "sent1"),
+    "negative": ("negative", "negatives", "neg", "hard_neg"),
 }
 
 

@@ -61,11 +61,12 @@ def tokenizer(language: str) -> BertTokenizer:
         raise DataError(f"no embedded corpus is in {language!r}; there are {' and '.join(languages)}")
     # every word comes up in the first two thousand rows
     return train_wordpiece(
-        (text for name in names for row in load(name)[:2000] for text in _texts(row)), vocab_size=2000
+        (text for name in names for row in load(name)[:2000] for text in texts_of(row)), vocab_size=2000
     )
 
 
-def _texts(row: dict) -> Iterator[str]:
+def texts_of(row: dict) -> Iterator[str]:
+    """All texts of a row, the turns of a dialogue one by one."""
     for value in row.values():
         if isinstance(value, str):
             yield value
@@ -73,4 +74,4 @@ def _texts(row: dict) -> Iterator[str]:
             yield from value
 
 
-__all__ = ["CORPORA", "SPLITS", "load", "tokenizer"]
+__all__ = ["CORPORA", "SPLITS", "load", "texts_of", "tokenizer"]
