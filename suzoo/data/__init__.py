@@ -4,20 +4,24 @@ from suzoo.data._errors import DataError
 from suzoo.data.fingerprints import describe, fingerprint
 from suzoo.data.flat import flat_batch
 from suzoo.data.readers import Pair, Ranked, check_labels, parse_columns, read_pairs, read_ranked, read_rows, read_texts
+from suzoo.data.sequences import SourceTarget, read_dialogues, read_seq2seq
 from suzoo.data.tokenizer import train_unigram, train_wordpiece
 
 __all__ = [
     "DataError",
     "Pair",
     "Ranked",
+    "SourceTarget",
     "check_labels",
     "describe",
     "fingerprint",
     "flat_batch",
     "parse_columns",
+    "read_dialogues",
     "read_pairs",
     "read_ranked",
     "read_rows",
+    "read_seq2seq",
     "read_texts",
     "train_unigram",
     "train_wordpiece",

@@ -12,5 +12,5 @@ class DataError(ValueError):
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """`, did you mean 'x'?` or nothing; for the middle of an error message."""
-    found = difflib.get_close_matches(name, list(candidates), n=1)
+    found = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.7)
     return f" (did you mean {found[0]!r}?)" if found else ""

@@ -10,6 +10,7 @@ import gzip
 import json
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from suzoo.data import embedded
@@ -21,6 +22,7 @@ SPLIT_NAMES = {
     "dev": ("dev", "validation", "valid", "val"),
     "test": ("test",),
 }
+SHARD = r"-\d+-of-\d+$"
 # a place ("x.tsv line 7") and the row, or the error that took the row's place
 Located = tuple[str, "dict | DataError"]
 
@@ -36,7 +38,8 @@ def rows_of(source: str | Path, split: str | None, has_header: bool = True) -> I
         return _numbered(name, embedded.load(name.removeprefix("embedded:"), split))
     path = Path(source).expanduser()
     if path.is_dir():
-        return _file_rows(_file_of_split(path, split or "train"), has_header)
+        files = _files_of_split(path, split or "train")
+        return chain.from_iterable(_file_rows(file, has_header) for file in files)
     if path.is_file():
         if split not in (None, "train"):
             raise DataError(
@@ -71,19 +74,20 @@ def _pick_split(split: str, available: Iterable[str], where: str) -> str:
     )
 
 
-def _file_of_split(folder: Path, split: str) -> Path:
-    """The file of a folder one of whose dot-separated parts names the split: train.tsv, stsb.train.jsonl.gz."""
+def _files_of_split(folder: Path, split: str) -> list[Path]:
+    """The file of a folder one of whose dot-separated parts names the split (train.tsv, stsb.train.jsonl.gz), or its
+    shards as the Hub names them (train-00000-of-00002.parquet)."""
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.is_file() and _format(path):
             for part in path.name.removesuffix(".gz").split(".")[:-1]:
-                files.setdefault(part, []).append(path)
+                files.setdefault(re.sub(SHARD, "", part), []).append(path)
     found = files[_pick_split(split, files, f"folder {folder}")]
-    if len(found) > 1:
+    if len(found) > 1 and not all(re.search(SHARD, path.name.split(".")[0]) for path in found):
         raise DataError(
             f"folder {folder} has several files of split {split!r}: {', '.join(p.name for p in found)}; name one"
         )
-    return found[0]
+    return found
 
 
 def _file_rows(path: Path, has_header: bool) -> Iterator[Located]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -51,19 +51,19 @@ class Ranked:
 
 
 # field -> the names by which it goes, as `_canonical` writes them
-ALIASES = {
+PAIR = {
     "text1": ("text1", "text_1", "text_a", "sentence1", "sentence_1", "sentence_a", "sent1", "premise", "question1",
               "query"),
     "text2": ("text2", "text_2", "text_b", "sentence2", "sentence_2", "sentence_b", "sent2", "hypothesis", "question2",
               "document", "passage"),
     "label": ("label", "score", "similarity", "similarity_score", "relatedness", "relatedness_score", "entailment",
               "entailment_judgment", "gold_label", "is_duplicate"),
-    "query": ("query", "anchor"),
-    "positive": ("positive", "positives", "pos"),
-    "negative": ("negative", "negatives", "neg"),
 }  # fmt: skip
-PAIR = ("text1", "text2", "label")
-TRIPLE = ("query", "positive", "negative")
+TRIPLE = {
+    "query": ("query", "anchor", "sent0"),
+    "positive": ("positive", "positives", "pos", "sent1"),
+    "negative": ("negative", "negatives", "neg", "hard_neg"),
+}
 
 
 def read_rows(
@@ -89,17 +89,17 @@ def read_rows(
 
         def convert(where: str, row: dict) -> list[dict]:
             row = {
-                **{field: _value(where, row, field, column) for field, column in mapping.items()},
+                **{field: value_of(where, row, field, column) for field, column in mapping.items()},
                 **{column: value for column, value in row.items() if column not in taken},
             }
             for field in required:
-                if _value(where, row, field, field) == "":
+                if value_of(where, row, field, field) == "":
                     raise DataError(f"{where}: {field} is empty")
             return [row]
 
         return convert
 
-    return _read(source, split, columns, None, plan, skip_bad_rows, max_rows)
+    return read(source, split, columns, None, plan, skip_bad_rows, max_rows)
 
 
 def read_pairs(
@@ -123,15 +123,15 @@ def read_pairs(
         numbers_only = "score" in mapping
         if numbers_only:
             mapping["label"] = mapping.pop("score")
-        fields = _layout(str(source), available, mapping)
+        fields = _pair_or_triple(str(source), available, mapping)
         if "query" in fields:
             return lambda where, row: _pairs_of_triple(where, row, fields)
         of_nli = _canonical(fields["text1"]) == "premise" and not numbers_only
         kinds: list[str] = []  # what the first good label was: number or class
 
         def convert(where: str, row: dict) -> list[Pair]:
-            text1, text2 = (_text(where, row, field, fields[field]) for field in ("text1", "text2"))
-            label, kind = _label(where, _value(where, row, "label", fields["label"]))
+            text1, text2 = (text_of(where, row, field, fields[field]) for field in ("text1", "text2"))
+            label, kind = _label(where, value_of(where, row, "label", fields["label"]))
             if kinds and kind != kinds[0]:
                 raise DataError(f"{where}: label is a {kind}, in the rows before it was a {kinds[0]}")
             if kind == "number" and of_nli:
@@ -144,7 +144,7 @@ def read_pairs(
 
         return convert
 
-    return _read(source, split, columns, (*PAIR, "score", *TRIPLE), plan, skip_bad_rows, max_rows)
+    return read(source, split, columns, (*PAIR, "score", *TRIPLE), plan, skip_bad_rows, max_rows)
 
 
 def read_ranked(
@@ -163,13 +163,13 @@ def read_ranked(
     """
 
     def plan(available: list[str], mapping: dict[str, str]) -> Convert[Pair]:
-        fields = _layout(str(source), available, mapping)
+        fields = _pair_or_triple(str(source), available, mapping)
         if "query" in fields:
             return lambda where, row: _pairs_of_triple(where, row, fields)
 
         def convert(where: str, row: dict) -> list[Pair]:
-            text1, text2 = (_text(where, row, field, fields[field]) for field in ("text1", "text2"))
-            label, kind = _label(where, _value(where, row, "label", fields["label"]))
+            text1, text2 = (text_of(where, row, field, fields[field]) for field in ("text1", "text2"))
+            label, kind = _label(where, value_of(where, row, "label", fields["label"]))
             if kind != "number" or label not in (0.0, 1.0):
                 raise DataError(f"{where}: label must be 0 or 1 to rank texts, not {row[fields['label']]!r}")
             return [Pair(text1, text2, label)]
@@ -178,7 +178,7 @@ def read_ranked(
 
     # dicts as sets that keep the order
     queries: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
-    for pair in _read(source, split, columns, (*PAIR, *TRIPLE), plan, skip_bad_rows, max_rows):
+    for pair in read(source, split, columns, (*PAIR, *TRIPLE), plan, skip_bad_rows, max_rows):
         queries.setdefault(pair.text1, ({}, {}))[0 if pair.label else 1][pair.text2] = None
     ranked = [
         Ranked(query, tuple(positives), tuple(text for text in negatives if text not in positives))
@@ -210,16 +210,16 @@ def read_texts(
     def plan(available: list[str], mapping: dict[str, str]) -> Convert[str]:
         column = mapping.get("text", "text")
         if column in available:
-            return lambda where, row: [_text(where, row, "text", column)]
-        for layout in (PAIR[:2], TRIPLE):
-            found = _candidates(layout, available, {})
-            if all(len(columns) == 1 for columns in found.values()):
-                return lambda where, row, found=found: [
-                    text for field, (column,) in found.items() for text in _texts(where, row, field, column)
+            return lambda where, row: [text_of(where, row, "text", column)]
+        fields = _candidates({**PAIR, **TRIPLE}, available, {})
+        for layout in (("text1", "text2"), tuple(TRIPLE)):
+            if all(len(fields[field]) == 1 for field in layout):
+                return lambda where, row, layout=layout: [
+                    text for field in layout for text in _texts(where, row, field, fields[field][0])
                 ]
         raise DataError(_missing(str(source), "text", available))
 
-    return _read(source, split, columns, ("text",), plan, skip_bad_rows, max_rows)
+    return read(source, split, columns, ("text",), plan, skip_bad_rows, max_rows)
 
 
 def check_labels(pairs: Sequence[Pair], where: str = "the data") -> None:
@@ -252,7 +252,7 @@ def parse_columns(columns: Columns) -> dict[str, str]:
     return mapping
 
 
-def _read(
+def read(
     source: str | Path,
     split: str | None,
     columns: Columns,
@@ -279,7 +279,8 @@ def _read(
             available = list(row)
             for field, column in mapping.items():
                 if column not in available:
-                    raise DataError(_missing(str(source), field, available, column))
+                    hint = f"{nearest(column, available)}; it has {', '.join(available)}"
+                    raise DataError(f"{source} has no column {column!r} for {field}{hint}")
             convert = plan(available, mapping)
         try:
             if isinstance(row, DataError):
@@ -307,55 +308,57 @@ def _canonical(column: str) -> str:
     return column.strip().lower().replace("-", "_").replace(" ", "_")
 
 
-def _layout(where: str, available: list[str], mapping: dict[str, str]) -> dict[str, str]:
-    """field -> column for sentence pairs or for triples, whichever the columns hold."""
-    pair, triple = (_candidates(fields, available, mapping) for fields in (PAIR, TRIPLE))
-    complete = [found for found in (pair, triple) if all(found.values())]
-    if len(complete) == 2:
-        raise DataError(
-            f"{where} could hold pairs or triples: choose by --columns; its columns: {', '.join(available)}"
-        )
-    if not complete:
-        likely = max(pair, triple, key=lambda found: sum(map(bool, found.values())))
-        field = next(field for field, columns in likely.items() if not columns)
-        raise DataError(_missing(where, field, available))
-    for field, columns in complete[0].items():
+def pick_columns(
+    where: str, aliases: Mapping[str, Sequence[str]], available: list[str], mapping: dict[str, str]
+) -> dict[str, str]:
+    """field -> column for all fields of `aliases`: the one that is named, or the only one that bears a known name."""
+    found = _candidates(aliases, available, mapping)
+    for field, columns in found.items():
+        if not columns:
+            raise DataError(_missing(where, field, available, aliases[field]))
         if len(columns) > 1:
             choices = " or ".join(f"{field}={column}" for column in columns)
             raise DataError(f"{where}: several columns could be {field}: choose by --columns {choices}")
-    return {field: columns[0] for field, columns in complete[0].items()}
+    return {field: columns[0] for field, columns in found.items()}
 
 
-def _candidates(fields: Sequence[str], available: list[str], mapping: dict[str, str]) -> dict[str, list[str]]:
+def _pair_or_triple(where: str, available: list[str], mapping: dict[str, str]) -> dict[str, str]:
+    """field -> column for sentence pairs or for triples, whichever the columns hold."""
+    num_pair, num_triple = (
+        sum(map(bool, _candidates(layout, available, mapping).values())) for layout in (PAIR, TRIPLE)
+    )
+    if num_pair == len(PAIR) and num_triple == len(TRIPLE):
+        raise DataError(f"{where} could hold pairs or triples: choose by --columns; it has {', '.join(available)}")
+    return pick_columns(where, TRIPLE if num_triple > num_pair else PAIR, available, mapping)
+
+
+def _candidates(
+    aliases: Mapping[str, Sequence[str]], available: list[str], mapping: dict[str, str]
+) -> dict[str, list[str]]:
     free = [column for column in available if column not in mapping.values()]
     return {
-        field: [mapping[field]] if field in mapping else [c for c in free if _canonical(c) in ALIASES[field]]
-        for field in fields
+        field: [mapping[field]] if field in mapping else [c for c in free if _canonical(c) in names]
+        for field, names in aliases.items()
     }
 
 
-def _missing(where: str, field: str, available: Iterable[str], column: str | None = None) -> str:
-    available = list(available)
-    if column is not None:
-        return (
-            f"{where} has no column {column!r} for {field}{nearest(column, available)}; it has {', '.join(available)}"
-        )
-    guess = next((hint for name in (field, *ALIASES.get(field, ())) if (hint := nearest(name, available))), "")
+def _missing(where: str, field: str, available: list[str], aliases: Sequence[str] = ()) -> str:
+    guess = next((hint for name in (field, *aliases) if (hint := nearest(name, available))), "")
     return (
         f"{where} has no column for {field}{guess}; it has {', '.join(available)}: name one by "
         f"--columns {field}=<column> (by its number, from 0, if the file has no header)"
     )
 
 
-def _value(where: str, row: dict, field: str, column: str):
+def value_of(where: str, row: dict, field: str, column: str):
     value = row.get(column)
     if value is None:
         raise DataError(f"{where}: {field} is missing" + (f" (column {column!r})" if column != field else ""))
     return value
 
 
-def _text(where: str, row: dict, field: str, column: str) -> str:
-    value = _value(where, row, field, column)
+def text_of(where: str, row: dict, field: str, column: str) -> str:
+    value = value_of(where, row, field, column)
     if not isinstance(value, str):
         raise DataError(f"{where}: {field} is not a text but {value!r:.40}")
     if not value.strip():
@@ -365,8 +368,8 @@ def _text(where: str, row: dict, field: str, column: str) -> str:
 
 def _texts(where: str, row: dict, field: str, column: str) -> list[str]:
     """A text, or a list of texts."""
-    value = _value(where, row, field, column)
-    return [_text(where, {column: text}, field, column) for text in (value if isinstance(value, list) else [value])]
+    value = value_of(where, row, field, column)
+    return [text_of(where, {column: text}, field, column) for text in (value if isinstance(value, list) else [value])]
 
 
 def _label(where: str, value: object) -> tuple[float, str]:
@@ -385,7 +388,7 @@ def _label(where: str, value: object) -> tuple[float, str]:
 
 
 def _pairs_of_triple(where: str, row: dict, fields: dict[str, str]) -> list[Pair]:
-    query = _text(where, row, "query", fields["query"])
+    query = text_of(where, row, "query", fields["query"])
     pairs = []
     for field, label in (("positive", 1.0), ("negative", 0.0)):
         pairs += [Pair(query, text, label) for text in _texts(where, row, field, fields[field])]

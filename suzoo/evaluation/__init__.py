@@ -1,8 +1,10 @@
 """Evaluation: predictions to numbers for a report. Everything returns Python floats."""
 
 from suzoo.evaluation.correlation import pearson, spearman
+from suzoo.evaluation.pseudo_likelihood import masked_log_likelihoods
 from suzoo.evaluation.ranking import mrr_at_k, ndcg_at_k, recall_at_k
 from suzoo.evaluation.sentences import pair_cosines, pair_metrics, reranking_metrics, retrieval_metrics
+from suzoo.evaluation.spelling import spelling_scores
 from suzoo.evaluation.text import (
     article_scores,
     bits_per_character,
@@ -12,6 +14,7 @@ from suzoo.evaluation.text import (
     generation_scores,
     mean_perplexity,
     perplexity,
+    word_error_rate,
 )
 from suzoo.evaluation.threshold import accuracy_at, best_threshold
 
@@ -24,6 +27,7 @@ __all__ = [
     "distinct_n_corpus",
     "distinct_n_mean",
     "generation_scores",
+    "masked_log_likelihoods",
     "mean_perplexity",
     "mrr_at_k",
     "ndcg_at_k",
@@ -35,4 +39,6 @@ __all__ = [
     "reranking_metrics",
     "retrieval_metrics",
     "spearman",
+    "spelling_scores",
+    "word_error_rate",
 ]

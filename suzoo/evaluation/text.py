@@ -1,4 +1,4 @@
-"""Scores of generated text: ROUGE, BLEU, distinct-n, perplexity. All are fractions; tables show them ×100.
+"""Scores of generated text: ROUGE, BLEU, word error rate, distinct-n, perplexity. Fractions; tables show them ×100.
 
 `article_scores` computes what the seq2seq tables of kexue.fm report (7867, 8209), `generation_scores` the standard
 definitions. The two are not comparable: the articles take ROUGE from the PyPI package rouge==1.0.0, whose ROUGE-L is
@@ -122,6 +122,29 @@ def mean_perplexity(nlls: Sequence[float], num_tokens: Sequence[int]) -> float:
 def bits_per_character(nlls: Sequence[float], num_characters: Sequence[int]) -> float:
     """Bits to encode one character, whatever the tokenizer; `nlls` as for `perplexity`."""
     return _ratio(nlls, num_characters, "characters") / math.log(2)
+
+
+def word_error_rate(predictions: Sequence[str], references: Sequence[str], *, tokenize: Tokenize = str.split) -> float:
+    """Insertions, deletions and substitutions over the number of reference words, of the whole corpus.
+
+    With `tokenize=characters` it is the character error rate. It can be above 1. Errors as for `article_scores`.
+    """
+    _check(predictions, references)
+    pairs = [
+        (tokenize(prediction), tokenize(reference))
+        for prediction, reference in zip(predictions, references, strict=True)
+    ]
+    return sum(_edits(*pair) for pair in pairs) / sum(len(reference) for _, reference in pairs)
+
+
+def _edits(first: list[str], second: list[str]) -> int:
+    """Levenshtein distance."""
+    row = list(range(len(second) + 1))
+    for i, a in enumerate(first, start=1):
+        diagonal, row[0] = row[0], i
+        for j, b in enumerate(second, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
+    return row[-1]
 
 
 def _rouge_scorer(kinds: list[str], tokenize: Tokenize) -> Callable:

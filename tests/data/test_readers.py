@@ -133,9 +133,19 @@ def test_numbers_as_classes_of_inference_are_refused_for_their_order_is_not_know
     assert [pair.label for pair in read_pairs(path, columns=("score=label",))] == [0.0, 2.0]
 
 
+def test_shards_of_a_split_are_read_one_after_the_other(tmp_path):
+    write_table(tmp_path / "train-00001-of-00002.parquet", ROWS[2:])
+    write_table(tmp_path / "train-00000-of-00002.parquet", ROWS[:2])
+    write_table(tmp_path / "validation-00000-of-00001.parquet", ROWS[:2])
+    assert read_pairs(tmp_path) == PAIRS
+    assert read_pairs(tmp_path, split="dev") == PAIRS[:2]
+
+
 def test_triples_become_two_pairs(tmp_path):
     rows = [{"anchor": "q", "pos": "p", "neg": "n"}]
     assert read_pairs(write_table(tmp_path / "x.jsonl", rows)) == [Pair("q", "p", 1.0), Pair("q", "n", 0.0)]
+    rows = [{"sent0": "q", "sent1": "p", "hard_neg": "n"}]  # SimCSE's file
+    assert read_pairs(write_table(tmp_path / "z.jsonl", rows)) == [Pair("q", "p", 1.0), Pair("q", "n", 0.0)]
     rows = [{"query": "q", "positives": ["p", "r"], "negatives": ["n"]}]
     assert read_pairs(write_table(tmp_path / "y.jsonl", rows)) == [
         Pair("q", "p", 1.0),

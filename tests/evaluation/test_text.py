@@ -11,11 +11,13 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from suzoo.evaluation import (
     article_scores,
     bits_per_character,
+    characters,
     distinct_n_corpus,
     distinct_n_mean,
     generation_scores,
     mean_perplexity,
     perplexity,
+    word_error_rate,
 )
 from tests.reference import text as reference
 
@@ -157,3 +159,16 @@ def test_perplexity_of_the_corpus_and_of_the_mean_text():
         perplexity([0.0], [0])
     with pytest.raises(ValueError, match="there are 2 negative log-likelihoods and 1 numbers of tokens"):
         perplexity([1.0, 2.0], [1])
+
+
+def test_word_error_rate_equals_its_definition():
+    for seed in range(40):
+        prediction, wanted = random_texts(seed, length=8)
+        expected = reference.edit_distance(prediction.split(), wanted.split()) / len(wanted.split())
+        assert word_error_rate([prediction], [wanted]) == pytest.approx(expected)
+        predicted, characters_wanted = characters(prediction), characters(wanted)
+        expected = reference.edit_distance(predicted, characters_wanted) / len(characters_wanted)
+        assert word_error_rate([prediction], [wanted], tokenize=characters) == pytest.approx(expected)
+    # over the corpus, not the mean of the sentences; it may be above 1
+    assert word_error_rate(["a b c d", "x"], ["a b c d", "y"]) == pytest.approx(1 / 5)
+    assert word_error_rate(["a b c", ""], ["d", "e"]) == 2.0

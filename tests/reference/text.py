@@ -67,6 +67,16 @@ def is_inside(part: tuple, whole: list) -> bool:
     return all(item in remaining for item in part)
 
 
+def edit_distance(first: list[str], second: list[str]) -> int:
+    if not first or not second:
+        return len(first) + len(second)
+    if first[0] == second[0]:
+        return edit_distance(first[1:], second[1:])
+    return 1 + min(
+        edit_distance(first[1:], second), edit_distance(first, second[1:]), edit_distance(first[1:], second[1:])
+    )
+
+
 def article_bleu(prediction: str, reference: str) -> float:
     predicted, wanted = (" ".join(text).lower().split(" ") for text in (prediction, reference))
     product = 1.0

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 
 from suzoo.data.embedded import _pairs_en, _pairs_zh
+from suzoo.data.embedded._draw import below, generator, other
 
 LANGUAGES = {"zh": _pairs_zh, "en": _pairs_en}
 SIZES = {"train": 6000, "dev": 800}
@@ -53,15 +54,6 @@ class Telling:
     arrangement: int
     opener: int
     words: tuple[int, ...]
-
-
-def _below(rng: random.Random, limit: int) -> int:
-    """Uniform in range(limit). Of `random`, only random() promises the same numbers in every Python version."""
-    return int(rng.random() * limit)
-
-
-def _other(rng: random.Random, old: int, limit: int) -> int:
-    return (old + 1 + _below(rng, limit - 1)) % limit
 
 
 def templates(language: ModuleType, frame: str, split: str) -> list[tuple[int, int]]:
@@ -99,18 +91,18 @@ def tell(language: ModuleType, event: Event, telling: Telling) -> str:
     )
 
 
-def _draw_event(rng: random.Random, language: ModuleType) -> Event:
-    frame = FRAMES[_below(rng, len(FRAMES))]
-    a = _below(rng, len(language.NAMES))
+def draw_event(rng: random.Random, language: ModuleType) -> Event:
+    frame = FRAMES[below(rng, len(FRAMES))]
+    a = below(rng, len(language.NAMES))
     return Event(
         frame=frame,
-        sense=_below(rng, len(language.SENSES[frame])),
+        sense=below(rng, len(language.SENSES[frame])),
         a=a,
-        b=_other(rng, a, len(language.NAMES)),
-        number=_below(rng, len(language.NUMBERS)),
-        thing=_below(rng, len(language.OBJECTS)),
-        time=_below(rng, len(language.TIMES)),
-        place=_below(rng, len(language.PLACES)),
+        b=other(rng, a, len(language.NAMES)),
+        number=below(rng, len(language.NUMBERS)),
+        thing=below(rng, len(language.OBJECTS)),
+        time=below(rng, len(language.TIMES)),
+        place=below(rng, len(language.PLACES)),
         happened=frame == "compare" or rng.random() < 0.7,
     )
 
@@ -121,31 +113,31 @@ def _change(rng: random.Random, language: ModuleType, event: Event, grade: int) 
     if grade == 5:
         return event
     if grade == 4 and first:
-        return replace(event, time=_other(rng, event.time, len(language.TIMES)))
+        return replace(event, time=other(rng, event.time, len(language.TIMES)))
     if grade == 4:
-        return replace(event, place=_other(rng, event.place, len(language.PLACES)))
+        return replace(event, place=other(rng, event.place, len(language.PLACES)))
     if grade == 3 and first:
-        return replace(event, number=_other(rng, event.number, len(language.NUMBERS)))
+        return replace(event, number=other(rng, event.number, len(language.NUMBERS)))
     if grade == 3:
-        return replace(event, thing=_other(rng, event.thing, len(language.OBJECTS)))
+        return replace(event, thing=other(rng, event.thing, len(language.OBJECTS)))
     if grade == 2 and (first or event.frame == "compare"):
         return replace(event, a=event.b, b=event.a)
     if grade == 2:
         return replace(event, happened=not event.happened)
-    other = _draw_event(rng, language)
+    another = draw_event(rng, language)
     if grade == 1:
-        while (other.frame, other.sense) == (event.frame, event.sense):
-            other = _draw_event(rng, language)
-        return replace(other, a=event.a, b=event.b, time=event.time, place=event.place)
-    while {other.a, other.b} & {event.a, event.b} or other.time == event.time or other.place == event.place:
-        other = _draw_event(rng, language)
-    return other
+        while (another.frame, another.sense) == (event.frame, event.sense):
+            another = draw_event(rng, language)
+        return replace(another, a=event.a, b=event.b, time=event.time, place=event.place)
+    while {another.a, another.b} & {event.a, event.b} or another.time == event.time or another.place == event.place:
+        another = draw_event(rng, language)
+    return another
 
 
-def _draw_telling(rng: random.Random, language: ModuleType, frame: str, split: str) -> Telling:
+def draw_telling(rng: random.Random, language: ModuleType, frame: str, split: str) -> Telling:
     choices = templates(language, frame, split)
-    clause, arrangement = choices[_below(rng, len(choices))]
-    return Telling(clause, arrangement, _below(rng, len(language.OPENERS)), tuple(_below(rng, 2) for _ in range(6)))
+    clause, arrangement = choices[below(rng, len(choices))]
+    return Telling(clause, arrangement, below(rng, len(language.OPENERS)), tuple(below(rng, 2) for _ in range(6)))
 
 
 def pairs(language: str, split: str) -> list[dict]:
@@ -156,7 +148,7 @@ def pairs(language: str, split: str) -> list[dict]:
         split: train (6000 rows) or dev (800 rows).
     """
     words = LANGUAGES[language]
-    rng = random.Random(f"{language} {split}")  # a str seed is hashed with sha512, not with hash()
+    rng = generator(language, split)
     rows = []
     for _ in range(SIZES[split]):
         draw, grade = rng.random(), 5
@@ -164,20 +156,20 @@ def pairs(language: str, split: str) -> list[dict]:
             draw -= share
             if draw < 0:
                 break
-        event = _draw_event(rng, words)
+        event = draw_event(rng, words)
         while grade == 3 and event.frame != "transfer":
-            event = _draw_event(rng, words)
-        other = _change(rng, words, event, grade)
-        telling = _draw_telling(rng, words, event.frame, split)
+            event = draw_event(rng, words)
+        changed = _change(rng, words, event, grade)
+        telling = draw_telling(rng, words, event.frame, split)
         if rng.random() < GRADES[grade][1]:
-            again = _draw_telling(rng, words, other.frame, split)
+            again = draw_telling(rng, words, changed.frame, split)
             while again.clause == telling.clause:
-                again = _draw_telling(rng, words, other.frame, split)
+                again = draw_telling(rng, words, changed.frame, split)
             # mostly the other word for each thing, sometimes the same
             again = replace(again, words=tuple((w + (rng.random() < 0.8)) % 2 for w in telling.words))
         else:
             again = telling
-        texts = [tell(words, event, telling), tell(words, other, again)]
+        texts = [tell(words, event, telling), tell(words, changed, again)]
         if rng.random() < 0.5:
             texts.reverse()
         rows.append({"text1": texts[0], "text2": texts[1], "label": float(grade)})

@@ -1,0 +1,81 @@
+"""Readers for models that write: dialogues, and sources with their targets. Arguments as in `suzoo.data.readers`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from suzoo.data._errors import DataError
+from suzoo.data.readers import Columns, Convert, pick_columns, read, text_of, value_of
+
+# field -> the names by which it goes
+DIALOGUE = {"turns": ("turns", "dialog", "dialogue", "messages", "conversation", "conversations", "utterances")}
+SEQ2SEQ = {
+    "source": ("source", "src", "text", "abstract", "article", "document", "content", "input"),
+    "target": ("target", "tgt", "title", "headline", "summary", "output"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTarget:
+    """A text and the one to be written from it: article and title, text with typos and without, two languages."""
+
+    source: str
+    target: str
+
+
+def read_dialogues(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    columns: Columns = None,
+    skip_bad_rows: bool = False,
+    max_rows: int | None = None,
+) -> list[tuple[str, ...]]:
+    """Dialogues as their turns, two speakers by turns, the first turn by the first speaker.
+
+    The column `turns` holds a list of texts, or of messages `{"role": …, "content": …}` (also `from` and `value`).
+    Messages must alternate between two roles: a system message has no place among them.
+    """
+
+    def plan(available: list[str], mapping: dict[str, str]) -> Convert[tuple[str, ...]]:
+        column = pick_columns(str(source), DIALOGUE, available, mapping)["turns"]
+        return lambda where, row: [_turns(where, value_of(where, row, "turns", column))]
+
+    return read(source, split, columns, list(DIALOGUE), plan, skip_bad_rows, max_rows)
+
+
+def read_seq2seq(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    columns: Columns = None,
+    skip_bad_rows: bool = False,
+    max_rows: int | None = None,
+) -> list[SourceTarget]:
+    """Sources and targets; text and title, article and summary and the like are recognised without `columns`."""
+
+    def plan(available: list[str], mapping: dict[str, str]) -> Convert[SourceTarget]:
+        fields = pick_columns(str(source), SEQ2SEQ, available, mapping)
+        return lambda where, row: [SourceTarget(*(text_of(where, row, field, fields[field]) for field in SEQ2SEQ))]
+
+    return read(source, split, columns, list(SEQ2SEQ), plan, skip_bad_rows, max_rows)
+
+
+def _turns(where: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) < 2:
+        raise DataError(f"{where}: turns must be a list of two or more, not {value!r:.60}")
+    if not any(isinstance(turn, dict) for turn in value):
+        return tuple(text_of(where, {"turn": turn}, f"turn {n}", "turn") for n, turn in enumerate(value, start=1))
+    role, text = ("role", "content") if any("content" in turn for turn in value) else ("from", "value")
+    texts, roles = [], []
+    for number, message in enumerate(value, start=1):
+        name = f"message {number}"
+        if not isinstance(message, dict):
+            raise DataError(f"{where}: {name} is not an object with role and content, as others are")
+        roles.append(text_of(where, message, f"the {role} of {name}", role))
+        texts.append(text_of(where, message, f"the {text} of {name}", text))
+    if len(set(roles)) > 2 or any(role == following for role, following in pairwise(roles)):
+        raise DataError(f"{where}: messages must alternate between two roles, not go {', '.join(roles)}"[:300])
+    return tuple(texts)
