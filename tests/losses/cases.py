@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ import torch
 from suzoo import losses
 
 ROWS, CLASSES = 6, 5
+LOG_PRIOR = losses.class_log_prior(torch.tensor([9, 5, 3, 0, 1]))
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,11 @@ class Case:
 
 
 def multi_hot() -> torch.Tensor:
-    return (torch.arange(ROWS)[:, None] + torch.arange(CLASSES)) % 3 == 0
+    return ((torch.arange(ROWS)[:, None] + torch.arange(CLASSES)) % 3 == 0).long()
+
+
+def adjusted(scores, labels, **options):
+    return losses.logit_adjusted_cross_entropy(scores, labels, LOG_PRIOR, **options)
 
 
 def two_views() -> torch.Tensor:
@@ -68,6 +74,16 @@ CASES = [
         labels=lambda: torch.tensor([[0, 2], [1, -1], [-1, -1], [3, 3], [4, 0], [2, 1]]),
         ignored=None,
     ),
+    Case(losses.focal_loss),
+    Case(losses.focal_loss, options={"gamma": 0.5}, name="focal_gamma_0.5"),
+    Case(losses.binary_focal_loss, labels=multi_hot, masked_class=False, options={"alpha": 0.25}),
+    Case(losses.soft_truncation_loss, labels=multi_hot, masked_class=False),
+    Case(losses.soft_truncation_loss, labels=multi_hot, masked_class=False, options={"slope": math.inf}, name="hard"),
+    Case(losses.f1_weighted_bce, labels=multi_hot, masked_class=False, options={"f1": 0.3}),
+    Case(losses.f1_weighted_bce, labels=multi_hot, masked_class=False, reduces=False, detached=True, name="batch_f1"),
+    Case(losses.dice_loss, labels=multi_hot, masked_class=False, reduces=False),
+    Case(losses.dice_loss, labels=multi_hot, masked_class=False, reduces=False, options={"smoothing": 0}, name="dice"),
+    Case(adjusted, masked_class=False),
     Case(losses.am_softmax_loss),
     Case(losses.arcface_loss, lambda: torch.rand(ROWS, CLASSES).double() * 1.8 - 0.9),
     Case(losses.flat_nce_loss),
