@@ -22,6 +22,7 @@ from suzoo.losses.tailr import gamma_cross_entropy, tailr_loss
 __all__ = [
     "CosineLinear",
     "RunningF1",
+    "SoftmaxPairLoss",
     "alternating_flooding",
     "am_softmax_loss",
     "angle_scores",
