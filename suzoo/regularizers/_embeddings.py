@@ -6,7 +6,7 @@ are, and there is nothing to restore.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -25,7 +25,9 @@ def check_norm(norm: str) -> None:
 
 
 @contextmanager
-def changed_outputs(embedding: nn.Module, change: Callable[[int, Tensor, Tensor], Tensor]) -> Iterator[None]:
+def changed_outputs(
+    embedding: nn.Module, change: Callable[[int, Tensor, Tensor], Tensor]
+) -> Generator[None, None, None]:
     """Within the block every output of `embedding` is `change(number of the call, output, input ids)`.
 
     Raises:
@@ -68,7 +70,7 @@ class Disturbance:
         self.real: list[Tensor] = []  # False at padding, which is never disturbed
 
     @contextmanager
-    def added(self) -> Iterator[None]:
+    def added(self) -> Generator[None, None, None]:
         first = not self.deltas
 
         def create(output: Tensor, ids: Tensor) -> None:

@@ -5,7 +5,7 @@ Source: Su, "泛化性乱弹：从随机噪声、梯度惩罚到虚拟对抗训�
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -15,7 +15,9 @@ from suzoo.regularizers._embeddings import changed_outputs
 
 
 @contextmanager
-def embedding_noise(embedding: nn.Module, std: float, *, generator: torch.Generator | None = None) -> Iterator[None]:
+def embedding_noise(
+    embedding: nn.Module, std: float, *, generator: torch.Generator | None = None
+) -> Generator[None, None, None]:
     """Within the block, independent noise N(0, std²) is added to every output of `embedding`, padding included.
 
         with embedding_noise(model.get_input_embeddings(), 0.05):

@@ -6,7 +6,7 @@ Shapes: B rows, (B, ..., C) logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import torch
@@ -73,7 +73,7 @@ def vat_loss(
 
 
 @contextmanager
-def _replayed() -> Iterator[None]:
+def _replayed() -> Generator[None, None, None]:
     """Put the random state back at the end, so that the next pass draws the same dropout."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
