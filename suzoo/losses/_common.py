@@ -65,8 +65,19 @@ def target_nll(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     return flat.view(labels.shape)
 
 
+def safe_target(labels: Tensor, ignore_index: int) -> Tensor:
+    """(..., 1) labels for gather and scatter, 0 where ignored."""
+    return torch.where(labels == ignore_index, 0, labels)[..., None]
+
+
 def uniform_nll(logits: Tensor) -> Tensor:
     """(...) mean over the classes of minus their log-probability: what label smoothing adds. Skips classes at -inf."""
     finite = logits != -torch.inf
     mean = torch.where(finite, logits, 0.0).sum(-1) / finite.sum(-1).clamp_min(1)
     return logits.logsumexp(-1) - mean
+
+
+def cosine_matrix(rows_ND: Tensor, columns_MD: Tensor) -> Tensor:
+    """(N, M) cosines in float32 at least, also under autocast, which would multiply in low precision."""
+    with torch.autocast(rows_ND.device.type, enabled=False):
+        return F.normalize(upcast(rows_ND), dim=-1) @ F.normalize(upcast(columns_MD), dim=-1).T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ import torch
 from suzoo import losses
 
 ROWS, CLASSES = 6, 5
+LOG_PRIOR = losses.class_log_prior(torch.tensor([9, 5, 3, 0, 1]))
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,10 @@ class Case:
     loss: Callable
     scores: Callable = lambda: torch.randn(ROWS, CLASSES, dtype=torch.float64)
     labels: Callable = lambda: torch.arange(ROWS) % CLASSES
-    options: dict = field(default_factory=dict)
-    ignored: float | None = -100  # the label that takes a row out; None where the loss has no ignore_index
+    ignored: int | None = -100  # the label that takes a row out; None where the loss has no ignore_index
     reduces: bool = True  # has reduction= and num_items=
     masked_class: bool = True  # a class at -inf is a class that is not there
+    options: dict = field(default_factory=dict)
     detached: bool = False  # has a weight that is not differentiated, so the gradient is no derivative
     name: str = ""
 
@@ -31,7 +33,24 @@ class Case:
 
 
 def multi_hot() -> torch.Tensor:
-    return (torch.arange(ROWS)[:, None] + torch.arange(CLASSES)) % 3 == 0
+    return ((torch.arange(ROWS)[:, None] + torch.arange(CLASSES)) % 3 == 0).long()
+
+
+def adjusted(scores, labels, **options):
+    return losses.logit_adjusted_cross_entropy(scores, labels, LOG_PRIOR, **options)
+
+
+def two_views() -> torch.Tensor:
+    return torch.randn(ROWS, 2 * CLASSES, dtype=torch.float64)
+
+
+def contrast(**options) -> Callable:
+    """Contrastive losses take two views of each row, and here say which rows are duplicates."""
+    return lambda scores, labels: losses.contrastive_loss(*scores.chunk(2, -1), ids=labels, **options)
+
+
+def angle_cosent(scores, labels):
+    return losses.cosent_loss(losses.angle_scores(*scores.chunk(2, -1)), labels)
 
 
 def two_passes(scores, labels, **options):
@@ -54,6 +73,30 @@ CASES = [
         losses.sparse_multilabel_cross_entropy,
         labels=lambda: torch.tensor([[0, 2], [1, -1], [-1, -1], [3, 3], [4, 0], [2, 1]]),
         ignored=None,
+    ),
+    Case(losses.focal_loss),
+    Case(losses.focal_loss, options={"gamma": 0.5}, name="focal_gamma_0.5"),
+    Case(losses.binary_focal_loss, labels=multi_hot, masked_class=False, options={"alpha": 0.25}),
+    Case(losses.soft_truncation_loss, labels=multi_hot, masked_class=False),
+    Case(losses.soft_truncation_loss, labels=multi_hot, masked_class=False, options={"slope": math.inf}, name="hard"),
+    Case(losses.f1_weighted_bce, labels=multi_hot, masked_class=False, options={"f1": 0.3}),
+    Case(losses.f1_weighted_bce, labels=multi_hot, masked_class=False, reduces=False, detached=True, name="batch_f1"),
+    Case(losses.dice_loss, labels=multi_hot, masked_class=False, reduces=False),
+    Case(losses.dice_loss, labels=multi_hot, masked_class=False, reduces=False, options={"smoothing": 0}, name="dice"),
+    Case(adjusted, masked_class=False),
+    Case(losses.am_softmax_loss),
+    Case(losses.arcface_loss, lambda: torch.rand(ROWS, CLASSES).double() * 1.8 - 0.9),
+    Case(losses.flat_nce_loss),
+    Case(losses.flat_nce_loss, options={"form": "softplus"}, name="softplus_nce"),
+    Case(contrast(), two_views, lambda: torch.tensor([0, 1, 2, 0, 4, 5]), None, False, False, name="contrastive_cross"),
+    Case(contrast(negatives="all"), two_views, lambda: torch.arange(ROWS), None, False, False, name="contrastive_all"),
+    Case(losses.supcon_loss, labels=lambda: torch.tensor([0, 1, 0, 1, 1, 7]), reduces=False, masked_class=False),
+    Case(
+        angle_cosent,
+        lambda: torch.randn(ROWS, 4 * CLASSES, dtype=torch.float64),
+        ignored=None,
+        reduces=False,
+        masked_class=False,
     ),
     Case(two_passes, name="rdrop_loss"),
 ]

@@ -1,0 +1,31 @@
+"""Our losses in other people's trainers; docs/losses.md shows each in use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torch import Tensor, nn
+
+from suzoo.losses.citations import cite
+
+
+class EmbeddingLoss(nn.Module):
+    """A loss for sentence-transformers' Trainer from a function of embeddings and labels.
+
+    Args:
+        model: the SentenceTransformer; the trainer replaces it by its wrapped version.
+        function: called with one embedding (B, D) per text column and then the labels (B,), or None without a label
+            column: `lambda a, b, labels: cosent_loss(F.cosine_similarity(a, b), labels)`.
+        names: the losses it uses, as in `cite`; they reach the model card.
+    """
+
+    def __init__(self, model: nn.Module, function: Callable[..., Tensor], *, names: Iterable[str] = ()):
+        super().__init__()
+        self.model, self.function, self.names = model, function, tuple(names)
+        self.citation = cite(*self.names)
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
+        return self.function(*[self.model(column)["sentence_embedding"] for column in sentence_features], labels)
+
+    def get_config_dict(self) -> dict[str, str]:
+        return {"losses": ", ".join(self.names)}

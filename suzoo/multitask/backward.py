@@ -1,0 +1,147 @@
+"""One backward for several losses: a gradient per task, weights from their inner products, one gradient to step with.
+
+Source: Su, "多任务学习漫谈（二）：行梯度之事", kexue.fm/archives/8896. Shapes: T tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from suzoo.distributed import all_reduce_mean, all_reduce_sum, is_distributed, rank
+
+
+def multitask_backward(
+    losses: Sequence[Tensor],
+    shared_parameters: Iterable[Tensor],
+    weighting: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Adds sum_i weight_i g_i to `.grad` of the shared parameters, and to all others the plain gradient of the sum.
+
+        multitask_backward([loss_sts, loss_topic], encoder.parameters(), min_norm)
+
+    The other parameters are the heads of the tasks: unweighted, an auxiliary task of weight 0 still trains its own.
+    Costs T backwards over one graph (so all tasks see the same dropout) and the memory of T + 1 gradients of the shared
+    parameters. Several ranks must all hold all tasks: under DDP the gradients are averaged here and not by DDP, before
+    the weights are taken; under FSDP2 by FSDP2.
+
+    Args:
+        losses: T scalars.
+        shared_parameters: what the weights are about, usually the encoder.
+        weighting: inner products (T, T), float64 on the CPU, of the gradients averaged over ranks -> weights (T,):
+            `min_norm`, `primary_auxiliary`, `inverse_gradient_norm`, `pcgrad`. It is not asked where a gradient is not
+            finite: then all weights are 1, and gradient scaler or clipping deals with it.
+
+    Returns:
+        The weights (T,), the same on all ranks.
+
+    Raises:
+        ValueError: fewer than 2 losses, one without a graph, no shared parameter, or weights of another shape.
+    """
+    shared = [parameter for parameter in shared_parameters if parameter.requires_grad]
+    if len(losses) < 2 or not shared:
+        raise ValueError(
+            f"multitask_backward takes at least 2 losses and 1 shared parameter, not {len(losses)} and {len(shared)}"
+        )
+    if any(loss.dim() or not loss.requires_grad for loss in losses):
+        raise ValueError("multitask_backward: every loss must be a scalar that depends on parameters")
+    collect = _by_backward if any(isinstance(parameter, DTensor) for parameter in shared) else _by_grad
+    task_grads = collect(losses, shared)
+
+    gramian_TT = torch.stack([torch.stack([_inner(g, h) for h in task_grads]) for g in task_grads])
+    if bool(gramian_TT.isfinite().all()):
+        weights_T = weighting(gramian_TT).to(gramian_TT)
+        if weights_T.shape != (len(losses),):
+            raise ValueError(
+                f"multitask_backward: the weighting returned {(*weights_T.shape,)} for {len(losses)} losses"
+            )
+        if is_distributed():  # those of the first rank, should the weighting have drawn random numbers
+            of_first = weights_T if rank() == 0 else torch.zeros_like(weights_T)
+            weights_T = all_reduce_sum(of_first.to(losses[0].device, torch.float32)).to(gramian_TT)
+    else:
+        weights_T = torch.ones(len(losses), dtype=torch.float64)
+
+    for number, parameter in enumerate(shared):
+        for weight, grads in zip(weights_T.tolist(), task_grads, strict=True):
+            _accumulate(parameter, grads[number], weight)
+    return weights_T
+
+
+def automatic_weight_decay(parameters: Iterable[Tensor]) -> float:
+    """Adds c θ to the gradients, c = relu(-<g, θ>)/|θ|²: decay exactly as far as the loss would make the weights grow.
+
+    Weight decay as the auxiliary task of kexue.fm/archives/8907. Call it between backward and step, on gradients that
+    are averaged over ranks already.
+
+    Returns:
+        c, to log; one number for all parameters together.
+    """
+    pairs = [(parameter.grad, parameter.detach()) for parameter in parameters if parameter.grad is not None]
+    grads, values = [grad for grad, _ in pairs], [value for _, value in pairs]
+    square = float(_inner(values, values))
+    coefficient = max(-float(_inner(grads, values)), 0.0) / square if square > 0 else 0.0
+    for grad, value in pairs:
+        grad.add_(value, alpha=coefficient)
+    return coefficient
+
+
+def _by_grad(losses: Sequence[Tensor], shared: list[Tensor]) -> list[list[Tensor | None]]:
+    """Gradients of the shared parameters by task, averaged over ranks; those of all others go to `.grad`.
+
+    With `autograd.grad`, which DDP does not see: its reduction is for one backward per forward.
+    """
+    others = [leaf for leaf in _leaves(losses) if all(leaf is not parameter for parameter in shared)]
+    task_grads: list[list[Tensor | None]] = []
+    for number, loss in enumerate(losses, 1):
+        grads = torch.autograd.grad(loss, [*shared, *others], retain_graph=number < len(losses), allow_unused=True)
+        task_grads.append([None if grad is None else all_reduce_mean(grad) for grad in grads[: len(shared)]])
+        for parameter, grad in zip(others, grads[len(shared) :], strict=True):
+            _accumulate(parameter, None if grad is None else all_reduce_mean(grad), 1.0)
+    return task_grads
+
+
+def _by_backward(losses: Sequence[Tensor], shared: list[Tensor]) -> list[list[Tensor | None]]:
+    """The same for parameters sharded by FSDP2, whose reduction only runs in a backward that accumulates."""
+    before = [parameter.grad for parameter in shared]
+    task_grads = []
+    for number, loss in enumerate(losses, 1):
+        for parameter in shared:
+            parameter.grad = None
+        loss.backward(retain_graph=number < len(losses))
+        task_grads.append([parameter.grad for parameter in shared])
+    for parameter, grad in zip(shared, before, strict=True):
+        parameter.grad = grad
+    return task_grads
+
+
+def _leaves(losses: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors whose `.grad` a backward of the losses would fill, in an order that is the same on all ranks."""
+    leaves, seen, stack = [], set(), [loss.grad_fn for loss in losses]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
+        stack.extend(parent for parent, _ in node.next_functions)
+    return leaves
+
+
+def _inner(grads: Sequence[Tensor | None], others: Sequence[Tensor | None]) -> Tensor:
+    """Inner product over all parameters; a missing gradient is 0."""
+    terms = []
+    for grad, other in zip(grads, others, strict=True):
+        if grad is not None and other is not None:
+            product = (grad * other if grad.dtype == torch.float64 else grad.float() * other.float()).sum()
+            terms.append(product.full_tensor() if isinstance(product, DTensor) else product)
+    return torch.stack(terms).cpu().double().sum() if terms else torch.zeros((), dtype=torch.float64)
+
+
+def _accumulate(parameter: Tensor, grad: Tensor | None, weight: float) -> None:
+    if grad is None:
+        return
+    parameter.grad = grad * weight if parameter.grad is None else parameter.grad + grad * weight

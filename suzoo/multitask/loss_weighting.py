@@ -1,0 +1,87 @@
+"""Several losses into one scalar, by what is known of their size.
+
+Source: Su, "多任务学习漫谈（一）：以损失之名", kexue.fm/archives/8870. Shapes: T tasks.
+
+Every function takes the losses (T,) of this rank (`torch.stack` them) and weights by their means over ranks, so that
+DDP's averaged gradient is that of one process. Report the losses themselves too: `running_loss` is always worth T.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from suzoo.distributed import all_reduce_mean
+
+
+def running_loss(losses: Tensor) -> Tensor:
+    """Sum of L / sg(L), gradient sum of g/L: as for the product of the losses. Blind to the scale of each loss.
+
+    Raises:
+        ValueError: a loss is not positive.
+    """
+    return (losses / _positive("running_loss", losses)).sum()
+
+
+def geometric_mean(losses: Tensor) -> Tensor:
+    """(product of L)^(1/T): the direction of `running_loss` at the scale of the losses. Errors as there."""
+    return generalized_mean(losses, 0.0)
+
+
+def generalized_mean(losses: Tensor, gamma: float) -> Tensor:
+    """(mean of L^γ)^(1/γ): 1 the arithmetic mean, 0 the geometric, -1 the harmonic, -inf the least, inf the largest.
+
+    Below 1 it favours the tasks that are learnt already, above 1 those that are not. Raises ValueError where a loss is
+    not positive, unless γ is 1.
+    """
+    means = all_reduce_mean(losses)
+    if gamma == 1:
+        return (losses - losses.detach() + means).mean()
+    _positive("generalized_mean", losses)
+    log_losses = (losses - losses.detach() + means).log()  # the value of all ranks, the gradient of this one
+    if math.isinf(gamma):
+        return (log_losses.amax() if gamma > 0 else log_losses.amin()).exp()
+    if gamma == 0:
+        return log_losses.mean().exp()
+    return (((gamma * log_losses).logsumexp(0) - math.log(len(losses))) / gamma).exp()
+
+
+class InitialLoss(nn.Module):
+    """Sum of L / L0, L0 the losses (T,) before training: those of the first call, or `initial`.
+
+    `initial` may be a prior instead, what a model would lose that knows the label frequencies only: `label_entropy` for
+    a classification, the variance of the target for a regression. Kept in the state dict.
+    """
+
+    initial: Tensor
+
+    def __init__(self, num_tasks: int, initial: Tensor | None = None):
+        super().__init__()
+        if initial is not None and (initial.shape != (num_tasks,) or not bool((initial > 0).all())):
+            raise ValueError(f"InitialLoss: initial must be ({num_tasks},) positive numbers, not {initial}")
+        self.register_buffer("initial", torch.zeros(num_tasks) if initial is None else initial.detach().clone())
+
+    def forward(self, losses: Tensor) -> Tensor:
+        if losses.shape != self.initial.shape:
+            raise ValueError(f"InitialLoss: got losses {(*losses.shape,)} for {len(self.initial)} tasks")
+        if not bool(self.initial.any()):
+            self.initial.copy_(_positive("InitialLoss", losses))
+        return (losses / self.initial).sum()
+
+
+def label_entropy(counts: Tensor) -> Tensor:
+    """Entropy in nats of the label frequencies (C,): the cross-entropy of a model that knows nothing else."""
+    p = counts.double() / counts.sum()
+    return -torch.special.xlogy(p, p).sum()
+
+
+def _positive(name: str, losses: Tensor) -> Tensor:
+    means = all_reduce_mean(losses)
+    if not bool((means > 0).all()):
+        raise ValueError(
+            f"{name}: every loss must be positive, got {means.tolist()}; for losses that may be 0 or less weight by "
+            "`inverse_gradient_norm`"
+        )
+    return means
