@@ -137,12 +137,15 @@ def main() -> None:
     if sharded:
         whole.load_state_dict(full_state_dict(model))  # every process takes part
     accelerator.end_training()
-    if recipe.lora_r and recipe.lora_save == "merged":
+    if recipe.lora_r and not recipe.adapter_only:
         whole.encoder = whole.encoder.merge_and_unload()
     if accelerator.is_main_process:
         whole.save_pretrained(run.path)
         run.finish(recipe, scores, script="training/train_cosent.py", data=data)
-        publish(whole, tokenizer, run.path, recipe.push_to)
+        if recipe.adapter_only:
+            print(f"saved: {run.path}, an adapter that opens where {recipe.model} is")
+        else:
+            publish(whole, tokenizer, run.path, recipe.push_to)
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def fit(
     bar = tqdm(total=num_steps, initial=result.step, desc="train", disable=not accelerator.is_local_main_process)
     model.train()
     last_log, last_step = time.perf_counter(), result.step
-    with _Signals() as signals:
+    with bar, _Signals() as signals:
         while result.step < num_steps and not result.stopped_early:
             metrics = step(batches[result.step])
             loss = float(all_reduce_mean(torch.as_tensor(metrics["loss"], dtype=torch.float32)))
@@ -205,10 +205,8 @@ def fit(
 
             if not all_true(signals.received is None, accelerator.device):
                 save_all()
-                bar.close()
                 logger.warning("stopped by a signal at step %d; continue with --resume", result.step)
                 raise Interrupted(128 + (signals.received or signal.SIGTERM))
-    bar.close()
     result.seconds = time.perf_counter() - started
     if result.best_step is not None and result.best_step != result.step:
         load_checkpoint(run.checkpoints / f"best-{result.best_step:08d}", model=bare)

@@ -175,5 +175,5 @@ def run_script(main: Callable[[], None]) -> None:
         if os.environ.get("SUZOO_TRACEBACK") == "1":
             raise
         process = f" (process {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-        print(f"error{process}: {error}", file=sys.stderr, flush=True)
+        print(f"error{process}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(2)

@@ -132,7 +132,8 @@ class StockEncoderWrapper(PreTrainedModel):
         folder = Path(folder)
         self.encoder.save_pretrained(folder, state_dict=state_dict, **kwargs)
         if kwargs.get("is_main_process", True):
-            custom_object_save(self, folder)
+            if not hasattr(self.encoder, "peft_config"):  # an adapter folder has no config to name the code in
+                custom_object_save(self, folder)
             tokenizer = tokenizer or self._tokenizer
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)

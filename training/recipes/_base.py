@@ -102,6 +102,10 @@ class Training:
 
     def start(self) -> tuple[Accelerator, RunFolder]:
         """Processes, precision, trackers, seed, and the checked output folder."""
+        if self.adapter_only and (self.model is None or self.push_to):
+            raise ValueError(
+                "--lora-save adapter needs a --model to adapt, and can't be pushed: use --lora-save merged"
+            )
         tracker = None if self.tracker == "none" else self.tracker
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or several CPU processes would not find each other
@@ -135,6 +139,10 @@ class Training:
         if self.compile:
             encoder.compile(dynamic=True)
         return encoder
+
+    @property
+    def adapter_only(self) -> bool:
+        return self.lora_r > 0 and self.lora_save == "adapter"
 
     def choose(self, optimizers: dict[str, Callable]) -> Callable:
         """The optimizer class of that name."""

@@ -1,0 +1,198 @@
+"""train_cosent.py as a user runs it: from nothing to a verified folder, killed and resumed, and with bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import train_cosent
+import train_cross_encoder
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from suzoo.engine import run_script
+from suzoo.models import CoSENTModel
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = [
+    "--hidden-size",
+    "32",
+    "--num-layers",
+    "1",
+    "--max-train-samples",
+    "256",
+    "--max-dev-samples",
+    "64",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "32",
+]
+
+
+def run(monkeypatch, script, *arguments: str) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # one process runs several scripts here
+    monkeypatch.setattr(sys, "argv", [script.__name__ + ".py", *map(str, arguments)])
+    run_script(script.main)
+
+
+def refused(monkeypatch, capsys, *arguments, script=train_cosent) -> str:
+    """The sentence a run is refused with; nothing but that sentence and exit code 2."""
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, script, *arguments)
+    assert caught.value.code == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("error: ")
+    return message
+
+
+def test_from_nothing_to_a_verified_folder(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    run(monkeypatch, train_cosent, "quickstart", "--output-dir", folder, *TINY, "--micro-batches", "2")
+    printed = capsys.readouterr().out
+    assert "spearman" in printed and printed.strip().endswith(f"verified: {folder}")
+    record = json.loads((folder / "run.json").read_text())
+    assert record["recipe"]["epochs"] == 2 and record["recipe"]["micro_batches"] == 2 and record["synthetic"]
+    assert record["data"]["train"]["rows"] == 256 and len(record["data"]["train"]["sha256"]) == 64
+    metrics = json.loads((folder / "metrics.json").read_text())
+    card = (folder / "README.md").read_text()
+    assert f"{metrics['dev']['spearman']:.4f}" in card and "synthetic" in card
+    assert {path.name for path in folder.iterdir()} >= {
+        "curves.png",
+        "metrics.jsonl",
+        "golden.safetensors",
+        "checkpoints",
+    }
+    assert CoSENTModel.from_pretrained(folder).encode(["今天天气很好"]).shape == (1, 32)
+
+
+@pytest.mark.parametrize("arguments", [["--loss", "bce"], ["--lora-r", "4"]])
+def test_a_verified_cross_encoder(tmp_path, monkeypatch, capsys, arguments):
+    data = tmp_path / "pairs.jsonl"
+    rows = [{"text1": f"text {i % 7}", "text2": f"text {i % 5}", "score": int(i % 7 == i % 5)} for i in range(64)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    folder = tmp_path / "run"
+    run(
+        monkeypatch,
+        train_cross_encoder,
+        "scratch",
+        "--data",
+        data,
+        "--dev",
+        data,
+        "--output-dir",
+        folder,
+        *TINY,
+        *arguments,
+    )
+    assert "verified" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [["--gradient-checkpointing"], ["--precision", "bf16"], ["--loss", "sbert"]])
+def test_every_way_of_training_learns_something(tmp_path, monkeypatch, flags):
+    monkeypatch.setattr(train_cosent, "publish", lambda *args: None)  # verified above; these change the training only
+    run(monkeypatch, train_cosent, "quickstart", "--output-dir", tmp_path / "run", *TINY, *flags)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < losses[0]
+
+
+def test_an_adapter_alone_is_saved_and_opens(tmp_path, monkeypatch):
+    base = tmp_path / "base"
+    run(monkeypatch, train_cosent, "quickstart", "--output-dir", base, *TINY)
+    folder = tmp_path / "adapter"
+    flags = ["--model", base, "--lora-r", "2", "--lora-save", "adapter", "--output-dir", folder]
+    run(monkeypatch, train_cosent, "quickstart", *TINY, *flags)
+    assert (folder / "adapter_model.safetensors").exists() and not (folder / "model.safetensors").exists()
+    adapted, plain = CoSENTModel.from_pretrained(folder), CoSENTModel.from_pretrained(base)
+    assert abs(adapted.encode(["今天天气很好"]) - plain.encode(["今天天气很好"])).max() > 1e-6
+
+
+def launch(folder: Path, *arguments: str) -> subprocess.Popen:
+    """The script in a process of its own; it stops before the card and the doors, which other tests open."""
+    code = "import sys, train_cosent; train_cosent.publish = lambda *args: None; train_cosent.main()"
+    command = [sys.executable, "-c", code, "quickstart", "--output-dir", str(folder), *TINY, *arguments]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'training'}"}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
+    options = ("--evaluate-every", "3", "--epochs", "4")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    processes = launch(whole, *options), launch(cut, *options)
+    deadline = time.monotonic() + 120
+    while not list(cut.glob("checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGKILL)
+    assert processes[0].wait(120) == 0 and processes[1].wait() == -signal.SIGKILL
+    assert not (cut / "model.safetensors").exists()
+    resumed = launch(cut, *options, "--resume")
+    assert resumed.wait(120) == 0, resumed.stderr.read()
+    one, other = load_file(whole / "model.safetensors"), load_file(cut / "model.safetensors")
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    steps = [
+        [json.loads(line)["step"] for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (whole, cut)
+    ]
+    assert steps[0] == steps[1]
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+GOOD = "text1\ttext2\tlabel\n" + "".join(f"text {i}\ttext {i % 3}\t{i % 2}\n" for i in range(8))
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys):
+    def message(*arguments, script=train_cosent):
+        out = tmp_path / "out" / str(len(list((tmp_path / "out").glob("*"))) if (tmp_path / "out").exists() else 0)
+        return refused(monkeypatch, capsys, "scratch", "--output-dir", out, *TINY, *arguments, script=script)
+
+    def data(name, text):
+        path = write(tmp_path / name, text)
+        return "--data", path, "--dev", path, "--batch-size", "4"
+
+    good = data("good.tsv", GOOD)
+    assert "textt" in message(*good, "--columns", "text1=textt")
+    assert "line 3" in message(*data("broken.jsonl", '{"text1": "a", "text2": "b", "score": 1}\n\n{"text1": '))
+    assert "label" in message(*data("word.tsv", GOOD + "a\tb\tperhaps\n"))
+    assert "empty" in message(*data("empty.tsv", ""))
+    assert "all" in message(*data("same.tsv", GOOD.replace("\t1\n", "\t0\n")))
+    assert "only 8 examples for batches of 64: lower the batch size" in message(*good, "--batch-size", "64")
+    assert "takes field=column" in message(*good, "--columns", "text1")
+    assert "is none of adamw" in message(*good, "--optimizer", "adamm")
+    assert "every training pair into one class" in message(*good, "--loss", "sbert", "--class-threshold", "7")
+    assert "labels from 0 to 1" in message(
+        *data("grades.tsv", GOOD.replace("\t1\n", "\t5\n")), "--loss", "bce", script=train_cross_encoder
+    )
+    assert "can't write" in refused(monkeypatch, capsys, "scratch", "--output-dir", "/proc/nowhere", *good)
+    occupied = tmp_path / "occupied"
+    occupied.mkdir()
+    write(occupied / "run.json", "{}")
+    assert "--overwrite" in refused(monkeypatch, capsys, "scratch", "--output-dir", occupied, *good)
+    assert (occupied / "run.json").exists()
+    assert "nowhere/model" in message(*good, "--model", "nowhere/model")
+    assert "nowhere/data" in message("--data", "nowhere/data")
+
+
+def test_a_loss_of_nan_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
+    import suzoo.losses
+
+    calls = []
+
+    def loss(scores, labels, *, scale):
+        calls.append(1)
+        return suzoo.losses.cosent_loss(scores, labels, scale=scale) * (float("nan") if len(calls) == 12 else 1.0)
+
+    monkeypatch.setattr(train_cosent, "cosent_loss", loss)
+    message = refused(monkeypatch, capsys, "quickstart", "--output-dir", tmp_path / "run", *TINY)
+    assert "loss is nan at step 11" in message and "step-00000008" in message
+    assert (tmp_path / "run/checkpoints/step-00000008/manifest.json").exists()
