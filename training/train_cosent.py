@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import DistributedType
 from torch import nn
-from transformers import AutoTokenizer
 
 from recipes._base import parse
 from recipes.cosent import RECIPES
-from suzoo.data import check_labels, describe, flat_batch, read_pairs, read_ranked, train_wordpiece
+from suzoo.data import check_labels, describe, flat_batch, read_pairs, read_ranked
 from suzoo.distributed import gather, rank
 from suzoo.engine import RandomBatches, batch_coupled_backward, fit, full_state_dict, run_script
 from suzoo.evaluation import pair_cosines, pair_metrics, retrieval_metrics
@@ -56,12 +55,11 @@ def main() -> None:
         data["ranked"] = describe(recipe.ranked, recipe.ranked_split, ranked)
 
     # Model
+    texts = [text for pair in train for text in (pair.text1, pair.text2)]
+    tokenizer = recipe.tokenizer(texts)
     if recipe.model:
-        tokenizer = AutoTokenizer.from_pretrained(recipe.model)
         model = CoSENTModel.from_pretrained(recipe.model, pooling=recipe.pooling, max_seq_length=recipe.max_length)
     else:
-        texts = (text for pair in train for text in (pair.text1, pair.text2))
-        tokenizer = train_wordpiece(texts, vocab_size=recipe.vocab_size)
         model = CoSENTModel(recipe.bert_config(tokenizer), pooling=recipe.pooling or "cls")
         model.max_seq_length = recipe.max_length
     model.tokenizer = tokenizer
@@ -71,7 +69,6 @@ def main() -> None:
     module = SentenceBERT(model) if recipe.loss == "sbert" else model
 
     # Examples: two tokenized texts and a label; a batch holds texts 2i and 2i + 1 of pair i, end to end
-    texts = [text for pair in train for text in (pair.text1, pair.text2)]
     ids = tokenizer(texts, truncation=True, max_length=recipe.max_length)["input_ids"]
     labels = [pair.label for pair in train]
     if recipe.loss == "sbert":

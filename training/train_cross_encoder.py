@@ -10,11 +10,10 @@ import copy
 import torch
 import torch.nn.functional as F
 from accelerate.utils import DistributedType
-from transformers import AutoTokenizer
 
 from recipes._base import parse
 from recipes.cross_encoder import RECIPES
-from suzoo.data import check_labels, describe, flat_batch, read_pairs, read_ranked, train_wordpiece
+from suzoo.data import check_labels, describe, flat_batch, read_pairs, read_ranked
 from suzoo.distributed import gather, rank
 from suzoo.engine import RandomBatches, batch_coupled_backward, fit, full_state_dict, run_script
 from suzoo.evaluation import pair_metrics, reranking_metrics
@@ -45,12 +44,10 @@ def main() -> None:
         raise ValueError("--loss bce takes labels from 0 to 1; grades beyond that need --loss cosent")
 
     # Model
+    tokenizer = recipe.tokenizer([text for pair in train for text in (pair.text1, pair.text2)])
     if recipe.model:
-        tokenizer = AutoTokenizer.from_pretrained(recipe.model)
         model = CoSENTCrossEncoder.from_pretrained(recipe.model, max_seq_length=recipe.max_length)
     else:
-        texts = (text for pair in train for text in (pair.text1, pair.text2))
-        tokenizer = train_wordpiece(texts, vocab_size=recipe.vocab_size)
         model = CoSENTCrossEncoder(recipe.bert_config(tokenizer))
         model.max_seq_length = recipe.max_length
     model.tokenizer = tokenizer

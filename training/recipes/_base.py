@@ -12,8 +12,9 @@ import tyro
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env, set_seed
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import BertConfig, PreTrainedModel
+from transformers import AutoTokenizer, BertConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from suzoo.data import train_wordpiece
 from suzoo.engine import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -103,9 +104,7 @@ class Training:
     def start(self) -> tuple[Accelerator, RunFolder]:
         """Processes, precision, trackers, seed, and the checked output folder."""
         if self.adapter_only and (self.model is None or self.push_to):
-            raise ValueError(
-                "--lora-save adapter needs a --model to adapt, and can't be pushed: use --lora-save merged"
-            )
+            raise ValueError("--lora-save adapter needs a --model, and can't be pushed: use --lora-save merged")
         tracker = None if self.tracker == "none" else self.tracker
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or several CPU processes would not find each other
@@ -160,6 +159,15 @@ class Training:
         """The fields that `fit` takes under the same names."""
         names = ("max_grad_norm", "evaluate_every", "patience", "resume")
         return {name: getattr(self, name) for name in names}
+
+    def tokenizer(self, texts: list[str]) -> PreTrainedTokenizerBase:
+        """The tokenizer of --model, or a WordPiece one learnt from the texts."""
+        if self.model is None:
+            return train_wordpiece(texts, vocab_size=self.vocab_size)
+        try:
+            return AutoTokenizer.from_pretrained(self.model)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--model {self.model}: no tokenizer could be loaded: {error}") from error
 
     def bert_config(self, tokenizer) -> BertConfig:
         """The small model from scratch."""

@@ -31,7 +31,7 @@ def quickstart() -> CoSENT:
         hidden_size=128,
         num_layers=2,
         pooling="mean",
-        lr=5e-4,
+        lr=1e-3,
         epochs=10,
         batch_size=64,
     )
