@@ -195,7 +195,7 @@ def test_offline_mode_is_named(hub, as_user, folder, trusting, monkeypatch):
 def test_what_does_not_verify_is_not_pushed(hub, as_user, folder, monkeypatch):
     monkeypatch.setattr("suzoo.hub.golden.verify", lambda folder: [Door("AutoModel", "failed", 1.0, "differs")])
     as_user(hub, "hf_alice")
-    with pytest.raises(ValueError, match="does not verify: AutoModel$"):
+    with pytest.raises(ValueError, match=r"does not verify: AutoModel$"):
         push(folder, REPO)
     assert hub.repos == {} and hub.requests == []
     shutil.rmtree(folder)
