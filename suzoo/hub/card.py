@@ -41,8 +41,13 @@ TASKS = {
     },
     "cross-encoder": {"pipeline_tag": "text-ranking", "tags": ["cross-encoder"]},
 }
-# What only this machine cares about
-PRIVATE_FIELDS = {"output_dir", "push_to", "overwrite", "resume", "license", "language"}
+# Fields of a recipe that say nothing about the model
+OTHER_FIELDS = {"output_dir", "push_to", "overwrite", "resume", "tracker", "license", "language"}
+SCRATCH_FIELDS = {"hidden_size", "num_layers", "vocab_size"}  # of the model that is made when none is given
+LOSSES = {
+    "cosent": "with the CoSENT loss",
+    "sbert": "as Sentence-BERT, by a classifier over [u; v; |u-v|], the baseline of the CoSENT article",
+}
 
 
 def template_folder() -> Path:
@@ -83,11 +88,26 @@ def _base_model(recipe: dict) -> str | None:
     return name if is_name and not Path(name).exists() else None
 
 
+def _shown(recipe: dict) -> dict:
+    """The settings that made the model: no empty ones, none that were switched off or had no effect."""
+    hidden = OTHER_FIELDS | (SCRATCH_FIELDS if recipe.get("model") else set())
+    hidden |= set() if recipe.get("lora_r") else {"lora_r", "lora_save"}
+    # `is`: a 0 is a setting like any other
+    off = [key for key, value in recipe.items() if value is None or value is False or value in ([], "")]
+    return {key: value for key, value in recipe.items() if key not in hidden and key not in off}
+
+
+def _source(data: dict) -> str:
+    """Where a split came from: a name of the Hub or of ours as it is, a file without the folders of the author."""
+    source = str(data["source"])
+    return source if data.get("hub_id") or source.startswith("embedded:") else Path(source).name
+
+
 def _model_index(kind: str, name: str, run: dict, metrics: dict) -> list[dict]:
     results = []
     for split, metric, value in _scores({split: values for split, values in metrics.items() if split != "train"}):
         data = run["data"].get(split, {})
-        source = data.get("hub_id") or Path(data.get("source", split)).name
+        source = data.get("hub_id") or _source({"source": split} | data)
         results.append(
             EvalResult(
                 task_type="text-ranking" if kind == "cross-encoder" else "semantic-similarity",
@@ -165,9 +185,10 @@ def write_card(folder: str | Path) -> Path:
             promise=promise,
             config=config,
             run=run,
-            recipe={
-                key: value for key, value in recipe.items() if key not in PRIVATE_FIELDS and value not in (None, [], "")
-            },
+            sources={split: _source(data) for split, data in run["data"].items()},
+            recipe=_shown(recipe),
+            trained=LOSSES.get(recipe.get("loss", "cosent"), f"with the loss `{recipe.get('loss')}`"),
+            is_cosent=recipe.get("loss", "cosent") == "cosent",
             scores=_scores(metrics),
             base_model=base_model,
             from_scratch=from_scratch,

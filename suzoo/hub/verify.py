@@ -25,6 +25,7 @@ from typing import Any
 
 GOLDEN_FILE = "golden.safetensors"
 TOLERANCE = 1e-5
+LAUNCHER_VARIABLES = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "GROUP_")
 
 
 @dataclass
@@ -282,7 +283,9 @@ def verify(folder: str | Path, *, timeout: float = 1800) -> list[Door]:
     promise = read_promise(folder)
     with tempfile.TemporaryDirectory(prefix="suzoo-verify-") as scratch:
         results = Path(scratch) / "results.jsonl"
-        environment = os.environ | {
+        # a training process launches this one: it must not take itself for another rank of that run
+        own = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER_VARIABLES)}
+        environment = own | {
             "HF_HOME": str(Path(scratch) / "huggingface"),
             "HF_HUB_CACHE": str(Path(scratch) / "huggingface" / "hub"),
             "HF_MODULES_CACHE": str(Path(scratch) / "huggingface" / "modules"),

@@ -71,9 +71,9 @@ def make_encoder(pooling: str = "mean", family: str = "bert", **options) -> CoSE
     return _sharpened(CoSENTModel(tiny_config(family), pooling=pooling, **options))
 
 
-def make_cross_encoder() -> CoSENTCrossEncoder:
+def make_cross_encoder(family: str = "bert") -> CoSENTCrossEncoder:
     torch.manual_seed(4)
-    return _sharpened(CoSENTCrossEncoder(tiny_config()))
+    return _sharpened(CoSENTCrossEncoder(tiny_config(family)))
 
 
 def run_python(code: str, home: Path, **environment: str) -> subprocess.CompletedProcess:
