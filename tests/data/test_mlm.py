@@ -22,7 +22,7 @@ def masked(tokenizer, examples, seed=0, **options):
 
 
 def test_tokens_know_their_word(tokenizer):
-    example = encode_words(tokenizer, ["百货大楼", "thingsplay", "了"], max_tokens=32)
+    example = encode_words(tokenizer, ["百货大楼", "thingsthings", "了"], max_tokens=32)
     tokens = tokenizer.convert_ids_to_tokens(example["input_ids"])
     assert tokens[0] == "[CLS]" and tokens[-1] == "[SEP]"
     assert tokens[1:5] == list("百货大楼") and example["word_ids"][:5] == [-1, 0, 0, 0, 0]
