@@ -1,8 +1,8 @@
 """Dialogues whose last answer needs an earlier turn: `embedded:dialogues_zh` and `embedded:dialogues_en`. Synthetic.
 
 Two speakers tell each other facts about themselves, sometimes correct one, chat a little, and at the end the first asks
-for one of the facts: of the first speaker or of the second, or one that was never told. The question alone says neither
-the answer nor where it stands, and who said a thing is as important as what was said.
+for some of the facts: of the first speaker or of the second, or one that was never told. The question alone says
+neither the answer nor where it stands, and who said a thing is as important as what was said.
 """
 
 from __future__ import annotations
@@ -165,19 +165,26 @@ def _dialogue(rng: random.Random, language: Language, joiner: str) -> dict:
             ]
         if rng.random() < 0.3:
             turns += pick(rng, language.chat)
-    if rng.random() < 0.1:
-        topic = pick(rng, [topic for topic in TOPICS if topic not in topics])
-        return {"turns": [*turns, pick(rng, language.ask_mine[topic]), language.unknown], "evidence": -1}
-    topic, whose = pick(rng, topics), pick(rng, ("mine", "mine", "yours"))
-    value, evidence = told[topic, whose]
-    ask, answer = (
-        (language.ask_mine, language.answer_mine) if whose == "mine" else (language.ask_yours, language.answer_yours)
-    )
-    return {"turns": [*turns, pick(rng, ask[topic]), answer[topic].format(value)], "evidence": evidence}
+    asked = shuffled(rng, topics)[: 1 + below(rng, len(topics))]
+    if rng.random() < 0.15:
+        asked[-1] = pick(rng, [topic for topic in TOPICS if topic not in topics])
+    evidence = -1
+    for topic in asked:
+        whose = pick(rng, ("mine", "mine", "yours"))
+        if topic not in topics:
+            evidence = -1
+            turns += [pick(rng, language.ask_mine[topic]), language.unknown]
+        elif whose == "mine":
+            value, evidence = told[topic, "mine"]
+            turns += [pick(rng, language.ask_mine[topic]), language.answer_mine[topic].format(value)]
+        else:
+            value, evidence = told[topic, "yours"]
+            turns += [pick(rng, language.ask_yours[topic]), language.answer_yours[topic].format(value)]
+    return {"turns": turns, "evidence": evidence}
 
 
 def dialogues(language: str, split: str) -> list[dict]:
-    """Rows with `turns` (6 to 20 of them) and `evidence`, the number of the turn (from 0) that the last one needs.
+    """Rows with `turns` (6 to 22 of them) and `evidence`, the number of the turn (from 0) that the last one needs.
 
     `evidence` is -1 where the last turn says that the fact was never told. Train 4000 rows, dev 400.
     """
