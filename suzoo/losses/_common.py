@@ -70,11 +70,17 @@ def safe_target(labels: Tensor, ignore_index: int) -> Tensor:
     return torch.where(labels == ignore_index, 0, labels)[..., None]
 
 
-def uniform_nll(logits: Tensor) -> Tensor:
-    """(...) mean over the classes of minus their log-probability: what label smoothing adds. Skips classes at -inf."""
-    finite = logits != -torch.inf
-    mean = torch.where(finite, logits, 0.0).sum(-1) / finite.sum(-1).clamp_min(1)
-    return logits.logsumexp(-1) - mean
+def target_and_uniform_nll(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """`target_nll`, and the mean over all classes of minus their log-probability (classes at -inf left out)."""
+    log_p = logits.log_softmax(-1)
+    nll = F.nll_loss(
+        log_p.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=ignore_index, reduction="none"
+    )
+    uniform = -log_p.mean(-1)
+    if torch.compiler.is_compiling() or not bool(uniform.isfinite().all()):  # looking is cheaper than masking
+        finite = log_p != -torch.inf
+        uniform = -torch.where(finite, log_p, 0.0).sum(-1) / finite.sum(-1).clamp_min(1)
+    return nll.view(labels.shape), uniform
 
 
 def cosine_matrix(rows_ND: Tensor, columns_MD: Tensor) -> Tensor:

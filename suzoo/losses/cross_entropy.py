@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from suzoo.losses._common import Reduction, check_class_labels, reduce_loss, target_nll, uniform_nll, upcast
+from suzoo.losses._common import (
+    Reduction,
+    check_class_labels,
+    reduce_loss,
+    target_and_uniform_nll,
+    target_nll,
+    upcast,
+)
 
 
 def cross_entropy_loss(
@@ -42,9 +49,11 @@ def cross_entropy_loss(
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy_loss: label_smoothing must be in [0, 1], not {label_smoothing}")
     logits = upcast(logits)
-    losses = target_nll(logits, labels, ignore_index)
     if label_smoothing > 0:
-        losses = (1 - label_smoothing) * losses + label_smoothing * uniform_nll(logits)
+        nll, uniform = target_and_uniform_nll(logits, labels, ignore_index)
+        losses = (1 - label_smoothing) * nll + label_smoothing * uniform
+    else:
+        losses = target_nll(logits, labels, ignore_index)
     if z_loss:
         losses = losses + z_loss * logits.logsumexp(-1).square()
     return reduce_loss(losses, labels != ignore_index, reduction, num_items)

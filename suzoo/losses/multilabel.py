@@ -1,7 +1,7 @@
 """Softmax cross-entropy for several labels at once (ZLPR), dense, soft and sparse.
 
 Source: Su, "将softmax+交叉熵推广到多标签分类问题", kexue.fm/archives/7359; soft labels: kexue.fm/archives/9064;
-arXiv 2208.02955. Shapes: C classes, K label slots, S = C + 1 (the threshold in front).
+arXiv 2208.02955. Shapes: C classes, K label slots.
 """
 
 from __future__ import annotations
@@ -32,27 +32,20 @@ def multilabel_cross_entropy(
 
     Args:
         scores: (..., C). A class at -inf is out of the question: it counts neither as positive nor as negative.
-        targets: (..., C) bool, or float in [0, 1].
+        targets: (..., C) bool or integer 0 and 1, or float in [0, 1]; bool is faster.
         threshold: s0, a number or a tensor that broadcasts to (...).
         mask: broadcasts to (..., C), True where a class counts; it wins over the target.
         reduction: over the rows (...): "mean", "sum" or "none".
-        num_items: divisor of the mean instead of the number of rows with a class that counts.
+        num_items: divisor of the mean instead of the number of rows.
 
     Returns:
-        float32 at least: scalar, or (...) for "none". A row without a class that counts is 0 and not in the mean.
+        float32 at least: scalar, or (...) for "none". A row whose mask is all False is 0 and not in the mean.
 
     Raises:
         ValueError: shapes differ.
     """
     check_targets("multilabel_cross_entropy", scores, targets)
-    scores = upcast(scores)
-    targets = targets.to(scores.dtype)
-    counts = scores != -torch.inf
-    if mask is not None:
-        counts = counts & mask.bool()
-    positive = torch.where(counts & (targets > 0), targets.log() - scores, -torch.inf)
-    negative = torch.where(counts & (targets < 1), (-targets).log1p() + scores, -torch.inf)
-    return _two_log_sums(positive, negative, threshold, counts.any(-1), reduction, num_items)
+    return _loss(upcast(scores), targets, mask, threshold, reduction, num_items)
 
 
 def sparse_multilabel_cross_entropy(
@@ -87,18 +80,38 @@ def sparse_multilabel_cross_entropy(
     slots = torch.where(indices == pad_index, 0, indices + 1)
     is_positive = torch.zeros((*scores.shape[:-1], scores.shape[-1] + 1), dtype=torch.bool, device=scores.device)
     is_positive = is_positive.scatter(-1, slots, True)[..., 1:]
-    scores = upcast(scores)
+    return _loss(upcast(scores), is_positive, None, threshold, reduction, num_items)
+
+
+def _loss(scores, targets, mask: Tensor | None, threshold, reduction: Reduction, num_items) -> Tensor:
+    threshold = torch.as_tensor(threshold, dtype=scores.dtype, device=scores.device)[..., None]
+    threshold = threshold.expand(*scores.shape[:-1], 1)
+
+    def log_sums(positive: Tensor, negative: Tensor) -> Tensor:
+        # with the threshold inside, for the log-sum of -inf alone has no gradient
+        first = torch.cat([-threshold, positive], -1).logsumexp(-1)
+        return first + torch.cat([threshold, negative], -1).logsumexp(-1)
+
+    if mask is None and not torch.compiler.is_compiling():
+        losses = log_sums(*_exponents(scores, targets))
+        if bool(losses.isfinite().all()):  # looking is cheaper than masking
+            return reduce_loss(losses, None, reduction, num_items)
     counts = scores != -torch.inf
-    positive = torch.where(counts & is_positive, -scores, -torch.inf)
-    negative = torch.where(is_positive, -torch.inf, scores)
-    return _two_log_sums(positive, negative, threshold, counts.any(-1), reduction, num_items)
-
-
-def _two_log_sums(positive, negative, threshold, keep, reduction: Reduction, num_items) -> Tensor:
-    """log(e^-s0 + sum exp(positive)) + log(e^s0 + sum exp(negative)) from (..., C) exponents."""
-    threshold = torch.as_tensor(threshold, dtype=positive.dtype, device=positive.device).expand(keep.shape)[..., None]
-    losses = torch.cat([-threshold, positive], -1).logsumexp(-1) + torch.cat([threshold, negative], -1).logsumexp(-1)
+    if mask is not None:
+        counts = counts & mask.bool()
+    positive, negative = _exponents(scores.masked_fill(~counts, 0.0), targets)
+    losses = log_sums(torch.where(counts, positive, -torch.inf), torch.where(counts, negative, -torch.inf))
+    keep = None if mask is None else mask.bool().expand(scores.shape).any(-1)
     return reduce_loss(losses, keep, reduction, num_items)
+
+
+def _exponents(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """What is summed as positive and as negative: -s + log t and s + log(1 - t)."""
+    if targets.is_floating_point():
+        targets = targets.to(scores.dtype)
+        return targets.log() - scores, (-targets).log1p() + scores
+    is_positive = targets.bool()
+    return torch.where(is_positive, -scores, -torch.inf), torch.where(is_positive, -torch.inf, scores)
 
 
 def global_pointer_divergence(scores_a: Tensor, scores_b: Tensor) -> Tensor:

@@ -11,7 +11,14 @@ import math
 import torch
 from torch import Tensor
 
-from suzoo.losses._common import Reduction, check_class_labels, reduce_loss, target_nll, uniform_nll, upcast
+from suzoo.losses._common import (
+    Reduction,
+    check_class_labels,
+    reduce_loss,
+    target_and_uniform_nll,
+    target_nll,
+    upcast,
+)
 
 
 def tailr_loss(
@@ -51,12 +58,15 @@ def tailr_loss(
     _check_range("tailr_loss", gamma=gamma, min_weight=min_weight, label_smoothing=label_smoothing)
     check_class_labels("tailr_loss", logits, labels)
     logits = upcast(logits)
-    nll = target_nll(logits, labels, ignore_index)
+    if label_smoothing > 0:
+        nll, uniform = target_and_uniform_nll(logits, labels, ignore_index)
+    else:
+        nll, uniform = target_nll(logits, labels, ignore_index), None
     weight = (-nll.detach() - _log_mixture(-nll.detach(), gamma)).exp() if gamma > 0 else torch.ones_like(nll)
     weight = weight.clamp(min_weight, 1.0)
     losses = weight * torch.where(weight > 0, nll, 0.0)  # 0 * inf is 0 here: the limit of p log p
-    if label_smoothing > 0:
-        losses = (1 - label_smoothing) * losses + label_smoothing * uniform_nll(logits)
+    if uniform is not None:
+        losses = (1 - label_smoothing) * losses + label_smoothing * uniform
     return reduce_loss(losses, labels != ignore_index, reduction, num_items)
 
 
