@@ -1,6 +1,9 @@
 """Optimizers: a pure update function and a thin torch.optim.Optimizer each."""
 
+from suzoo.optimizers.adax import AdaX, AdaXW
+from suzoo.optimizers.lion import Lion
 from suzoo.optimizers.param_groups import param_groups, parameter_kinds
 from suzoo.optimizers.schedules import get_schedule
+from suzoo.optimizers.tiger import Tiger
 
-__all__ = ["get_schedule", "param_groups", "parameter_kinds"]
+__all__ = ["AdaX", "AdaXW", "Lion", "Tiger", "get_schedule", "param_groups", "parameter_kinds"]
