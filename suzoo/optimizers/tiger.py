@@ -20,7 +20,7 @@ from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._accumulation import HiddenAccumulation, check_accumulation_steps
 from suzoo.optimizers._rule import check_not_negative
-from suzoo.optimizers._tensors import Rounding, full, gradient_of, local, mean, read, root_mean_square
+from suzoo.optimizers._tensors import Rounding, compute_dtype, full, gradient_of, local, mean, read, root_mean_square
 from suzoo.optimizers.param_groups import KINDS
 
 SHAPED = ("matrix", "embedding")  # kinds whose step follows the size of the weights
@@ -33,7 +33,8 @@ def tiger_rms(param: Tensor, kind: str) -> Tensor:
 
 def all_finite(grad: Tensor) -> Tensor:
     """0-d: True when the gradient has neither NaN nor infinity on any shard."""
-    return full((grad * 0).sum()).isfinite()
+    # one pass without a temporary; a sum of finite numbers overflows float32 only where training has exploded
+    return full(grad.sum(dtype=compute_dtype(grad))).isfinite()
 
 
 def tiger_step(
@@ -115,7 +116,7 @@ def tiger_update_foreach(
     shrink_ratio: float,
 ) -> None:
     """`tiger_update` on lists, in place. Waits for the device once, to see whether all gradients are finite."""
-    if not bool(torch.stack(torch._foreach_norm(grads, torch.inf)).isfinite().all()):
+    if not bool(torch.stack([all_finite(grad) for grad in grads]).all()):
         for param, grad, momentum in zip(params, grads, momenta, strict=True):
             new_param, new_momentum = tiger_update(
                 param, grad, momentum, kind=kind, lr=lr, beta=beta, weight_decay=weight_decay, rms_floor=rms_floor,
@@ -241,8 +242,12 @@ class Tiger(HiddenAccumulation):
         super()._update_plain(update, group, param, options)
 
     def _update_compiled(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
-        if update is self._update and isinstance(param, DTensor):
-            options |= self._whole_matrix(group, param) | {"finite": local(all_finite(gradient_of(param)))}
+        if update is self._update:
+            if isinstance(param, DTensor):
+                options |= self._whole_matrix(group, param)
+            if isinstance(param, DTensor) or options["kind"] == "embedding":
+                # outside the kernel also for embeddings: inductor fails to fuse this sum with the sums over rows
+                options["finite"] = local(all_finite(gradient_of(param)))
         super()._update_compiled(update, group, param, options)
 
     def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
