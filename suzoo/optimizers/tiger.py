@@ -20,7 +20,7 @@ from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._accumulation import HiddenAccumulation, check_accumulation_steps
 from suzoo.optimizers._rule import check_not_negative
-from suzoo.optimizers._tensors import Rounding, compute_dtype, full, gradient_of, local, mean, read, root_mean_square
+from suzoo.optimizers._tensors import Rounding, compute_dtype, full, gradient_of, local, read, root_mean_square
 from suzoo.optimizers.param_groups import KINDS
 
 SHAPED = ("matrix", "embedding")  # kinds whose step follows the size of the weights
@@ -28,7 +28,9 @@ SHAPED = ("matrix", "embedding")  # kinds whose step follows the size of the wei
 
 def tiger_rms(param: Tensor, kind: str) -> Tensor:
     """RMS of the weights: of a whole matrix (0-d), or of every row of an embedding (..., 1)."""
-    return mean(param.square(), -1).sqrt() if kind == "embedding" else root_mean_square(param)
+    if kind == "embedding":
+        return full(torch.linalg.vector_norm(param, dim=-1, keepdim=True)) / param.shape[-1] ** 0.5
+    return root_mean_square(param)
 
 
 def all_finite(grad: Tensor) -> Tensor:
@@ -243,11 +245,9 @@ class Tiger(HiddenAccumulation):
 
     def _update_compiled(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
         if update is self._update:
-            if isinstance(param, DTensor):
-                options |= self._whole_matrix(group, param)
+            # an embedding's sums stay outside the kernel: inductor fails to fuse sums over rows with what uses them
             if isinstance(param, DTensor) or options["kind"] == "embedding":
-                # outside the kernel also for embeddings: inductor fails to fuse this sum with the sums over rows
-                options["finite"] = local(all_finite(gradient_of(param)))
+                options |= self._whole_matrix(group, param) | {"finite": local(all_finite(gradient_of(param)))}
         super()._update_compiled(update, group, param, options)
 
     def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
