@@ -1,9 +1,10 @@
 """Optimizers: a pure update function and a thin torch.optim.Optimizer each."""
 
+from suzoo.optimizers.adafactor import AdaFactor
 from suzoo.optimizers.adax import AdaX, AdaXW
 from suzoo.optimizers.lion import Lion
 from suzoo.optimizers.param_groups import param_groups, parameter_kinds
 from suzoo.optimizers.schedules import get_schedule
 from suzoo.optimizers.tiger import Tiger
 
-__all__ = ["AdaX", "AdaXW", "Lion", "Tiger", "get_schedule", "param_groups", "parameter_kinds"]
+__all__ = ["AdaFactor", "AdaX", "AdaXW", "Lion", "Tiger", "get_schedule", "param_groups", "parameter_kinds"]

@@ -127,14 +127,14 @@ class RuleOptimizer(torch.optim.Optimizer):
         raise NotImplementedError
 
     def _new_state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        dtype = compute_dtype(param)
-        momentum_dtype = getattr(torch, group["momentum_dtype"]) if group["momentum_dtype"] else dtype
+        dtypes = {"momentum": self._momentum_dtype(group, param)}
         return {
-            name: torch.zeros_like(
-                param, dtype=momentum_dtype if name == "momentum" else dtype, memory_format=torch.preserve_format
-            )
-            for name in self._state_names
+            name: torch.zeros_like(param, dtype=dtypes.get(name, compute_dtype(param))) for name in self._state_names
         }
+
+    @staticmethod
+    def _momentum_dtype(group: dict[str, Any], param: Tensor) -> torch.dtype:
+        return getattr(torch, group["momentum_dtype"]) if group["momentum_dtype"] else compute_dtype(param)
 
     # --- the step
 
@@ -193,7 +193,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
         state.update(self._new_state(param, group))
         if group["rounding"] == "kahan" and param.dtype != compute_dtype(param):
-            state["compensation"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            state["compensation"] = torch.zeros_like(param)
 
     def _update_watched(self, group: dict[str, Any], params: list[Tensor]) -> None:
         """Update, and at steps 1, 10, 100 and 1000 look whether a low-precision matrix moves at all."""

@@ -244,10 +244,10 @@ class Tiger(HiddenAccumulation):
         super()._update_plain(update, group, param, options)
 
     def _update_compiled(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
-        if update is self._update:
-            # an embedding's sums stay outside the kernel: inductor fails to fuse sums over rows with what uses them
-            if isinstance(param, DTensor) or options["kind"] == "embedding":
-                options |= self._whole_matrix(group, param) | {"finite": local(all_finite(gradient_of(param)))}
+        # an embedding's sums stay outside the kernel: inductor fails to fuse sums over rows with what uses them
+        outside = isinstance(param, DTensor) or options["kind"] == "embedding"
+        if update is self._update and outside:
+            options |= self._whole_matrix(group, param) | {"finite": local(all_finite(gradient_of(param)))}
         super()._update_compiled(update, group, param, options)
 
     def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
