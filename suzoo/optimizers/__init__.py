@@ -1,5 +1,8 @@
 """Optimizers: a pure update function and a thin torch.optim.Optimizer each."""
 
+from suzoo.optimizers.accumulated import Accumulated
+from suzoo.optimizers.accumulated_adamw import AccumulatedAdamW
+from suzoo.optimizers.accumulated_sgd import AccumulatedSGD
 from suzoo.optimizers.adafactor import AdaFactor
 from suzoo.optimizers.adax import AdaX, AdaXW
 from suzoo.optimizers.lion import Lion
@@ -7,4 +10,16 @@ from suzoo.optimizers.param_groups import param_groups, parameter_kinds
 from suzoo.optimizers.schedules import get_schedule
 from suzoo.optimizers.tiger import Tiger
 
-__all__ = ["AdaFactor", "AdaX", "AdaXW", "Lion", "Tiger", "get_schedule", "param_groups", "parameter_kinds"]
+__all__ = [
+    "Accumulated",
+    "AccumulatedAdamW",
+    "AccumulatedSGD",
+    "AdaFactor",
+    "AdaX",
+    "AdaXW",
+    "Lion",
+    "Tiger",
+    "get_schedule",
+    "param_groups",
+    "parameter_kinds",
+]
