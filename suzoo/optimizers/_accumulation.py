@@ -48,6 +48,10 @@ class HiddenAccumulation(RuleOptimizer):
             params = [(i, p) for i, group in enumerate(self.param_groups) for p in group["params"]]
             self._hooks = tuple(p.register_post_accumulate_grad_hook(self._make_hook(i)) for i, p in params)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__.setdefault("_versions", {})  # a copy has no hooks, hence nothing to compare
+
     def _make_hook(self, index: int) -> Callable[[Tensor], None]:
         def hook(param: Tensor) -> None:
             assert param.grad is not None

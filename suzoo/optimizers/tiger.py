@@ -217,7 +217,8 @@ class Tiger(HiddenAccumulation):
         return group.get("kind") or ("matrix" if param.dim() > 1 else "bias")
 
     def _new_state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        if group["rms_floor"] == 0 and self._kind(group, param) in SHAPED and not full(param.ne(0).sum()):
+        shaped = self._kind(group, param) in SHAPED and param.numel() > 0
+        if shaped and group["rms_floor"] == 0 and not full(param.ne(0).sum()):
             warnings.warn(
                 f"Tiger will not move an all-zero parameter of shape {(*param.shape,)}, because its step is "
                 "proportional to the RMS of the weights; set rms_floor=1e-3",
