@@ -14,9 +14,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
-from suzoo.optimizers._rule import RuleOptimizer, check_not_negative
+from suzoo.optimizers._adafactor_fused import adafactor_fused
+from suzoo.optimizers._rule import COMPILE_FROM, RuleOptimizer, check_not_negative
 from suzoo.optimizers._tensors import (
     Rounding,
     compute_dtype,
@@ -28,6 +30,7 @@ from suzoo.optimizers._tensors import (
     write,
 )
 
+MOMENTS = ("row", "column", "second_moment", "momentum")
 Factor = Literal["largest", "last", "none"]
 MomentumOn = Literal["update", "step"]
 
@@ -91,6 +94,55 @@ def adafactor_update(
     return param - decay - step, new
 
 
+def adafactor_apply(
+    param: Tensor, grad: Tensor, state: dict[str, Tensor], rounding: Rounding, options: dict[str, Any]
+) -> None:
+    """`adafactor_update` on one parameter, in place."""
+    dtype = compute_dtype(param)
+    compensation = state.get("compensation")
+    moments = {name: state[name].to(dtype) for name in MOMENTS if name in state}
+    new_value, new_moments = adafactor_update(read(param, compensation), grad.to(dtype), moments, **options)
+    for name, value in new_moments.items():
+        state[name].copy_(value)
+    write(param, new_value, compensation, rounding)
+
+
+def adafactor_update_foreach(
+    params: list[Tensor],
+    grads: list[Tensor],
+    second_moments: list[Tensor],
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: tuple[float, float],
+    clip_threshold: float | None,
+    scale_parameter: bool,
+    weight_decay: float,
+    dims: None,
+    momentum_on: MomentumOn,
+    scale_weight_decay: bool,
+) -> None:
+    """`adafactor_update` on lists of parameters that are not factored and have no momentum, in place."""
+    assert dims is None and beta1 == 0
+    squares = torch._foreach_mul(grads, grads)
+    torch._foreach_add_(squares, eps[0])
+    torch._foreach_lerp_(second_moments, squares, 1 - beta2)
+    updates = torch._foreach_div(grads, torch._foreach_sqrt(second_moments))
+    sizes = torch.tensor([param.numel() for param in params], dtype=params[0].dtype).sqrt().to(params[0].device)
+    scales = torch.ones_like(sizes)
+    if scale_parameter:
+        scales = (torch.stack(torch._foreach_norm(params)) / sizes).clamp_min(eps[1])
+    rates = lr * scales
+    decays = (rates if scale_weight_decay else lr * torch.ones_like(rates)) * weight_decay
+    if clip_threshold is not None:
+        rates = rates / (torch.stack(torch._foreach_norm(updates)) / sizes / clip_threshold).clamp_min(1.0)
+    torch._foreach_mul_(updates, rates.unbind())
+    if weight_decay:
+        torch._foreach_mul_(params, (1 - decays).unbind())
+    torch._foreach_sub_(params, updates)
+
+
 class AdaFactor(RuleOptimizer):
     """AdaFactor.
 
@@ -111,7 +163,9 @@ class AdaFactor(RuleOptimizer):
         factor: which two dimensions of a tensor are rows and columns: the two "largest", the "last" two, or "none".
         min_dim_size_to_factor: keep the second moment whole when one of the two is smaller.
         momentum_on: average the clipped "update" (bojone, BigVision) or the whole "step" (mesh, transformers).
-        rounding, compile: see `RuleOptimizer`. momentum_dtype: see `Lion`.
+        rounding: see `RuleOptimizer`. momentum_dtype: see `Lion`.
+        foreach: multi-tensor kernels for vectors without momentum; None is "on CUDA". compile: four kernels for each
+            large matrix (see `_adafactor_fused`).
 
     Raises:
         ValueError: an option out of range.
@@ -154,6 +208,7 @@ class AdaFactor(RuleOptimizer):
         momentum_on: MomentumOn = "update",
         rounding: Rounding = "nearest",
         momentum_dtype: torch.dtype | None = None,
+        foreach: bool | None = None,
         compile: bool = False,
     ):
         check_not_negative(lr=1.0 if lr is None else lr, weight_decay=weight_decay)
@@ -179,7 +234,7 @@ class AdaFactor(RuleOptimizer):
             rounding=rounding,
             momentum_dtype=momentum_dtype,
             slowest_beta=beta1,
-            foreach=False,
+            foreach=foreach,
             compile=compile,
         )  # fmt: skip
 
@@ -221,16 +276,27 @@ class AdaFactor(RuleOptimizer):
         }
 
     def _update_params(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        together: dict[tuple, list[Tensor]] = {}
         for param in params:
-            state = self.state[param]
-            dtype = compute_dtype(param)
-            moments = {
-                name: state[name].to(dtype) for name in ("row", "column", "second_moment", "momentum") if name in state
-            }
-            compensation = state.get("compensation")
-            new_value, new_moments = adafactor_update(
-                read(param, compensation), gradient_of(param).to(dtype), moments, **self._options(group, param)
+            options = self._options(group, param)
+            state, grad = self.state[param], gradient_of(param)
+            compiled = group["compile"] and param.numel() >= COMPILE_FROM and not isinstance(param, DTensor)
+            if compiled and param.dim() == 2 and options["dims"] and param.is_contiguous() and grad.is_contiguous():
+                adafactor_fused(param.detach(), grad, state, group["rounding"], options)
+            elif self._foreach_can(group, param):
+                together.setdefault((param.dtype, param.device, *options.values()), []).append(param)
+            else:
+                adafactor_apply(param.detach(), grad, state, group["rounding"], options)
+        for bucket in together.values():
+            adafactor_update_foreach(
+                bucket,
+                [gradient_of(p) for p in bucket],
+                [self.state[p]["second_moment"] for p in bucket],
+                **self._options(group, bucket[0]),
             )
-            for name, value in new_moments.items():
-                state[name].copy_(value)
-            write(param, new_value, compensation, group["rounding"])
+
+    def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
+        wanted = group["foreach"] if group["foreach"] is not None else param.is_cuda or group["compile"]
+        one_dtype = param.dtype == gradient_of(param).dtype == compute_dtype(param)
+        whole = "second_moment" in self.state[param] and not isinstance(param, DTensor)
+        return wanted and one_dtype and whole and not group["beta1"] and param.numel() > 0

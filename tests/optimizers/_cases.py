@@ -17,8 +17,7 @@ class Case:
     k: int = 1  # micro-steps per update
     elementwise: bool = True  # no reduction over the tensor: sharding may not change a bit
     foreach: bool = False
-    rounding: bool = True
-    weight_decay: bool = True
+    compile: bool = True
 
 
 def _wrapped_lion(params, lr=0.03, weight_decay=0.1, **options):
@@ -26,7 +25,7 @@ def _wrapped_lion(params, lr=0.03, weight_decay=0.1, **options):
 
 
 CASES = {
-    "AdaFactor": Case(lambda p, lr=0.03, **o: AdaFactor(p, lr, **o), elementwise=False),
+    "AdaFactor": Case(lambda p, lr=0.03, **o: AdaFactor(p, lr, **o), elementwise=False, foreach=True),
     "AdaFactor, momentum": Case(lambda p, lr=0.03, **o: AdaFactor(p, lr, beta1=0.9, **o), elementwise=False),
     "AdaX": Case(lambda p, lr=0.03, **o: AdaX(p, lr, **o), foreach=True),
     "AdaXW": Case(lambda p, lr=0.03, **o: AdaXW(p, lr, **o), foreach=True),
@@ -35,7 +34,7 @@ CASES = {
     "Tiger, k=2": Case(lambda p, lr=0.03, **o: Tiger(p, lr, accumulation_steps=2, **o), k=2, elementwise=False),
     "AccumulatedSGD, k=2": Case(lambda p, lr=0.03, **o: AccumulatedSGD(p, lr, accumulation_steps=2, **o), k=2),
     "AccumulatedAdamW, k=2": Case(lambda p, lr=0.03, **o: AccumulatedAdamW(p, lr, accumulation_steps=2, **o), k=2),
-    "Accumulated(Lion, 2)": Case(_wrapped_lion, k=2),
+    "Accumulated(Lion, 2)": Case(_wrapped_lion, k=2, compile=False),
 }
 
 # scalar, vector, matrix, matrix large enough to be factored, convolution, one row, nothing at all

@@ -281,3 +281,27 @@ def test_state_moves_between_devices(case):
     back = case.make(make_params())
     back.load_state_dict(other.state_dict())
     assert {v.device.type for s in back.state.values() for v in s.values()} == {"cpu"}
+
+
+@every_case
+def test_compile_is_the_plain_form(case):
+    """One big matrix is compiled, the rest of the parameters follow beside it. A new rate compiles nothing."""
+    if not case.compile:
+        pytest.skip("runs the compiled form of the optimizer inside")
+
+    def params():
+        generator = torch.Generator().manual_seed(3)
+        return [*make_params(), nn.Parameter(0.1 * torch.randn(400, 256, generator=generator))]
+
+    plain, fused = params(), params()
+    expected, optimizer = case.make(plain), case.make(fused, compile=True)
+    for step in range(6):
+        if step == 2:
+            compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        for o in (expected, optimizer):
+            o.param_groups[0]["lr"] = 0.03 / (1 + step // case.k)
+        run_steps(expected, plain, range(step, step + 1))
+        run_steps(optimizer, fused, range(step, step + 1))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled > 0
+    for a, b in zip(fused, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-6)
