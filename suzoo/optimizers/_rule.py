@@ -83,7 +83,8 @@ class RuleOptimizer(torch.optim.Optimizer):
       the last place (bf16: 0.4 % of the weight) and says so once. "kahan" keeps the lost part in one more low-precision
       tensor. "stochastic" (bf16) rounds up or down at random so that the mean is right; it draws from torch's global
       generator. For float32 master weights keep the model in float32 and use autocast;
-    - foreach and compile change the speed, not the result (up to the last bits).
+    - foreach (in-place kernels on lists; off only with False) and compile (one pass over memory by torch.compile, for
+      large tensors) change the speed, not the result up to the last bits.
     """
 
     _state_names: ClassVar[tuple[str, ...]] = ()
@@ -92,6 +93,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     _update: ClassVar[Callable]
     _update_foreach: ClassVar[Callable]
     _needs_matrices: ClassVar[bool] = False
+    _splits: ClassVar[bool] = True  # the multi-tensor form may be given pieces of a tensor
     _warned_of_rounding = False
 
     def __init__(
@@ -236,9 +238,12 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
         """Multi-tensor kernels want one dtype throughout; a compiled optimizer uses them for its small tensors."""
-        wanted = group["foreach"] if group["foreach"] is not None else param.is_cuda or group["compile"]
         tensors = [param, gradient_of(param), *(self.state[param][name] for name in self._state_names)]
-        return wanted and not group["lazy"] and all(t.dtype == compute_dtype(param) for t in tensors)
+        return (
+            group["foreach"] is not False
+            and not group["lazy"]
+            and all(t.dtype == compute_dtype(param) for t in tensors)
+        )
 
     def _gradient_for_update(self, param: Tensor) -> Tensor | None:
         return local(gradient_of(param))

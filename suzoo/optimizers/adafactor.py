@@ -164,7 +164,7 @@ class AdaFactor(RuleOptimizer):
         min_dim_size_to_factor: keep the second moment whole when one of the two is smaller.
         momentum_on: average the clipped "update" (bojone, BigVision) or the whole "step" (mesh, transformers).
         rounding: see `RuleOptimizer`. momentum_dtype: see `Lion`.
-        foreach: multi-tensor kernels for vectors without momentum; None is "on CUDA". compile: four kernels for each
+        foreach: multi-tensor kernels for vectors without momentum; off only with False. compile: four kernels for each
             large matrix (see `_adafactor_fused`).
 
     Raises:
@@ -266,10 +266,11 @@ class AdaFactor(RuleOptimizer):
         lr = group["lr"]
         if group["relative_step"]:
             lr *= min(1e-2, 1 / math.sqrt(t)) * (1.0 if group["scale_parameter"] else 0.05)
-        names = ("beta1", "eps", "clip_threshold", "scale_parameter", "weight_decay", "momentum_on")
+        names = ("beta1", "clip_threshold", "scale_parameter", "weight_decay", "momentum_on")
         return {
             **{name: group[name] for name in names},
             "lr": lr,
+            "eps": tuple(group["eps"]),  # a list after a JSON checkpoint
             "beta2": min(group["beta2_cap"], 1 - t ** -group["decay_rate"]),
             "dims": factored_dims(tuple(param.shape), group["factor"], group["min_dim_size_to_factor"]),
             "scale_weight_decay": group["scale_weight_decay"],
@@ -296,7 +297,7 @@ class AdaFactor(RuleOptimizer):
             )
 
     def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
-        wanted = group["foreach"] if group["foreach"] is not None else param.is_cuda or group["compile"]
+        wanted = group["foreach"] is not False
         one_dtype = param.dtype == gradient_of(param).dtype == compute_dtype(param)
         whole = "second_moment" in self.state[param] and not isinstance(param, DTensor)
         return wanted and one_dtype and whole and not group["beta1"] and param.numel() > 0

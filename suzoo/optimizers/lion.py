@@ -64,7 +64,7 @@ class Lion(RuleOptimizer):
             the other rows stands still. May be set per group.
         rounding: how a bf16 or fp16 parameter takes its new value, see `RuleOptimizer`.
         momentum_dtype: None is float32 (float64 for float64 parameters). bfloat16 halves the state; for beta2 <= 0.99.
-        foreach: multi-tensor kernels; None is "on CUDA". compile: one fused kernel by torch.compile.
+        foreach, compile: see `RuleOptimizer`.
 
     Batches below 64 do worse than AdamW (the paper's own finding). State: one float per parameter.
     """

@@ -166,6 +166,7 @@ class Tiger(HiddenAccumulation):
 
     _state_names = ("momentum",)
     _needs_matrices = True
+    _splits = False
     _update = staticmethod(tiger_update)
     _update_foreach = staticmethod(tiger_update_foreach)
 
