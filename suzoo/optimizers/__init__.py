@@ -6,7 +6,9 @@ from suzoo.optimizers.accumulated_sgd import AccumulatedSGD
 from suzoo.optimizers.adafactor import AdaFactor
 from suzoo.optimizers.adax import AdaX, AdaXW
 from suzoo.optimizers.lion import Lion
+from suzoo.optimizers.lora_optimizer import LoRAOptimizer
 from suzoo.optimizers.param_groups import param_groups, parameter_kinds
+from suzoo.optimizers.parameter_search import ParameterSearch
 from suzoo.optimizers.schedules import get_schedule
 from suzoo.optimizers.tiger import Tiger
 
@@ -18,6 +20,8 @@ __all__ = [
     "AdaX",
     "AdaXW",
     "Lion",
+    "LoRAOptimizer",
+    "ParameterSearch",
     "Tiger",
     "get_schedule",
     "param_groups",

@@ -6,7 +6,6 @@ Source: Su, kexue.fm/archives/6794, github.com/bojone/accum_optimizer_for_keras.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +14,10 @@ from torch.optim.optimizer import StateDict
 
 from suzoo.distributed import all_reduce_sum, is_distributed, world_size
 from suzoo.optimizers._accumulation import check_accumulation_steps
+from suzoo.optimizers._wrapper import OptimizerWrapper
 
 
-class Accumulated(Optimizer):
+class Accumulated(OptimizerWrapper):
     """`optimizer` that takes one step on the mean gradient of every `accumulation_steps` calls.
 
     Use it like the optimizer itself: `loss.backward(); accumulated.step(); accumulated.zero_grad()` for every
@@ -55,7 +55,6 @@ class Accumulated(Optimizer):
             raise ValueError(f"{type(optimizer).__name__} accumulates already (accumulation_steps); do not wrap it")
         if max_grad_norm is not None and not max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be positive or None, not {max_grad_norm}")
-        # no super().__init__(): groups and state stay the inner optimizer's, see the properties
         self.optimizer = optimizer
         self.accumulation_steps = accumulation_steps
         self.max_grad_norm = max_grad_norm
@@ -63,30 +62,6 @@ class Accumulated(Optimizer):
         self.micro_step = 0
         self.total_weight: float | None = None
         self._buffers: dict[Tensor, Tensor] = {}
-
-    @property
-    def state(self):
-        return self.optimizer.state
-
-    @property
-    def param_groups(self):
-        return self.optimizer.param_groups
-
-    @property
-    def defaults(self):
-        return self.optimizer.defaults
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        self.optimizer.add_param_group(param_group)
-
-    def __repr__(self) -> str:
-        return f"Accumulated({self.optimizer!r}, accumulation_steps={self.accumulation_steps})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
 
     @property
     def at_boundary(self) -> bool:
@@ -179,10 +154,10 @@ class Accumulated(Optimizer):
         self.optimizer.load_state_dict({k: v for k, v in state_dict.items() if k != "accumulation"})
         self.micro_step, self.total_weight = accumulation["micro_step"], accumulation["total_weight"]
         self._buffers = {}
-        for i, param in enumerate(self._params()):
-            if i not in accumulation["grads"]:
-                continue
-            grad = accumulation["grads"][i].to(param.device, copy=True)
+        params = self._params()
+        for i, saved in accumulation["grads"].items():
+            param = params[int(i)]  # JSON makes strings of numbers
+            grad = saved.to(param.device, copy=True)
             if self.stale:
                 self._buffers[param] = grad
             else:
