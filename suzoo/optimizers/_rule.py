@@ -1,0 +1,322 @@
+"""The bookkeeping all optimizers here share: state, precision, checkpoints, and which kernels run an update.
+
+A rule is a pure function `update(param, grad, *states, **options) -> (new_param, *new_states)` in float32 or float64.
+`RuleOptimizer` reads and stores the tensors around it: tensor by tensor (the plain form, on a CPU in pieces that stay
+in the cache), by the rule's multi-tensor form, or compiled into one kernel.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT, StateDict
+
+from suzoo.optimizers._tensors import ROUNDINGS, Rounding, compute_dtype, gradient_of, local, read, write
+
+CHUNK = 1 << 18  # elements; four float32 streams of it stay in a core's cache
+COMPILE_FROM = 100_000  # elements; smaller tensors are not worth a compilation for their shape
+
+
+def check_not_negative(**values: float) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int | float) or not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be a finite number and not negative, not {value!r}")
+
+
+def check_betas(*, betas: tuple[float, float]) -> None:
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas must be two numbers in [0, 1), not {betas!r}")
+
+
+def apply_update(
+    update: Callable,
+    param: Tensor,
+    grad: Tensor | None,
+    states: tuple[Tensor, ...],
+    compensation: Tensor | None,
+    rounding: Rounding,
+    lazy: bool,
+    options: dict[str, Any],
+) -> None:
+    """Run a rule on one tensor (or a piece of one) and store what it returns. All reads come before the first write:
+    compiled, that is one pass over memory. Without grad, the rule moves the parameter by its states alone."""
+    dtype = compute_dtype(param)
+    value = read(param, compensation)
+    old_states = [state.to(dtype) for state in states]
+    grads = [] if grad is None else [grad.to(dtype)]
+    new_value, *new_states = update(value, *grads, *old_states, **options)
+    if lazy:
+        assert grad is not None
+        touched = grad.ne(0).any(-1, keepdim=True) if grad.dim() > 1 else grad.ne(0)
+        new_value = torch.where(touched, new_value, value)
+        new_states = [torch.where(touched, new, old) for new, old in zip(new_states, old_states, strict=True)]
+    for state, new in zip(states, new_states, strict=True):
+        state.copy_(new)
+    write(param, new_value, compensation, rounding)
+
+
+@functools.cache
+def compiled_apply() -> Callable:
+    """One compiled `apply_update` for the process: torch keeps its kernels by rule, options and shape.
+
+    Static shapes: the dynamic kernel divides integers in its loop bound, which costs more than the arithmetic.
+    """
+    return torch.compile(apply_update, dynamic=False, fullgraph=True)
+
+
+class RuleOptimizer(torch.optim.Optimizer):
+    """Base of the optimizers: state in float32 whatever the parameters are, exact resume, sharded parameters.
+
+    What every subclass promises, and `tests/optimizers/test_conformance.py` checks:
+
+    - state is created at a parameter's first gradient; a parameter without gradient is not touched and does not count
+      the step; state_dict holds tensors and plain JSON types and resumes to the same bits, also for bf16 parameters;
+    - `lr` of the group is read at every step, so any torch scheduler drives it;
+    - FSDP2 (DTensor) parameters give what unsharded ones give;
+    - rounding: how a bf16 or fp16 parameter takes a new value. "nearest" loses every update smaller than half a unit in
+      the last place (bf16: 0.4 % of the weight) and says so once. "kahan" keeps the lost part in one more low-precision
+      tensor. "stochastic" (bf16) rounds up or down at random so that the mean is right; it draws from torch's global
+      generator. For float32 master weights keep the model in float32 and use autocast;
+    - foreach (in-place kernels on lists; off only with False) and compile (one pass over memory by torch.compile, for
+      large tensors) change the speed, not the result up to the last bits.
+    """
+
+    _state_names: ClassVar[tuple[str, ...]] = ()
+    _cpu_states: ClassVar[tuple[str, ...]] = ("step",)  # read at every step, without waiting for a device
+    _traced: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")  # options that may change without a recompilation
+    _update: ClassVar[Callable]
+    _update_foreach: ClassVar[Callable]
+    _needs_matrices: ClassVar[bool] = False
+    _splits: ClassVar[bool] = True  # the multi-tensor form may be given pieces of a tensor
+    _warned_of_rounding = False
+
+    def __init__(
+        self,
+        params: ParamsT,
+        defaults: dict[str, Any],
+        *,
+        rounding: Rounding,
+        foreach: bool | None,
+        compile: bool,
+        momentum_dtype: torch.dtype | None = None,
+        slowest_beta: float = 0.0,
+    ):
+        if rounding not in ROUNDINGS:
+            raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, not {rounding!r}")
+        if momentum_dtype not in (None, torch.float32, torch.bfloat16):
+            raise ValueError(f"momentum_dtype must be None, torch.float32 or torch.bfloat16, not {momentum_dtype}")
+        if momentum_dtype == torch.bfloat16 and slowest_beta > 0.99:
+            raise ValueError(
+                f"a bfloat16 momentum cannot decay by {slowest_beta}: from 0.995 on m * beta rounds back to m. "
+                "Use beta <= 0.99 or a float32 momentum"
+            )
+        dtype_name = None if momentum_dtype is None else str(momentum_dtype).removeprefix("torch.")
+        super().__init__(
+            params,
+            {**defaults, "rounding": rounding, "momentum_dtype": dtype_name, "foreach": foreach, "compile": compile},
+        )
+
+    # --- what a rule defines
+
+    def _options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
+        """The rule's keyword arguments: numbers and strings, equal for parameters that may be updated together."""
+        raise NotImplementedError
+
+    def _new_state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        dtypes = {"momentum": self._momentum_dtype(group, param)}
+        return {
+            name: torch.zeros_like(param, dtype=dtypes.get(name, compute_dtype(param))) for name in self._state_names
+        }
+
+    @staticmethod
+    def _momentum_dtype(group: dict[str, Any], param: Tensor) -> torch.dtype:
+        return getattr(torch, group["momentum_dtype"]) if group["momentum_dtype"] else compute_dtype(param)
+
+    # --- the step
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        for param in self.param_groups[-1]["params"]:
+            if not param.is_floating_point():
+                raise ValueError(f"{type(self).__name__} trains real parameters, not one of {param.dtype}")
+            if param.dtype == torch.float16 and self.param_groups[-1].get("rounding") == "stochastic":
+                raise ValueError("stochastic rounding is for bfloat16 parameters; use 'kahan' for float16")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update. `closure`, if given, reevaluates the loss first; its value is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._check_group(group)
+            ready = []
+            for param in group["params"]:
+                if param.grad is None:
+                    continue
+                self._check_gradient(param)
+                self._init_state(param, group)
+                self.state[param]["step"] += 1
+                ready.append(param)
+            if ready:
+                self._update_watched(group, ready)
+        return loss
+
+    def _check_gradient(self, param: Tensor) -> None:
+        if param.grad is not None and param.grad.layout != torch.strided:
+            raise RuntimeError(
+                f"{type(self).__name__} got a sparse gradient for a parameter of shape {(*param.shape,)}; build the "
+                "embedding with sparse=False"
+            )
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        if not self._needs_matrices:
+            return
+        for param in group["params"]:
+            if getattr(param, "_is_flat_param", False) or (
+                group.get("kind") in ("matrix", "embedding") and param.dim() < 2
+            ):
+                raise RuntimeError(
+                    f"{type(self).__name__} looks at whole matrices but was given a flat piece of one, of shape "
+                    f"{(*param.shape,)}, as FSDP1 and DeepSpeed ZeRO do; use FSDP2 (fully_shard) or DDP"
+                )
+
+    def _init_state(self, param: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[param]
+        if state:
+            return
+        state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
+        state.update(self._new_state(param, group))
+        if group["rounding"] == "kahan" and param.dtype != compute_dtype(param):
+            state["compensation"] = torch.zeros_like(param)
+
+    def _update_watched(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """Update, and at steps 1, 10, 100 and 1000 look whether a low-precision matrix moves at all."""
+        watched = None
+        if group["rounding"] == "nearest" and not self._warned_of_rounding and group["lr"] > 0:
+            low = (p for p in params if p.dtype != compute_dtype(p) and p.dim() > 1 and local(p).numel())
+            watched = next((p for p in low if self.state[p]["step"].item() in (1, 10, 100, 1000)), None)
+        before = None if watched is None else local(watched).clone()
+        self._update_params(group, params)
+        if watched is None or before is None:
+            return
+        # gradients that were folded into the state are gone: then every element should have moved
+        asked = torch.ones_like(before, dtype=torch.bool) if watched.grad is None else local(gradient_of(watched)).ne(0)
+        moved = (local(watched).ne(before) & asked).sum().item()
+        if moved < 0.5 * asked.sum().item():
+            self._warned_of_rounding = True
+            warnings.warn(
+                f"{type(self).__name__} with lr {group['lr']:g} left most elements of a {watched.dtype} parameter of "
+                f"shape {(*watched.shape,)} unchanged: the updates are smaller than its precision. Use "
+                "rounding='kahan' or 'stochastic', or float32 parameters with autocast",
+                stacklevel=3,
+            )
+
+    def _update_params(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        together: dict[tuple, list[Tensor]] = {}
+        for param in params:
+            options = self._options(group, param)
+            if group["compile"] and local(param).numel() >= COMPILE_FROM:
+                self._update_compiled(self._update, group, param, options)
+            elif self._foreach_can(group, param):
+                together.setdefault((param.dtype, param.device, *options.values()), []).append(param)
+            else:
+                self._update_plain(self._update, group, param, options)
+        for bucket in together.values():
+            states = [[local(self.state[p][name]) for p in bucket] for name in self._state_names]
+            options = self._options(group, bucket[0])
+            self._update_foreach(
+                [local(p) for p in bucket], [local(gradient_of(p)) for p in bucket], *states, **options
+            )
+
+    def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
+        """Multi-tensor kernels want one dtype throughout; a compiled optimizer uses them for its small tensors."""
+        tensors = [param, gradient_of(param), *(self.state[param][name] for name in self._state_names)]
+        return (
+            group["foreach"] is not False
+            and not group["lazy"]
+            and all(t.dtype == compute_dtype(param) for t in tensors)
+        )
+
+    def _gradient_for_update(self, param: Tensor) -> Tensor | None:
+        return local(gradient_of(param))
+
+    def _tensors(self, param: Tensor) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...], Tensor | None]:
+        state = self.state[param]
+        compensation = state.get("compensation")
+        return (
+            local(param).detach(),
+            self._gradient_for_update(param),
+            tuple(local(state[name]) for name in self._state_names),
+            None if compensation is None else local(compensation),
+        )
+
+    def _update_plain(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
+        value, grad, states, compensation = self._tensors(param)
+        rows = value.shape[0] if value.dim() else 1
+        per_piece = rows if value.is_cuda else max(1, CHUNK * rows // max(value.numel(), 1))
+        if per_piece >= rows:
+            apply_update(update, value, grad, states, compensation, group["rounding"], group["lazy"], options)
+            return
+        for start in range(0, rows, per_piece):
+            piece = slice(start, start + per_piece)
+            apply_update(
+                update,
+                value[piece],
+                None if grad is None else grad[piece],
+                tuple(state[piece] for state in states),
+                None if compensation is None else compensation[piece],
+                group["rounding"],
+                group["lazy"],
+                {k: v[piece] if isinstance(v, Tensor) and v.dim() else v for k, v in options.items()},
+            )
+
+    def _update_compiled(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
+        value, grad, states, compensation = self._tensors(param)
+        tensors = [value, *states, *(t for t in (grad, compensation) if t is not None)]
+        flat = not self._by_rows(group, param) and all(t.is_contiguous() for t in tensors)
+        shape = [-1] if flat else list(value.shape)  # one kernel for all matrices of one size
+        options = {k: self._scalar(v, value) if k in self._traced else v for k, v in options.items()}
+        with torch._dynamo.config.patch(recompile_limit=256, accumulated_recompile_limit=1024):
+            compiled_apply()(
+                update,
+                value.view(shape),
+                None if grad is None else grad.view(shape),
+                tuple(state.view(shape) for state in states),
+                None if compensation is None else compensation.view(shape),
+                group["rounding"],
+                group["lazy"],
+                options,
+            )
+
+    def _by_rows(self, group: dict[str, Any], param: Tensor) -> bool:
+        """True when the rule treats the last dimension as a unit, so that tensors must keep their shape."""
+        return group["lazy"]
+
+    @staticmethod
+    def _scalar(value: float | Tensor, like: Tensor) -> Tensor:
+        if isinstance(value, Tensor):
+            return value
+        return torch.full((), value, dtype=compute_dtype(like), device=like.device)
+
+    # --- checkpoints
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """As torch's, but state keeps the dtype it was saved in: torch would cut the float32 state of a bf16 parameter
+        down to bf16."""
+        super().load_state_dict(state_dict)
+        saved_ids = [index for group in state_dict["param_groups"] for index in group["params"]]
+        params = [param for group in self.param_groups for param in group["params"]]
+        for index, param in zip(saved_ids, params, strict=True):
+            for name, value in state_dict["state"].get(index, {}).items():
+                if isinstance(value, Tensor):
+                    # a copy, so that two optimizers loaded from one dict do not share their state
+                    device = torch.device("cpu") if name in self._cpu_states else param.device
+                    self.state[param][name] = value.detach().to(device, copy=True)

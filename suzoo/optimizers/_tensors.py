@@ -1,0 +1,79 @@
+"""Tensor helpers: sharded tensors, compute precision, and storing a new value in a low-precision parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate
+
+Rounding = Literal["nearest", "kahan", "stochastic"]
+ROUNDINGS = ("nearest", "kahan", "stochastic")
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """float64 stays float64, everything else is computed in float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def full(tensor: Any) -> Any:
+    """Finish a pending reduction of a sharded tensor; its other placements, and ordinary tensors, stay as they are.
+
+    In-place operations and several functions (pow, rsqrt, comparisons) of a DTensor with a pending reduction fail or
+    are wrong, which is how other AdaFactors break under FSDP2: every reduction goes through here first.
+    """
+    if isinstance(tensor, DTensor) and any(placement.is_partial() for placement in tensor.placements):
+        return tensor.redistribute(placements=[Replicate() if p.is_partial() else p for p in tensor.placements])
+    return tensor
+
+
+def local(tensor: Any) -> Any:
+    """This rank's part of a sharded tensor, sharing its memory; an ordinary tensor itself."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def mean(tensor: Tensor, dim: int | Sequence[int]) -> Tensor:
+    """Mean over dim, kept as size 1, over all shards. (DTensor's own mean is wrong for uneven shards.)"""
+    count = 1
+    for d in [dim] if isinstance(dim, int) else dim:
+        count *= tensor.shape[d]
+    return full(tensor.sum(dim, keepdim=True)) / max(count, 1)
+
+
+def root_mean_square(tensor: Tensor) -> Tensor:
+    """RMS over all elements of all shards, 0-d."""
+    return (full(tensor.square().sum()) / max(tensor.numel(), 1)).sqrt()
+
+
+def gradient_of(param: Tensor) -> Tensor:
+    """The gradient, sharded as the parameter is."""
+    grad = param.grad
+    assert grad is not None
+    if isinstance(grad, DTensor) and isinstance(param, DTensor) and grad.placements != param.placements:
+        return grad.redistribute(placements=param.placements)
+    return grad
+
+
+def read(param: Tensor, compensation: Tensor | None) -> Tensor:
+    """The parameter in compute precision, with the low bits that Kahan rounding keeps beside it."""
+    value = param.to(compute_dtype(param))
+    return value if compensation is None else value + compensation
+
+
+def write(param: Tensor, value: Tensor, compensation: Tensor | None, rounding: Rounding) -> None:
+    """Store value in param. Only low-precision parameters are rounded in a special way."""
+    if param.dtype == value.dtype or rounding == "nearest":
+        param.copy_(value)
+    elif rounding == "kahan":
+        assert compensation is not None
+        rounded = value.to(param.dtype)
+        # what bf16 cannot hold goes into a second bf16: about 16 significant bits together
+        compensation.copy_(value - rounded.to(value.dtype))
+        param.copy_(rounded)
+    else:
+        # up with the probability of the cut-off part: bf16 is the upper half of fp32
+        bits = value.contiguous().view(torch.int32)
+        noise = torch.randint_like(bits, 1 << 16)
+        param.copy_(((bits + noise) & -(1 << 16)).view(torch.float32))

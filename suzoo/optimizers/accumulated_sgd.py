@@ -1,0 +1,113 @@
+"""SGD with momentum that accumulates gradients inside the momentum: exactly what it does on mean gradients.
+
+Source: Su, kexue.fm/archives/8634.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from suzoo.optimizers._accumulation import HiddenAccumulation, check_accumulation_steps
+from suzoo.optimizers._rule import check_not_negative
+from suzoo.optimizers._tensors import Rounding, local
+
+
+def sgd_move(
+    param: Tensor,
+    momentum: Tensor,
+    *,
+    lr: float | Tensor,
+    weight_decay: float | Tensor,
+    dampening: float,
+    decoupled: bool,
+) -> tuple[Tensor, Tensor]:
+    """The end of a window: the momentum already holds the window's mean gradient."""
+    if decoupled:
+        return param - lr * (momentum + weight_decay * param), momentum
+    # θ stood still in the window, so λθ joins the mean gradient once
+    momentum = momentum + (1 - dampening) * weight_decay * param
+    return param - lr * momentum, momentum
+
+
+def sgd_update(
+    param: Tensor,
+    grad: Tensor,
+    momentum: Tensor,
+    *,
+    beta: float,
+    lr: float | Tensor,
+    weight_decay: float | Tensor,
+    dampening: float,
+    decoupled: bool,
+) -> tuple[Tensor, Tensor]:
+    """New parameter and momentum of an update without accumulation: m ← β m + (1 - dampening) g."""
+    momentum = beta * momentum + (1 - dampening) * grad
+    return sgd_move(param, momentum, lr=lr, weight_decay=weight_decay, dampening=dampening, decoupled=decoupled)
+
+
+class AccumulatedSGD(HiddenAccumulation):
+    """SGD with momentum; k micro-steps equal one step of torch.optim.SGD on the mean of the k gradients.
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate.
+        momentum: β. 0 would have nothing to hide the gradients in beyond the window, but works.
+        accumulation_steps: k micro-steps per update, see `HiddenAccumulation`.
+        dampening: m ← β m + (1 - dampening) ḡ, also at the first step (torch leaves that one undampened). The article's
+            form is dampening = momentum.
+        weight_decay: L2 as in torch.optim.SGD, or decoupled (θ shrinks by lr * weight_decay).
+        free_gradients: fold gradients during backward and free them.
+        rounding, compile: see `RuleOptimizer`.
+
+    State: one float per parameter. Nesterov momentum is not offered: it needs the mean gradient by itself.
+    """
+
+    _state_names = ("momentum",)
+    _update = staticmethod(sgd_update)
+    _move = staticmethod(sgd_move)
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float,
+        momentum: float = 0.9,
+        *,
+        accumulation_steps: int = 1,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        decoupled: bool = False,
+        free_gradients: bool = False,
+        rounding: Rounding = "nearest",
+        compile: bool = False,
+    ):
+        check_not_negative(lr=lr, weight_decay=weight_decay)
+        check_accumulation_steps(accumulation_steps)
+        if not (0 <= momentum < 1 and 0 <= dampening < 1):
+            raise ValueError(f"momentum and dampening must be in [0, 1), not {momentum} and {dampening}")
+        super().__init__(
+            params,
+            {
+                "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
+                "decoupled": decoupled, "accumulation_steps": accumulation_steps, "micro_step": 0, "lazy": False,
+            },
+            rounding=rounding,
+            foreach=False,
+            compile=compile,
+        )  # fmt: skip
+        self._start_accumulating(free_gradients)
+
+    def _move_options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
+        return {name: group[name] for name in ("lr", "weight_decay", "dampening", "decoupled")}
+
+    def _options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
+        return {"beta": group["momentum"], **self._move_options(group, param)}
+
+    def _fold_states(self, group: dict[str, Any], param: Tensor, grad: Tensor, first: bool) -> None:
+        momentum = local(self.state[param]["momentum"])
+        # m ← [(β - 1) χ + 1] m + (1 - dampening) / k g
+        if first:
+            momentum.mul_(group["momentum"])
+        momentum.add_(grad.to(momentum.dtype), alpha=(1 - group["dampening"]) / group["accumulation_steps"])

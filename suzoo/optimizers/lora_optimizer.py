@@ -1,0 +1,322 @@
+"""LoRA as an optimizer: low-rank steps for the matrices of any model, which itself is not changed.
+
+Source: Su, kexue.fm/archives/9590. A weight W of shape (m, n) with W = W_base + s B A, B (m, r), A (r, n), has
+
+    ∂L/∂A = s Bᵀ G,    ∂L/∂B = s G Aᵀ,    G = ∂L/∂W,
+
+so LoRA needs only G: an inner optimizer moves A and B by these gradients, and W follows by s (B'A' - B A). Its moments
+belong to A and B, (m + n) r numbers instead of m n. Unlike LoRA by modules, G of a matrix exists for a moment, and the
+weights are merged at all times.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
+from torch.optim import Optimizer
+from torch.optim.optimizer import StateDict
+
+from suzoo.optimizers._tensors import compute_dtype, gradient_of
+from suzoo.optimizers._wrapper import OptimizerWrapper
+
+Variant = Literal["lora", "projection", "additive"]
+Init = Literal["symmetric", "peft"]
+
+
+def lora_gradients(grad: Tensor, a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Gradients of A (r, n) and B (m, r) from that of W (m, n)."""
+    return scale * (b.T @ grad), scale * (grad @ a.T)
+
+
+def additive_gradients(grad: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """Of W_ij = W0_ij + A[i mod r, j] + B[i, j mod r]: sums over blocks of rows (r, n) and of columns (m, r)."""
+    m, n = grad.shape
+    return grad.view(m // r, r, n).sum(0), grad.view(m, n // r, r).sum(1)
+
+
+def additive_delta(a: Tensor, b: Tensor) -> Tensor:
+    """A and B repeated to the size of W."""
+    (r, n), m = a.shape, b.shape[0]
+    return a.repeat(m // r, 1) + b.repeat(1, n // r)
+
+
+class LoRAOptimizer(OptimizerWrapper):
+    """Train the matrices among `params` by low-rank steps, and everything else by the inner optimizer as it is.
+
+    Args:
+        params: parameters or groups, for instance `param_groups(model, ...)`. Adapted are two-dimensional parameters
+            larger than r on both sides, unless their group has `"lora": False` or a `kind` other than "matrix".
+        inner: makes the optimizer of A, B and the rest from groups: `lambda groups: AdamW(groups, lr=1e-4)`. Options of
+            a group are kept, so weight decay acts on A and B, as with peft.
+        r: rank.
+        alpha: s = alpha / r, as in peft; None is s = 1.
+        variant: "lora". "projection": A and B are random and stand still for `refresh` steps, and W moves by half of
+            B · step(BᵀG) + step(G Aᵀ) · A, which is -lr G in expectation under SGD (each of the two terms is).
+            "additive": W + a row for all rows and a column for all columns (r interleaved ones; r must divide both
+            sides), of rank 2 r and without any random number.
+        init: "symmetric": A and B Gaussian of variance 1/r, so that E AᵀA = E B Bᵀ = 1; W starts unchanged all the
+            same. "peft": A as in peft, B zero. Only for "lora".
+        refresh: "projection" only: draw new A and B every `refresh` steps and drop the inner state of the old ones.
+        seed: of the random numbers, equal on all ranks.
+
+    bf16 and fp16 matrices are recomputed from a copy of their first value, so that no small step is lost; "projection"
+    refuses them. Flat parameters (FSDP1, ZeRO) are not adapted, since they are vectors; FSDP2 works.
+
+    Raises:
+        ValueError: an option out of range, or no parameter to adapt.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        inner: Callable[[list[dict[str, Any]]], Optimizer],
+        *,
+        r: int = 8,
+        alpha: float | None = None,
+        variant: Variant = "lora",
+        init: Init = "symmetric",
+        refresh: int = 1,
+        seed: int = 0,
+    ):
+        if r < 1 or refresh < 1:
+            raise ValueError(f"r and refresh must be at least 1, not {r} and {refresh}")
+        if variant not in ("lora", "projection", "additive") or init not in ("symmetric", "peft"):
+            raise ValueError(f"unknown variant {variant!r} or init {init!r}")
+        if alpha is not None and (not alpha > 0 or variant == "additive"):
+            raise ValueError("alpha must be positive, and the additive variant has none")
+        if init == "peft" and variant != "lora":
+            raise ValueError("init='peft' is for variant='lora'; the others have no B that starts at zero")
+        self.r, self.variant, self.init, self.refresh, self.seed = r, variant, init, refresh, seed
+        self.scale = 1.0 if alpha is None else alpha / r
+        self.num_steps = 0
+        self._groups, self._adapted, self._others = [], [], []
+        self._a: list[Tensor] = []
+        self._b: list[Tensor] = []
+        # what a step measures from: the A and B at the start, or the random projections; and W's first value
+        self._anchors: list[tuple[Tensor, Tensor]] = []
+        self._first: list[Tensor | None] = []
+        groups = list(params)
+        if not groups:
+            raise ValueError("LoRAOptimizer got no parameters")
+        groups = groups if isinstance(groups[0], dict) else [{"params": groups}]
+        self.optimizer = inner([self._adapted_group(dict(group)) for group in groups])
+        if not self._adapted:
+            raise ValueError(f"LoRAOptimizer found no matrix larger than r={r} on both sides")
+
+    # --- adapters
+
+    def _adapted_group(self, group: dict[str, Any]) -> dict[str, Any]:
+        params = group["params"]
+        new = []
+        for param in [params] if isinstance(params, Tensor) else list(params):
+            matrix = group.get("lora", True) and group.get("kind", "matrix") == "matrix" and param.dim() == 2
+            if matrix and min(param.shape) > self.r:
+                new += self._adapt(param)
+            else:
+                new.append(param)
+                self._others.append(param)
+        return {**group, "params": new}
+
+    def _adapt(self, param: Tensor) -> list[Tensor]:
+        m, n = param.shape
+        low_precision = param.dtype != compute_dtype(param)
+        if self.variant == "additive" and (m % self.r or n % self.r):
+            raise ValueError(f"the additive variant needs r={self.r} to divide both sides of a matrix {(m, n)}")
+        if self.variant == "projection" and low_precision:
+            raise ValueError("the projection variant changes W by full-rank sums: use float32 parameters")
+        self._adapted.append(param)
+        a, b = self._draw(param, len(self._adapted) - 1)
+        self._anchors.append((a, b))
+        start = (a, b) if self.variant == "lora" else (torch.zeros_like(a), torch.zeros_like(b))
+        self._a.append(nn.Parameter(start[0].clone()))
+        self._b.append(nn.Parameter(start[1].clone()))
+        self._first.append(param.detach().clone() if low_precision else None)
+        return [self._a[-1], self._b[-1]]
+
+    def _draw(self, param: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        """A (r, n) and B (m, r) from the seed, the matrix's number and the period: the same on every rank."""
+        m, n = param.shape
+        period = self.num_steps // self.refresh
+        generator = torch.Generator().manual_seed(hash((self.seed, index, period)) % 2**63)
+        options = {"generator": generator, "dtype": torch.float64}
+        if self.init == "peft":
+            bound = n**-0.5  # kaiming_uniform_ with a = √5, as nn.Linear and peft
+            a, b = (2 * torch.rand(self.r, n, **options) - 1) * bound, torch.zeros(m, self.r, dtype=torch.float64)
+        else:
+            a, b = (torch.randn(shape, **options) * self.r**-0.5 for shape in ((self.r, n), (m, self.r)))
+        return tuple(x.to(compute_dtype(param)).to(param.device) for x in (a, b))
+
+    @staticmethod
+    def _like(value: Tensor, grad: Tensor) -> Tensor:
+        """value, replicated over the mesh of a sharded gradient."""
+        if not isinstance(grad, DTensor):
+            return value
+        mesh = grad.device_mesh
+        return DTensor.from_local(value, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+    def _gradients(self, grad: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        if self.variant == "additive":
+            grad = grad.full_tensor() if isinstance(grad, DTensor) else grad
+            return additive_gradients(grad, self.r)
+        a, b = (self._a[index], self._b[index]) if self.variant == "lora" else self._anchors[index]
+        both = lora_gradients(grad, self._like(a.detach(), grad), self._like(b.detach(), grad), self.scale)
+        return tuple(x.full_tensor() if isinstance(x, DTensor) else x for x in both)
+
+    def _product(self, b: Tensor, a: Tensor, param: Tensor) -> Tensor:
+        """s B A, each rank computing the part that it has of W."""
+        if isinstance(param, DTensor):
+            # B takes W's sharding of rows, A that of columns: then no rank multiplies more than its part
+            rows = [p if p.is_shard(0) else Replicate() for p in param.placements]
+            columns = [p if p.is_shard(1) else Replicate() for p in param.placements]
+            b = self._like(b, param).redistribute(placements=rows)
+            a = self._like(a, param).redistribute(placements=columns)
+        return self.scale * (b @ a)
+
+    def _delta(self, param: Tensor, index: int, old: tuple[Tensor, Tensor]) -> Tensor:
+        """Change of W when A and B went from `old` to what they are."""
+        a, b = self._a[index].detach(), self._b[index].detach()
+        if self.variant == "lora":
+            return self._product(b, a, param) - self._product(old[1], old[0], param)
+        if self.variant == "additive":
+            delta = additive_delta(a - old[0], b - old[1])
+            return (
+                self._like(delta, param).redistribute(placements=param.placements)
+                if isinstance(param, DTensor)
+                else delta
+            )
+        fixed_a, fixed_b = self._anchors[index]
+        return (self._product(fixed_b, a - old[0], param) + self._product(b - old[1], fixed_a, param)) / 2
+
+    # --- the step
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        raise RuntimeError("LoRAOptimizer takes all its parameters at construction")
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for param in self._adapted:
+            if set_to_none:
+                param.grad = None
+            elif param.grad is not None:
+                param.grad.zero_()
+        self.optimizer.zero_grad(set_to_none)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Move A and B by the inner optimizer, and W with them."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        old: dict[int, tuple[Tensor, Tensor]] = {}
+        for i, param in enumerate(self._adapted):
+            self._a[i].grad = self._b[i].grad = None
+            if param.grad is None:
+                continue
+            grad = gradient_of(param).to(compute_dtype(param))
+            self._a[i].grad, self._b[i].grad = self._gradients(grad, i)
+            old[i] = self._a[i].detach().clone(), self._b[i].detach().clone()
+        self.optimizer.step()
+        for i, before in old.items():
+            param, first = self._adapted[i], self._first[i]
+            if first is None:
+                param.add_(self._delta(param, i, before))
+            else:
+                start = self._anchors[i] if self.variant == "lora" else tuple(torch.zeros_like(x) for x in before)
+                param.copy_(first.to(compute_dtype(param)) + self._delta(param, i, start))
+            if self.variant == "projection":
+                self._a[i].zero_()
+                self._b[i].zero_()
+        self.num_steps += 1
+        if self.variant == "projection" and self.num_steps % self.refresh == 0:
+            for i, param in enumerate(self._adapted):
+                self._anchors[i] = self._draw(param, i)
+                for virtual in (self._a[i], self._b[i]):
+                    self.optimizer.state.pop(virtual, None)
+        return loss
+
+    # --- checkpoints and export
+
+    def state_dict(self) -> StateDict:
+        """The inner optimizer's, and under "lora" A, B and what they are measured from, by number of the matrix."""
+        adapters = {
+            i: {
+                "a": self._a[i].detach(),
+                "b": self._b[i].detach(),
+                "anchor_a": self._anchors[i][0],
+                "anchor_b": self._anchors[i][1],
+                **({} if (first := self._first[i]) is None else {"first": first}),
+            }
+            for i in range(len(self._adapted))
+        }
+        return {**self.optimizer.state_dict(), "lora": {"num_steps": self.num_steps, "adapters": adapters}}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        self.optimizer.load_state_dict({k: v for k, v in state_dict.items() if k != "lora"})
+        saved = state_dict["lora"]
+        self.num_steps = saved["num_steps"]
+        if len(saved["adapters"]) != len(self._adapted):
+            raise ValueError(
+                f"the checkpoint adapts {len(saved['adapters'])} matrices, this optimizer {len(self._adapted)}"
+            )
+        for key, adapter in saved["adapters"].items():
+            i = int(key)  # JSON makes strings of numbers
+            self._a[i].copy_(adapter["a"])
+            self._b[i].copy_(adapter["b"])
+            for mine, theirs in zip(self._anchors[i], ("anchor_a", "anchor_b"), strict=True):
+                mine.copy_(adapter[theirs])
+            if (first := self._first[i]) is not None:
+                first.copy_(adapter["first"])
+
+    def save_peft(self, model: nn.Module, folder: str | Path, *, base: str = "") -> None:
+        """Write a peft LoRA adapter that turns the model as it was at the start into what it is now.
+
+        With the symmetric init the change s (B A - B0 A0) has rank 2 r, and so has the adapter.
+
+        Args:
+            model: the trained model, for the names of its modules.
+            folder: gets adapter_config.json and adapter_model.safetensors; `PeftModel.from_pretrained` reads it.
+            base: name or path of the base model for the config.
+
+        Raises:
+            ValueError: not variant "lora", an adapted matrix that is not the weight of an nn.Linear of `model`, or
+                other parameters were trained too, which an adapter cannot hold.
+        """
+        from peft import LoraConfig  # half a second of imports that only this method needs
+        from safetensors.torch import save_file
+
+        if self.variant != "lora":
+            raise ValueError(f"peft has no adapter for variant={self.variant!r}: save the whole model")
+        if self._others:
+            raise ValueError(
+                f"{len(self._others)} parameters were trained without low rank and would be missing in the adapter: "
+                "give LoRAOptimizer only matrices, or save the whole model"
+            )
+        names = {m.weight: name for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+        if not all(param in names for param in self._adapted):
+            raise ValueError("an adapted matrix is not the weight of an nn.Linear of this model")
+        tensors = {}
+        for param, a, b, (a0, b0) in zip(self._adapted, self._a, self._b, self._anchors, strict=True):
+            if self.init == "symmetric":
+                a, b = torch.cat([a, a0]), torch.cat([b, -b0], 1)
+            key = f"base_model.model.{names[param]}"
+            tensors[f"{key}.lora_A.weight"] = a.detach().contiguous().cpu()
+            tensors[f"{key}.lora_B.weight"] = b.detach().contiguous().cpu()
+        rank = 2 * self.r if self.init == "symmetric" else self.r
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=self.scale * rank,
+            target_modules=[names[param] for param in self._adapted],
+            base_model_name_or_path=base,
+        ).to_dict()
+        config["target_modules"] = sorted(config["target_modules"])
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))
+        save_file(tensors, folder / "adapter_model.safetensors")

@@ -1,0 +1,221 @@
+"""ParameterSearch: train on any score of the model's output by trying a few disturbed parameters.
+
+Source: Welleck and Cho 2020, "MLE-guided parameter search" (MGS), arXiv 2006.03158; Su, kexue.fm/archives/7521. An
+update is the mean of p(Δ) ∝ exp(-(l(θ + Δ) - l(θ)) / α), estimated with importance weights from candidates drawn
+around 0 and around the step of the differentiable loss. The task loss l may be anything: 1 - BLEU, repetition,
+non-termination.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate
+from torch.optim import Optimizer
+from torch.optim.optimizer import StateDict
+
+from suzoo.distributed import all_reduce_mean
+from suzoo.optimizers._rule import check_not_negative
+from suzoo.optimizers._tensors import compute_dtype, local
+from suzoo.optimizers._wrapper import OptimizerWrapper
+
+Density = Literal["unit", "true"]
+NoiseScale = Literal["uniform", "constant"]
+
+
+def mixture_log_density(square: Tensor, product: Tensor, guide_square: Tensor) -> Tensor:
+    """Log density, but for a constant, of ½ N(0, 1) + ½ N(g, 1) at Δ.
+
+    Args:
+        square, product, guide_square: (K,), (K,) and (): Δ·Δ, Δ·g and g·g; divide all by σ² for another σ.
+    """
+    # the exponentials themselves underflow from Δ·Δ = 1500 on
+    return math.log(0.5) - square / 2 + torch.logaddexp(torch.zeros_like(product), product - guide_square / 2)
+
+
+def search_weights(current: float, candidates: Tensor, log_density: Tensor, *, beta: float) -> Tensor:
+    """(K,) weights softmax(β (l(θ) - l(θ + Δ_k)) - log q(Δ_k)) of candidates with task losses `candidates` (K,)."""
+    return torch.softmax(beta * (current - candidates) - log_density, 0)
+
+
+@dataclass
+class SearchResult:
+    """What one step saw: the task loss before it, those of the candidates, and their weights."""
+
+    current: float
+    candidates: list[float]
+    weights: list[float]
+
+
+class ParameterSearch(OptimizerWrapper):
+    """MGS around any optimizer, which takes the mean of the candidates as its negative gradient.
+
+        mle_loss.backward()
+        result = search.step(lambda: repetition(decode(model, batch)))
+        search.zero_grad()
+
+    Args:
+        optimizer: any torch optimizer; its groups and state are this object's.
+        num_candidates: K. Candidates 0, 2, 4, ... are the guide g (the clipped negative gradient) plus noise, the
+            others noise alone.
+        beta: 1/α, how much a lower task loss counts; for losses of size 1, from 1 to 100.
+        noise: standard deviation σ of the noise, in "constant" units or, "uniform", in units of each tensor's mean |g|.
+        noise_scale: see noise.
+        density: of the candidates in the importance weights. "unit": with σ = 1 whatever it is, the authors' code,
+            which hardly differs between candidates. "true": with the σ used, the estimator of the paper; with n
+            parameters the log densities then differ by about √(n/2), so beyond some hundred parameters they drown the
+            task loss.
+        max_grad_norm: clip the gradient before, and the mean of the candidates after; None is off.
+        seed: of the noise. Candidates are drawn again from seeds instead of stored; memory is one copy of the
+            parameters (they come back to the same bits) and one gradient.
+
+    Distributed: gradients must be the reduced ones; the task loss is averaged over the ranks; FSDP2 parameters get
+    noise of their own on every shard.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        num_candidates: int = 4,
+        beta: float = 1.0,
+        noise: float = 1.0,
+        noise_scale: NoiseScale = "uniform",
+        density: Density = "unit",
+        max_grad_norm: float | None = 1.0,
+        seed: int = 0,
+    ):
+        check_not_negative(beta=beta)
+        if num_candidates < 1:
+            raise ValueError(f"num_candidates must be at least 1, not {num_candidates}")
+        if not (noise > 0 and math.isfinite(noise)):
+            raise ValueError(f"noise must be positive and finite, not {noise}")
+        if noise_scale not in ("uniform", "constant") or density not in ("unit", "true"):
+            raise ValueError(f"unknown noise_scale {noise_scale!r} or density {density!r}")
+        if max_grad_norm is not None and not max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be positive or None, not {max_grad_norm}")
+        if getattr(optimizer, "folds_gradients", False):
+            raise ValueError(
+                f"{type(optimizer).__name__} with accumulation keeps no gradient for ParameterSearch to guide"
+            )
+        self.optimizer = optimizer
+        self.num_candidates, self.beta, self.seed = num_candidates, beta, seed
+        self.noise, self.noise_scale, self.density, self.max_grad_norm = noise, noise_scale, density, max_grad_norm
+        self.num_steps = 0
+
+    def _noises(self, params: list[Tensor], sigmas: list[Tensor], candidate: int) -> Iterator[Tensor]:
+        """This rank's noise of every parameter for one candidate, the same whenever it is asked for."""
+        generators: dict[tuple, torch.Generator] = {}
+        for param, sigma in zip(params, sigmas, strict=True):
+            shard: tuple[int, ...] = ()
+            if isinstance(param, DTensor):
+                coordinate = param.device_mesh.get_coordinate() or ()
+                shard = tuple(c for c, p in zip(coordinate, param.placements, strict=True) if p.is_shard())
+            key = (param.device, shard)
+            if key not in generators:
+                seed = hash((self.seed, self.num_steps, candidate, *shard)) % 2**63
+                generators[key] = torch.Generator(param.device).manual_seed(seed)
+            part = local(param)
+            dtype = compute_dtype(param)
+            yield sigma * torch.randn(part.shape, generator=generators[key], dtype=dtype, device=param.device)
+
+    @staticmethod
+    def _sum(values: Tensor, param: Tensor) -> Tensor:
+        """Sums over this rank's part, completed over the shards of param."""
+        if not isinstance(param, DTensor):
+            return values
+        placements = [Partial() if p.is_shard() else Replicate() for p in param.placements]
+        return DTensor.from_local(values, param.device_mesh, placements, run_check=False).full_tensor()
+
+    @torch.no_grad()
+    def step(self, task_loss: Callable[[], float]) -> SearchResult:  # ty: ignore[invalid-method-override]
+        """One update.
+
+        Args:
+            task_loss: called num_candidates + 1 times, without gradients, with the model's parameters disturbed in
+                place; returns the loss to lower (a rank's own, in distributed training).
+
+        Raises:
+            ValueError: no parameter has a gradient, or a task loss is not finite.
+        """
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not params:
+            raise ValueError("ParameterSearch.step needs the gradient of the differentiable loss: call backward first")
+        if self.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(params, self.max_grad_norm)
+        guides = [-local(p.grad).to(compute_dtype(p)) for p in params]
+        if self.noise_scale == "uniform":
+            # σ of a tensor: noise times the mean |g| over all its shards
+            sigmas = [self.noise * self._sum(g.abs().sum(), p) / p.numel() for g, p in zip(guides, params, strict=True)]
+        else:
+            sigmas = [torch.full((), self.noise, dtype=g.dtype, device=g.device) for g in guides]
+        current = self._evaluate(task_loss)
+        start = [local(p).clone() for p in params]
+        losses, squares, products = [], [], []
+        try:
+            for k in range(self.num_candidates):
+                square = product = torch.zeros((), dtype=torch.float64)
+                for p, origin, g, sigma, noise in zip(
+                    params, start, guides, sigmas, self._noises(params, sigmas, k), strict=True
+                ):
+                    delta = noise + g if k % 2 == 0 else noise
+                    local(p).copy_(origin.to(delta.dtype) + delta)
+                    square, product = (
+                        square + self._dot(delta, delta, sigma, p),
+                        product + self._dot(delta, g, sigma, p),
+                    )
+                squares.append(square)
+                products.append(product)
+                losses.append(self._evaluate(task_loss))
+        finally:
+            for p, origin in zip(params, start, strict=True):
+                local(p).copy_(origin)
+        guide_square = sum(
+            (self._dot(g, g, s, p) for g, s, p in zip(guides, sigmas, params, strict=True)),
+            torch.zeros((), dtype=torch.float64),
+        )
+        log_density = mixture_log_density(torch.stack(squares), torch.stack(products), guide_square)
+        weights = search_weights(
+            current, torch.tensor(losses, dtype=torch.float64), log_density, beta=self.beta
+        ).tolist()
+        # the mean of the candidates, from the same seeds, as a descent direction
+        means = [g * sum(weights[::2]) for g in guides]
+        for k, weight in enumerate(weights):
+            for mean, noise in zip(means, self._noises(params, sigmas, k), strict=True):
+                mean.add_(noise, alpha=weight)
+        for p, mean in zip(params, means, strict=True):
+            local(p.grad).copy_(-mean)
+        if self.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(params, self.max_grad_norm)
+        self.optimizer.step()
+        self.num_steps += 1
+        return SearchResult(current, losses, weights)
+
+    def _dot(self, a: Tensor, b: Tensor, sigma: Tensor, param: Tensor) -> Tensor:
+        """a·b over all shards, in units of the density's σ²; a tensor without gradient has no noise and counts 0."""
+        value = self._sum((a.double() * b.double()).sum(), param).cpu()
+        if self.density == "unit":
+            return value
+        variance = sigma.double().square().cpu()
+        return torch.where(variance > 0, value / variance, 0.0)
+
+    def _evaluate(self, task_loss: Callable[[], float]) -> float:
+        value = float(all_reduce_mean(torch.tensor(float(task_loss()), dtype=torch.float64, device=self._device())))
+        if not math.isfinite(value):
+            raise ValueError(f"ParameterSearch: the task loss must be finite, got {value}")
+        return value
+
+    def _device(self) -> torch.device:
+        return self.param_groups[0]["params"][0].device
+
+    def state_dict(self) -> StateDict:
+        return {**self.optimizer.state_dict(), "search": {"num_steps": self.num_steps}}
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        self.optimizer.load_state_dict({k: v for k, v in state_dict.items() if k != "search"})
+        self.num_steps = state_dict["search"]["num_steps"]

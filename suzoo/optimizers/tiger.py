@@ -1,0 +1,289 @@
+"""Tiger: the sign of the momentum, with a step proportional to the size of the weights.
+
+Source: Su, kexue.fm/archives/9512, github.com/bojone/tiger. One state of the parameters' size, which also accumulates.
+
+Departures from the author's code: kinds of parameters come from modules instead of names; infinite gradients are
+caught like NaN; the decision is taken for a whole sharded matrix; inside a window the shrinking waits for the window's
+end, and the window's decay happens at its first finite gradient (his is lost when the first micro-gradient is bad).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim.optimizer import ParamsT
+
+from suzoo.optimizers._accumulation import HiddenAccumulation, check_accumulation_steps
+from suzoo.optimizers._rule import check_not_negative
+from suzoo.optimizers._tensors import Rounding, compute_dtype, full, gradient_of, local, read, root_mean_square
+from suzoo.optimizers.param_groups import KINDS
+
+SHAPED = ("matrix", "embedding")  # kinds whose step follows the size of the weights
+
+
+def tiger_rms(param: Tensor, kind: str) -> Tensor:
+    """RMS of the weights: of a whole matrix (0-d), or of every row of an embedding (..., 1)."""
+    if kind == "embedding":
+        return full(torch.linalg.vector_norm(param, dim=-1, keepdim=True)) / param.shape[-1] ** 0.5
+    return root_mean_square(param)
+
+
+def all_finite(grad: Tensor) -> Tensor:
+    """0-d: True when the gradient has neither NaN nor infinity on any shard."""
+    # one pass without a temporary; a sum of finite numbers overflows float32 only where training has exploded
+    return full(grad.sum(dtype=compute_dtype(grad))).isfinite()
+
+
+def tiger_step(
+    param: Tensor,
+    momentum: Tensor,
+    rms: Tensor | None,
+    *,
+    kind: str,
+    lr: float | Tensor,
+    weight_decay: float | Tensor,
+    rms_floor: float,
+) -> Tensor:
+    """θ - η (sign(m) + λ θ), with η = lr · RMS(θ), and half of lr and no decay for biases and norm weights."""
+    if kind not in SHAPED:
+        return param - 0.5 * lr * momentum.sign()
+    assert rms is not None
+    return param - lr * rms.clamp_min(rms_floor) * (momentum.sign() + weight_decay * param)
+
+
+def tiger_update(
+    param: Tensor,
+    grad: Tensor,
+    momentum: Tensor,
+    *,
+    kind: str,
+    lr: float | Tensor,
+    beta: float,
+    weight_decay: float | Tensor,
+    rms_floor: float,
+    shrink_ratio: float,
+    rms: Tensor | None = None,
+    finite: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """New parameter and momentum. `rms` and `finite` are given when the tensors are a part of the matrix."""
+    if rms is None and kind in SHAPED:
+        rms = tiger_rms(param, kind)
+    if finite is None:
+        finite = all_finite(grad)
+    # m ← β m + (1 - β) g
+    new_momentum = momentum.lerp(grad, 1 - beta)
+    # θ ← θ - η (sign(m) + λ θ)
+    new_param = tiger_step(param, new_momentum, rms, kind=kind, lr=lr, weight_decay=weight_decay, rms_floor=rms_floor)
+    # a gradient that is not finite leaves m alone and pulls θ towards its neutral value
+    center = 1.0 if kind == "norm" else 0.0
+    shrunk = center + shrink_ratio * (param - center)
+    return torch.where(finite, new_param, shrunk), torch.where(finite, new_momentum, momentum)
+
+
+def tiger_move(
+    param: Tensor,
+    momentum: Tensor,
+    *,
+    kind: str,
+    lr: float | Tensor,
+    weight_decay: float | Tensor,
+    rms_floor: float,
+    rms: Tensor | None,
+    num_finite: Tensor,
+    shrink: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The end of an accumulation window: shrink once for every bad micro-gradient, step if there was a good one."""
+    center = 1.0 if kind == "norm" else 0.0
+    shrunk = center + shrink * (param - center)
+    rms = None if rms is None else rms * shrink
+    moved = tiger_step(shrunk, momentum, rms, kind=kind, lr=lr, weight_decay=weight_decay, rms_floor=rms_floor)
+    return torch.where(num_finite > 0, moved, shrunk), momentum
+
+
+def tiger_update_foreach(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momenta: list[Tensor],
+    *,
+    kind: str,
+    lr: float,
+    beta: float,
+    weight_decay: float,
+    rms_floor: float,
+    shrink_ratio: float,
+) -> None:
+    """`tiger_update` on lists, in place. Waits for the device once, to see whether all gradients are finite."""
+    if not bool(torch.stack([all_finite(grad) for grad in grads]).all()):
+        for param, grad, momentum in zip(params, grads, momenta, strict=True):
+            new_param, new_momentum = tiger_update(
+                param, grad, momentum, kind=kind, lr=lr, beta=beta, weight_decay=weight_decay, rms_floor=rms_floor,
+                shrink_ratio=shrink_ratio,
+            )  # fmt: skip
+            param.copy_(new_param)
+            momentum.copy_(new_momentum)
+        return
+    torch._foreach_lerp_(momenta, grads, 1 - beta)
+    directions = torch._foreach_sign(momenta)
+    if kind not in SHAPED:
+        torch._foreach_add_(params, directions, alpha=-0.5 * lr)
+        return
+    torch._foreach_add_(directions, params, alpha=weight_decay)
+    rates = [tiger_rms(param, kind).clamp_min(rms_floor).mul_(lr) for param in params]
+    torch._foreach_mul_(directions, rates)
+    torch._foreach_sub_(params, directions)
+
+
+class Tiger(HiddenAccumulation):
+    """Tiger (TIGht-fisted optimizER). Pass it `param_groups(model, weight_decay=...)`, which name the kinds.
+
+    Args:
+        params: groups with a `kind`: "matrix" steps by lr * RMS(matrix), "embedding" by lr * RMS(row), "bias" and
+            "norm" by lr / 2 without decay. A group without `kind` treats tensors of two dimensions or more as matrices
+            and the rest as biases, so its embeddings are not recognized.
+        lr: relative change per step, 1e-3 to 2e-3 at the peak.
+        beta: 0.965 for language, 0.945 for vision.
+        weight_decay: decoupled and relative like the step. Groups of kind "bias" and "norm" ignore it, as the author's.
+        rms_floor: least RMS. The author's 0 never moves an all-zero matrix (LoRA's B, a zero-initialized head), about
+            which one warning is given; 1e-3 is AdaFactor's choice.
+        shrink_ratio: a parameter whose gradient has a NaN or infinity shrinks by this factor (norm weights towards 1)
+            and its momentum waits. 1 only skips.
+        accumulation_steps: micro-steps per update, see `HiddenAccumulation`.
+        free_gradients: fold gradients during backward and free them.
+        rounding, foreach, compile: see `RuleOptimizer`. momentum_dtype: see `Lion`; float32 when accumulating.
+
+    Raises:
+        ValueError: an option out of range, or an unknown kind.
+        RuntimeError: at `step`, a group of matrices holds a flat parameter (FSDP1, DeepSpeed ZeRO): the RMS of a slice
+            is not that of the matrix.
+
+    State: one float per parameter.
+    """
+
+    _state_names = ("momentum",)
+    _needs_matrices = True
+    _splits = False
+    _update = staticmethod(tiger_update)
+    _update_foreach = staticmethod(tiger_update_foreach)
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        beta: float = 0.965,
+        weight_decay: float = 0.01,
+        *,
+        rms_floor: float = 0.0,
+        shrink_ratio: float = 0.99,
+        accumulation_steps: int = 1,
+        free_gradients: bool = False,
+        rounding: Rounding = "nearest",
+        momentum_dtype: torch.dtype | None = None,
+        foreach: bool | None = None,
+        compile: bool = False,
+    ):
+        check_not_negative(lr=lr, weight_decay=weight_decay, rms_floor=rms_floor)
+        check_accumulation_steps(accumulation_steps)
+        if not 0 <= beta < 1:
+            raise ValueError(f"beta must be in [0, 1), not {beta}")
+        if not 0 < shrink_ratio <= 1:
+            raise ValueError(f"shrink_ratio must be in (0, 1], not {shrink_ratio}")
+        if momentum_dtype == torch.bfloat16 and (accumulation_steps > 1 or free_gradients):
+            raise ValueError("accumulation adds small parts to the momentum, which bfloat16 would lose: use float32")
+        super().__init__(
+            params,
+            {
+                "lr": lr, "beta": beta, "weight_decay": weight_decay, "rms_floor": rms_floor,
+                "shrink_ratio": shrink_ratio, "accumulation_steps": accumulation_steps, "micro_step": 0, "lazy": False,
+            },
+            rounding=rounding,
+            momentum_dtype=momentum_dtype,
+            slowest_beta=beta,
+            foreach=foreach,
+            compile=compile,
+        )  # fmt: skip
+        self._start_accumulating(free_gradients)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        kind = param_group.get("kind")
+        if kind is not None and kind not in KINDS:
+            raise ValueError(f"Tiger: a group's kind must be one of {', '.join(KINDS)}, not {kind!r}")
+        super().add_param_group(param_group)
+
+    def _kind(self, group: dict[str, Any], param: Tensor) -> str:
+        return group.get("kind") or ("matrix" if param.dim() > 1 else "bias")
+
+    def _new_state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        shaped = self._kind(group, param) in SHAPED and param.numel() > 0
+        if shaped and group["rms_floor"] == 0 and not full(param.ne(0).sum()):
+            warnings.warn(
+                f"Tiger will not move an all-zero parameter of shape {(*param.shape,)}, because its step is "
+                "proportional to the RMS of the weights; set rms_floor=1e-3",
+                stacklevel=4,
+            )
+        state = super()._new_state(param, group)
+        if self.folds_gradients:
+            state["num_finite"] = torch.zeros((), dtype=torch.float32, device=param.device)
+        return state
+
+    def _options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
+        names = ("lr", "beta", "weight_decay", "rms_floor", "shrink_ratio")
+        return {"kind": self._kind(group, param), **{name: group[name] for name in names}}
+
+    def _whole_matrix(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
+        """What the rule must know of the whole matrix when it is run on a piece of it."""
+        kind = self._kind(group, param)
+        value = read(param, self.state[param].get("compensation"))
+        return {"rms": local(tiger_rms(value, kind)) if kind in SHAPED else None}
+
+    def _update_plain(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
+        if update is self._update:
+            options |= self._whole_matrix(group, param) | {"finite": local(all_finite(gradient_of(param)))}
+        super()._update_plain(update, group, param, options)
+
+    def _update_compiled(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
+        # an embedding's sums stay outside the kernel: inductor fails to fuse sums over rows with what uses them
+        outside = isinstance(param, DTensor) or options["kind"] == "embedding"
+        if update is self._update and outside:
+            options |= self._whole_matrix(group, param) | {"finite": local(all_finite(gradient_of(param)))}
+        super()._update_compiled(update, group, param, options)
+
+    def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
+        return not isinstance(param, DTensor) and super()._foreach_can(group, param)
+
+    def _by_rows(self, group: dict[str, Any], param: Tensor) -> bool:
+        return self._kind(group, param) == "embedding"
+
+    # --- accumulation
+
+    def _fold_states(self, group: dict[str, Any], param: Tensor, grad: Tensor, first: bool) -> None:
+        momentum, num_finite = local(self.state[param]["momentum"]), self.state[param]["num_finite"]
+        finite = local(all_finite(gradient_of(param)))
+        # m ← [(β - 1) χ + 1] m + (1 - β) / k g
+        keep = 1 - (1 - group["beta"]) * (num_finite == 0).to(momentum.dtype)
+        folded = momentum * keep + grad.to(momentum.dtype) * ((1 - group["beta"]) / group["accumulation_steps"])
+        momentum.copy_(torch.where(finite, folded, momentum))
+        num_finite += finite
+
+    def _move_options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
+        state = self.state[param]
+        num_bad = state["folded"].to(param.device) - state["num_finite"]
+        return {
+            **{name: group[name] for name in ("lr", "weight_decay", "rms_floor")},
+            "kind": self._kind(group, param),
+            "num_finite": state["num_finite"],
+            "shrink": group["shrink_ratio"] ** num_bad.to(state["momentum"].dtype),
+            **self._whole_matrix(group, param),
+        }
+
+    _move = staticmethod(tiger_move)
+
+    def _update_params(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        super()._update_params(group, params)
+        if self.folds_gradients:
+            for param in params:
+                self.state[param]["num_finite"].zero_()

@@ -1,0 +1,307 @@
+"""What every optimizer promises, one test per promise, one run per optimizer: the rows of docs/optimizers.md."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import pickle
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.optimizers._cases import CASES, make_params, run_steps, set_grads
+
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+def assert_same_bits(actual: list[Tensor], expected: list[Tensor]) -> None:
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def saved(optimizer) -> dict:
+    """The state as a file holds it: loaded without pickled objects, its groups through JSON."""
+    buffer = io.BytesIO()
+    torch.save(optimizer.state_dict(), buffer)
+    buffer.seek(0)
+    state = torch.load(buffer, weights_only=True)
+    return {**state, "param_groups": json.loads(json.dumps(state["param_groups"]))}
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_exact_resume(case, dtype):
+    """Also in the middle of an accumulation window (5 micro-steps of 2)."""
+    params = make_params(dtype)
+    optimizer = case.make(params)
+    weights = run_steps(optimizer, params, range(5))
+    state = saved(optimizer)
+    expected = run_steps(optimizer, params, range(5, 12))
+    resumed = [nn.Parameter(w.clone()) for w in weights]
+    optimizer = case.make(resumed)
+    optimizer.load_state_dict(state)
+    assert_same_bits(run_steps(optimizer, resumed, range(5, 12)), expected)
+
+
+@every_case
+def test_state_is_tensors_and_json(case):
+    params = make_params()
+    optimizer = case.make(params)
+    run_steps(optimizer, params, range(3))
+    state = optimizer.state_dict()
+    json.dumps(state["param_groups"])
+    for value in state["state"].values():
+        assert all(isinstance(v, Tensor) for v in value.values())
+
+
+@every_case
+def test_state_is_float32_for_low_precision_parameters(case):
+    params = make_params(torch.bfloat16)
+    optimizer = case.make(params)
+    run_steps(optimizer, params, range(2))
+    other = case.make(make_params(torch.bfloat16))
+    other.load_state_dict(optimizer.state_dict())
+    for source in (optimizer, other):
+        assert {v.dtype for state in source.state.values() for v in state.values()} == {torch.float32}
+
+
+@every_case
+def test_loading_copies_the_state(case):
+    params = make_params()
+    optimizer = case.make(params)
+    run_steps(optimizer, params, range(2))
+    state = optimizer.state_dict()
+    other = case.make(make_params())
+    other.load_state_dict(state)
+    mine = {v.data_ptr() for s in optimizer.state.values() for v in s.values() if v.numel()}
+    theirs = {v.data_ptr() for s in other.state.values() for v in s.values() if v.numel()}
+    assert not mine & theirs
+
+
+@every_case
+def test_several_groups_are_separate_optimizers(case):
+    together, apart = make_params(), make_params()
+    optimizer = case.make([{"params": together[:3], "lr": 0.1}, {"params": together[3:], "weight_decay": 0.5}])
+    ours = run_steps(optimizer, together, range(4))
+    first, second = case.make(apart[:3], lr=0.1), case.make(apart[3:], weight_decay=0.5)
+    for step in range(4):
+        set_grads(apart, step)
+        for separate in (first, second):
+            separate.step()
+            separate.zero_grad()
+    assert_same_bits(ours, [p.detach() for p in apart])
+
+
+@every_case
+def test_a_missing_gradient_is_a_step_that_did_not_happen(case):
+    params, alone = make_params(), make_params()
+    optimizer, only = case.make(params), case.make(alone[:1] + alone[2:])
+    for step in range(8):
+        set_grads(params, step)
+        if step // case.k % 2:  # every second window nobody but the vector has a gradient
+            for i, param in enumerate(params):
+                param.grad = param.grad if i == 1 else None
+        optimizer.step()
+        if step // case.k % 2 == 0:
+            set_grads(alone, step)
+            only.step()
+            only.zero_grad()
+        optimizer.zero_grad()
+    assert_same_bits(
+        [p.detach() for i, p in enumerate(params) if i != 1], [p.detach() for i, p in enumerate(alone) if i != 1]
+    )
+    assert not torch.equal(params[1], alone[1])
+
+
+@every_case
+def test_zero_gradients_change_nothing(case):
+    params = make_params()
+    before = [p.detach().clone() for p in params]
+    optimizer = case.make(params, weight_decay=0.0)
+    for _ in range(4):
+        for param in params:
+            param.grad = torch.zeros_like(param)
+        optimizer.step()
+    assert_same_bits([p.detach() for p in params], before)
+
+
+@every_case
+def test_every_shape_moves(case):
+    params = make_params()
+    before = [p.detach().clone() for p in params]
+    after = run_steps(case.make(params, weight_decay=0.1), params, range(4))
+    for old, new in zip(before, after, strict=True):
+        assert new.isfinite().all() and new.shape == old.shape
+        assert new.ne(old).all()
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_low_precision_follows_float32(case, dtype):
+    """From the same rounded start; the gradients differ by their rounding, which may flip a sign or two."""
+    low = make_params(dtype)
+    high = [nn.Parameter(p.detach().float()) for p in low]
+    ours = run_steps(case.make(low, rounding="kahan"), low, range(8))
+    expected = run_steps(case.make(high), high, range(8))
+    for a, b in zip(ours, expected, strict=True):
+        off = (a.float() - b).abs() > 0.02 + 0.05 * b.abs()
+        assert off.float().mean().nan_to_num() <= 0.02
+
+
+@every_case
+def test_set_to_none_makes_no_difference(case):
+    results = []
+    for set_to_none in (True, False):
+        params = make_params()
+        results.append(run_steps(case.make(params), params, range(6), set_to_none))
+    assert_same_bits(*results)
+
+
+@every_case
+def test_unknown_keyword_raises(case):
+    with pytest.raises(TypeError, match="weight_decai"):
+        case.make(make_params(), weight_decai=0.1)
+
+
+@every_case
+def test_the_schedule_drives_the_update(case):
+    """Rate 0 leaves every bit; a scheduled rate is the rate."""
+    params = make_params()
+    before = [p.detach().clone() for p in params]
+    assert_same_bits(run_steps(case.make(params, lr=0.0), params, range(4)), before)
+
+    scheduled, direct = make_params(), make_params()
+    optimizer = case.make(scheduled, lr=1.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.03 / (1 + step))
+    other = case.make(direct)
+    for step in range(6):
+        for group in other.param_groups:
+            group["lr"] = 0.03 / (1 + step // case.k)
+        run_steps(other, direct, range(step, step + 1))
+        run_steps(optimizer, scheduled, range(step, step + 1))
+        if (step + 1) % case.k == 0:
+            scheduler.step()
+    assert_same_bits([p.detach() for p in scheduled], [p.detach() for p in direct])
+
+
+@every_case
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+def test_a_copy_goes_on_alone(case, how):
+    params = make_params()
+    optimizer = case.make(params)
+    run_steps(optimizer, params, range(4))  # a copied parameter has no gradient, so copy between windows
+    copied = how(optimizer)
+    copies = [p for group in copied.param_groups for p in group["params"]]
+    assert not {id(p) for p in copies} & {id(p) for p in params}
+    ours = run_steps(copied, copies, range(4, 8))
+    assert_same_bits(ours, run_steps(optimizer, params, range(4, 8)))
+
+
+@every_case
+def test_closure_is_called_with_gradients_on(case):
+    (param, *_) = params = [nn.Parameter(torch.ones(2, 2))]
+    optimizer = case.make(params)
+
+    def closure():
+        loss = param.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 4
+    optimizer.step(closure)
+    assert (param < 1).all()
+
+
+@every_case
+def test_sparse_and_complex_are_refused(case):
+    embedding = nn.Embedding(4, 2, sparse=True)
+    optimizer = case.make(embedding.parameters())
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(RuntimeError, match="sparse gradient"):
+        for _ in range(case.k):
+            optimizer.step()
+    with pytest.raises(ValueError, match="real parameters"):
+        case.make([nn.Parameter(torch.zeros(2, dtype=torch.complex64))])
+
+
+@every_case
+@pytest.mark.parametrize("rounding", ["kahan", "stochastic"])
+def test_small_updates_reach_bfloat16(case, rounding):
+    """Steps of 1 % of what bf16 can see near 1: to the nearest, nothing moves and a warning says so once."""
+    torch.manual_seed(0)
+
+    def train(**options):
+        param = nn.Parameter(torch.ones(8, 64, dtype=torch.bfloat16))
+        reference = nn.Parameter(torch.ones(8, 64))
+        optimizer, exact = case.make([param], lr=4e-5, **options), case.make([reference], lr=4e-5)
+        for _ in range(200 * case.k):
+            for p, o in ((param, optimizer), (reference, exact)):
+                p.grad = torch.ones_like(p) if p.grad is None else p.grad + 1
+                o.step()
+                o.zero_grad()
+        return param.detach().float().mean() - 1, reference.detach().mean() - 1
+
+    moved, exact = train(rounding=rounding)
+    assert float(moved / exact) == pytest.approx(1, abs=0.2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        moved, exact = train()
+    assert moved == 0 and abs(exact) > 1e-3
+    assert len([w for w in caught if "unchanged" in str(w.message)]) == 1
+
+
+@every_case
+def test_foreach_is_the_plain_form(case):
+    if not case.foreach:
+        pytest.skip("no multi-tensor form")
+    plain, together = make_params(), make_params()
+    expected = run_steps(case.make(plain, foreach=False), plain, range(6))
+    for a, b in zip(run_steps(case.make(together, foreach=True), together, range(6)), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+@every_case
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_state_moves_between_devices(case):
+    params = make_params()
+    optimizer = case.make(params)
+    weights = run_steps(optimizer, params, range(4))
+    expected = run_steps(optimizer, params, range(4, 8))
+    params = make_params()
+    optimizer = case.make(params)
+    run_steps(optimizer, params, range(4))
+    moved = [nn.Parameter(w.cuda()) for w in weights]
+    other = case.make(moved)
+    other.load_state_dict(optimizer.state_dict())
+    for a, b in zip(run_steps(other, moved, range(4, 8)), expected, strict=True):
+        torch.testing.assert_close(a.cpu(), b, rtol=1e-4, atol=1e-5)
+    back = case.make(make_params())
+    back.load_state_dict(other.state_dict())
+    assert {v.device.type for s in back.state.values() for v in s.values()} == {"cpu"}
+
+
+@every_case
+def test_compile_is_the_plain_form(case):
+    """One big matrix is compiled, the rest of the parameters follow beside it. A new rate compiles nothing."""
+    if not case.compile:
+        pytest.skip("runs the compiled form of the optimizer inside")
+
+    def params():
+        generator = torch.Generator().manual_seed(3)
+        return [*make_params(), nn.Parameter(0.1 * torch.randn(400, 256, generator=generator))]
+
+    plain, fused = params(), params()
+    expected, optimizer = case.make(plain), case.make(fused, compile=True)
+    for step in range(6):
+        if step == 2:
+            compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        for o in (expected, optimizer):
+            o.param_groups[0]["lr"] = 0.03 / (1 + step // case.k)
+        run_steps(expected, plain, range(step, step + 1))
+        run_steps(optimizer, fused, range(step, step + 1))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled > 0
+    for a, b in zip(fused, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-6)

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from suzoo.optimizers import AccumulatedSGD, Lion, LoRAOptimizer, param_groups
+from tests.optimizers._run import random_grads, tensor
+from tests.ranks import run_ranks
+
+X = tensor([[1.0, 0.5, -1.0], [0.2, -0.3, 0.8]])
+Y = tensor([[0.5, -0.5], [1.0, 0.3]])
+W0 = [[0.1, -0.2], [0.3, 0.4], [-0.5, 0.2]]
+A0, B0 = [[0.4, -0.6]], [[0.2], [-0.1], [0.3]]  # the article's B and A: W = W0 + (B A - B0 A0)
+
+
+def sgd(groups):
+    return torch.optim.SGD(groups, lr=0.1)
+
+
+def adam(groups):
+    return torch.optim.Adam(groups, lr=0.1)
+
+
+def steps(optimizer, weight, count: int):
+    for _ in range(count):
+        optimizer.zero_grad()
+        (0.5 * (X @ weight - Y).square().sum()).backward()
+        optimizer.step()
+    return weight.detach()
+
+
+def set_adapter(optimizer, a, b) -> None:
+    with torch.no_grad():
+        for target in (optimizer._a[0], optimizer._anchors[0][0]):
+            target.copy_(tensor(a))
+        for target in (optimizer._b[0], optimizer._anchors[0][1]):
+            target.copy_(tensor(b))
+
+
+SGD_W3 = [[0.1593506622, -0.2183901257], [0.2670954911, 0.4124019821], [-0.4029010621, 0.1643975132]]
+ADAM_W3 = [[0.3695944496, -0.2309355299], [0.0620214721, 0.4600157396], [-0.2013383503, 0.1992450766]]
+
+
+@pytest.mark.parametrize(("inner", "expected"), [(sgd, SGD_W3), (adam, ADAM_W3)])
+def test_lora_oracle_values(inner, expected):
+    weight = nn.Parameter(tensor(W0))
+    optimizer = LoRAOptimizer([weight], inner, r=1)
+    set_adapter(optimizer, A0, B0)
+    torch.testing.assert_close(steps(optimizer, weight, 3), tensor(expected), rtol=0, atol=1e-9)
+    if inner is sgd:
+        torch.testing.assert_close(
+            optimizer._b[0].detach(), tensor([[0.2501079062], [-0.1308497125], [0.3896512578]]), rtol=0, atol=1e-9
+        )
+
+
+def test_lora_peft_mapped_oracle_values():
+    """r = 1, alpha = 2, B0 = 0."""
+    # peft's weight is the transpose of the article's: its A is on the input side, here the rows of W0
+    other = nn.Parameter(tensor(W0).T.clone())
+    optimizer = LoRAOptimizer([other], sgd, r=1, alpha=2, init="peft")
+    set_adapter(optimizer, [[0.2, -0.1, 0.3]], [[0.0], [0.0]])
+    for _ in range(3):
+        optimizer.zero_grad()
+        (0.5 * (X @ other.T - Y).square().sum()).backward()
+        optimizer.step()
+    expected = [[0.2163539171, -0.1670308452], [0.2229319675, 0.3781625926], [-0.2782414396, 0.2628358072]]
+    torch.testing.assert_close(other.detach().T, tensor(expected), rtol=0, atol=1e-9)
+
+
+def test_additive_oracle_values():
+    weight = nn.Parameter(tensor(W0))
+    optimizer = LoRAOptimizer([weight], sgd, r=1, variant="additive")
+    expected = [[0.2733364000, -0.1892180000], [0.3492244000, 0.2866700000], [-0.0125772000, 0.5248684000]]
+    torch.testing.assert_close(steps(optimizer, weight, 2), tensor(expected), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("r", [2, 4])
+def test_additive_is_autograd_through_the_blocks(r):
+    start, x = random_grads((8, 12), 1)[0], random_grads((8, 12), 1, seed=5)[0]
+    weight = nn.Parameter(start.clone())
+    optimizer = LoRAOptimizer([weight], adam, r=r, variant="additive")
+    a, b = nn.Parameter(torch.zeros(r, 12).double()), nn.Parameter(torch.zeros(8, r).double())
+    reference = torch.optim.Adam([a, b], lr=0.1)
+    row_blocks = torch.eye(r).double().repeat(8 // r, 1)  # (8, r): identities on top of each other
+    column_blocks = torch.eye(r).double().repeat(1, 12 // r)
+    for _ in range(4):
+        for o, w in ((optimizer, weight), (reference, start + row_blocks @ a + b @ column_blocks)):
+            o.zero_grad()
+            (w - x).pow(4).sum().backward()
+            o.step()
+    torch.testing.assert_close(weight.detach(), (start + row_blocks @ a + b @ column_blocks).detach())
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 5), nn.Linear(5, 4, bias=False)
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))
+
+
+def net(dtype=torch.float64) -> Net:
+    torch.manual_seed(0)
+    return Net().to(dtype)
+
+
+def train(model, optimizer, count: int = 5) -> None:
+    for i in range(count):
+        optimizer.zero_grad()
+        model(random_grads((3, 6), 1, seed=i)[0].to(next(model.parameters()).dtype)).square().sum().backward()
+        optimizer.step()
+
+
+def matrices(model) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.dim() == 2]
+
+
+@pytest.mark.parametrize("inner", [sgd, adam, lambda g: torch.optim.AdamW(g, lr=0.1, weight_decay=0.5)])
+def test_lora_equals_peft(inner):
+    """The effective weights of real peft after each of five steps."""
+    model = net()
+    optimizer = LoRAOptimizer(matrices(model), inner, r=2, alpha=4, init="peft")
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=["first", "second"])
+    peft_model = get_peft_model(net(), config).double()
+    layers = [peft_model.base_model.model.first, peft_model.base_model.model.second]
+    with torch.no_grad():
+        for i, layer in enumerate(layers):
+            layer.lora_A["default"].weight.copy_(optimizer._a[i])
+    theirs = inner([p for p in peft_model.parameters() if p.requires_grad])
+    for _ in range(5):
+        train(model, optimizer, 1)
+        train(peft_model, theirs, 1)
+        for layer, weight in zip(layers, matrices(model), strict=True):
+            effective = layer.base_layer.weight + layer.get_delta_weight("default")
+            torch.testing.assert_close(weight.detach(), effective.detach(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("init", ["symmetric", "peft"])
+def test_lora_save_peft_is_loaded_by_peft(init, tmp_path):
+    model = net(torch.float32)
+    optimizer = LoRAOptimizer(matrices(model), adam, r=2, alpha=3, init=init)
+    train(model, optimizer)
+    optimizer.save_peft(model, tmp_path / "adapter")
+    x = torch.randn(2, 6)
+    loaded = PeftModel.from_pretrained(net(torch.float32), tmp_path / "adapter")
+    torch.testing.assert_close(loaded(x), model(x), rtol=1e-4, atol=1e-5)
+    assert (loaded(x) - net(torch.float32)(x)).abs().max() > 0.1
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert config["r"] == (4 if init == "symmetric" else 2)
+
+
+def test_symmetric_init_leaves_the_weights_and_moves_at_rank_two_r():
+    model = net()
+    before = [p.detach().clone() for p in matrices(model)]
+    optimizer = LoRAOptimizer(matrices(model), sgd, r=1)
+    for p, start in zip(matrices(model), before, strict=True):
+        assert torch.equal(p, start)
+    train(model, optimizer)
+    for p, start in zip(matrices(model), before, strict=True):
+        assert torch.linalg.matrix_rank(p.detach() - start, rtol=1e-9) == 2
+
+
+def test_first_step_is_the_closed_form():
+    """ΔW = -η (G Aᵀ A + B Bᵀ G) + η² G Aᵀ Bᵀ G."""
+    weight = nn.Parameter(tensor(W0))
+    optimizer = LoRAOptimizer([weight], sgd, r=1)
+    set_adapter(optimizer, A0, B0)
+    a, b = tensor(A0), tensor(B0)
+    g = X.T @ (X @ tensor(W0) - Y)
+    expected = tensor(W0) - 0.1 * (g @ a.T @ a + b @ b.T @ g) + 0.01 * g @ a.T @ b.T @ g
+    torch.testing.assert_close(steps(optimizer, weight, 1), expected, rtol=0, atol=1e-12)
+
+
+def test_projection_is_the_gradient_in_expectation():
+    grad = random_grads((5, 4), 1)[0]
+    weight = nn.Parameter(torch.zeros(5, 4).double())
+    optimizer = LoRAOptimizer([weight], lambda g: torch.optim.SGD(g, lr=1.0), r=2, variant="projection")
+    for _ in range(3000):
+        weight.grad = grad
+        optimizer.step()
+    torch.testing.assert_close(weight.detach() / 3000, -grad, rtol=0, atol=0.1)
+    assert torch.linalg.matrix_rank(weight.detach()) == 4  # fresh projections reach full rank
+
+
+def test_projection_holds_its_matrices_for_the_period():
+    weight = nn.Parameter(torch.zeros(5, 4).double())
+    optimizer = LoRAOptimizer([weight], adam, r=1, variant="projection", refresh=3)
+    seen = []
+    for _ in range(6):
+        weight.grad = torch.ones(5, 4).double()
+        seen.append(optimizer._anchors[0][0])
+        optimizer.step()
+    assert seen[0] is seen[2] and seen[3] is seen[5] and not torch.equal(seen[2], seen[3])
+
+
+def test_other_parameters_go_to_the_inner_optimizer():
+    model, plain = net(), net()
+    optimizer = LoRAOptimizer(param_groups(model, weight_decay=0.0), sgd, r=2)
+    bias = model.first.bias.detach().clone()
+    train(model, optimizer, 1)
+    train(plain, sgd(plain.parameters()), 1)
+    assert torch.equal(model.first.bias, plain.first.bias) and not torch.equal(model.first.bias, bias)
+    assert len(optimizer._adapted) == 2
+    embedding = nn.Embedding(9, 5)
+    groups = [*param_groups(embedding, weight_decay=0.0), {"params": [nn.Parameter(torch.ones(4, 4))], "lora": False}]
+    with pytest.raises(ValueError, match="found no matrix"):
+        LoRAOptimizer(groups, sgd, r=2)
+
+
+@pytest.mark.parametrize("inner", [adam, lambda g: Lion(g, lr=0.01)])
+@pytest.mark.parametrize("options", [{}, {"variant": "additive", "r": 1}, {"variant": "projection", "refresh": 2}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_lora_resumes_to_the_same_bits(inner, options, dtype):
+    if options.get("variant") == "projection" and dtype == torch.bfloat16:
+        pytest.skip("refused")
+    options = {"r": 2, **options}
+    model = net(dtype)
+    optimizer = LoRAOptimizer(matrices(model), inner, **options)
+    train(model, optimizer, 3)
+    weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    train(model, optimizer, 3)
+    resumed = net(dtype)
+    second = LoRAOptimizer(matrices(resumed), inner, **options)
+    resumed.load_state_dict(weights)
+    second.load_state_dict(state)
+    train(resumed, second, 3)
+    for ours, theirs in zip(resumed.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_bfloat16_weights_lose_no_small_step():
+    """1000 steps of 1e-5 of the weight: a sum in bf16 would not move at all."""
+    weight = nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))
+    optimizer = LoRAOptimizer([weight], lambda g: torch.optim.SGD(g, lr=1e-5), r=1, variant="additive")
+    for _ in range(1000):
+        weight.grad = torch.ones(4, 4, dtype=torch.bfloat16)
+        optimizer.step()
+    torch.testing.assert_close(weight.detach().float(), torch.full((4, 4), 1 - 0.08), rtol=0, atol=4e-3)
+
+
+def test_lora_scheduler_missing_gradients_and_hidden_accumulation():
+    model = net()
+    optimizer = LoRAOptimizer(matrices(model), lambda g: AccumulatedSGD(g, 0.1, accumulation_steps=2), r=2)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
+    assert {group["lr"] for group in optimizer.optimizer.param_groups} == {0.05} and scheduler
+    before = [p.detach().clone() for p in matrices(model)]
+    train(model, optimizer, 1)
+    assert all(torch.equal(p, b) for p, b in zip(matrices(model), before, strict=True))
+    train(model, optimizer, 1)
+    assert not any(torch.equal(p, b) for p, b in zip(matrices(model), before, strict=True))
+    optimizer.zero_grad()
+    model.second.weight.grad = torch.ones(4, 5).double()
+    first = model.first.weight.detach().clone()
+    optimizer.step()
+    assert torch.equal(model.first.weight, first)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"r": 0}, "at least 1"),
+        ({"r": 6}, "found no matrix"),
+        ({"variant": "galore"}, "unknown variant"),
+        ({"variant": "additive", "r": 3}, "divide both sides"),
+        ({"variant": "additive", "alpha": 2}, "alpha"),
+        ({"variant": "projection", "init": "peft"}, "init='peft'"),
+    ],
+)
+def test_lora_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        LoRAOptimizer(matrices(net()), sgd, **options)
+
+
+def test_save_peft_refuses_what_an_adapter_cannot_hold(tmp_path):
+    model = net()
+    with pytest.raises(ValueError, match="trained without low rank"):
+        LoRAOptimizer(model.parameters(), sgd, r=2).save_peft(model, tmp_path)
+    with pytest.raises(ValueError, match="no adapter for variant"):
+        LoRAOptimizer(matrices(model), sgd, r=1, variant="additive").save_peft(model, tmp_path)
+
+
+def sharded_lora() -> dict[str, float]:
+    distances = {}
+    for variant in ("lora", "additive", "projection"):
+        results = []
+        for shard in (False, True):
+            model = net()
+            if shard:
+                fully_shard(model)
+            optimizer = LoRAOptimizer(matrices(model), adam, r=1, variant=variant)
+            train(model, optimizer, 4)
+            results.append([(p.full_tensor() if isinstance(p, DTensor) else p).detach() for p in model.parameters()])
+        distances[variant] = max(float((a - b).abs().max()) for a, b in zip(*results, strict=True))
+    return distances
+
+
+def test_lora_with_fsdp2_equals_unsharded():
+    for distances in run_ranks(sharded_lora):
+        assert max(distances.values()) < 1e-12

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from suzoo.optimizers import Tiger, param_groups
+from tests.optimizers._run import assert_paths_close, random_grads, run, tensor
+from tests.reference.optimizers import tiger
+
+NAN = math.nan
+KINDS = {"dense.weight": "matrix", "dense.bias": "bias", "norm.gamma": "norm", "embeddings": "embedding"}
+PARAMS = {
+    "dense.weight": [[0.3, -0.4], [0.0, 1.2]],
+    "dense.bias": [0.1, -0.2],
+    "norm.gamma": [1.0, 0.9],
+    "embeddings": [[0.6, 0.8], [0.03, -0.04]],
+}
+# four micro-gradients of each parameter
+GRADS = {
+    "dense.weight": [
+        [[0.2, -0.1], [0.4, 0.3]],
+        [[-0.4, -0.3], [0.2, -0.1]],
+        [[0.1, 0.9], [-0.6, 0.2]],
+        [[0.3, 0.8], [-0.2, -0.9]],
+    ],
+    "dense.bias": [[0.5, -0.5], [-0.7, 0.1], [0.3, 0.6], [0.1, 0.2]],
+    "norm.gamma": [[0.1, -0.1], [0.2, 0.3], [NAN, 0.3], [-0.5, 0.4]],
+    "embeddings": [
+        [[1.0, -1.0], [0.0, 0.0]],
+        [[0.0, 0.0], [0.5, 0.5]],
+        [[-0.2, 0.4], [0.0, 0.0]],
+        [[0.1, 0.1], [-0.1, 0.2]],
+    ],
+}
+ORACLE = {
+    1: {
+        "dense.weight": [[2.9999185691e-01, -3.9998836028e-01], [-1.2487154034e-06, 1.1986692021e00]],
+        "dense.bias": [0.099, -0.2],
+        "norm.gamma": [0.9995100000, 0.9005000000],
+        "embeddings": [[0.5971540542, 0.8028063402], [0.0298938766, -0.0401060244]],
+    },
+    2: {
+        "dense.weight": [[2.9999642576e-01, -3.9999447657e-01], [-3.2475826490e-07, 1.1999840792e00]],
+        "dense.bias": [0.1, -0.2],
+        "norm.gamma": [1.0000050000, 0.9000050000],
+        "embeddings": [[0.5985772103, 0.8014029895], [0.0299292631, -0.0400706874]],
+    },
+}
+
+
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("name", KINDS)
+def test_tiger_oracle_values(name, k):
+    grads = [tensor(g) for g in GRADS[name]]
+    path = run(lambda p: Tiger([{"params": p, "kind": KINDS[name]}], accumulation_steps=k), tensor(PARAMS[name]), grads)
+    assert_paths_close(path[-1:], [tensor(ORACLE[k][name])], atol=1e-10)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("kind", ["matrix", "embedding", "norm", "bias"])
+def test_tiger_is_the_reference(kind, k, foreach):
+    shape = (4, 3) if kind in ("matrix", "embedding") else (5,)
+    theta, grads = random_grads(shape, 1, seed=1)[0], random_grads(shape, 18)
+    grads[0].view(-1)[1] = NAN  # first of a window
+    grads[5].view(-1)[0] = math.inf  # last of a window of 3
+    for bad in grads[9:12]:  # a whole window
+        bad.view(-1)[2] = -math.inf
+    options = {"lr": 0.05, "beta": 0.8, "weight_decay": 0.3}
+    path = run(
+        lambda p: Tiger(
+            [{"params": p, "kind": kind}], rms_floor=0.01, accumulation_steps=k, foreach=foreach, **options
+        ),
+        theta,
+        grads,
+    )
+    assert_paths_close(path, tiger(theta, grads, kind=kind, k=k, floor=0.01, **options))
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_tiger_accumulation_is_the_mean_gradient(k):
+    theta, grads = random_grads((3, 4), 1, seed=1)[0], random_grads((3, 4), 4 * k)
+    hidden = run(lambda p: Tiger(p, accumulation_steps=k), theta, grads)
+    means = [torch.stack(grads[i : i + k]).mean(0) for i in range(0, 4 * k, k)]
+    assert_paths_close(hidden[k - 1 :: k], run(lambda p: Tiger(p), theta, means))
+
+
+def test_tiger_step_is_relative_to_the_weights():
+    """The property that names it: ten times the weights, ten times the step; a bias steps by lr / 2."""
+    theta, grads = random_grads((3, 4), 1, seed=1)[0], random_grads((3, 4), 3)
+    small, large = (run(lambda p: Tiger(p, weight_decay=0.0), scale * theta, grads)[-1] for scale in (1, 10))
+    torch.testing.assert_close(large, 10 * small, rtol=0, atol=1e-12)
+    (bias,) = run(lambda p: Tiger(p, lr=0.2, weight_decay=0.5), tensor([3.0]), [tensor([1.0])])
+    assert float(bias) == pytest.approx(2.9)
+
+
+def test_tiger_with_groups_of_a_model():
+    model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 3), nn.LayerNorm(3))
+    with torch.no_grad():
+        model[0].weight[1] *= 100
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = Tiger(param_groups(model, weight_decay=0.0), lr=0.1)
+    for param in model.parameters():
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    change = [b - p.detach() for b, p in zip(before, model.parameters(), strict=True)]
+    rms = before[0].square().mean(-1, keepdim=True).sqrt()
+    torch.testing.assert_close(change[0], (0.1 * rms).expand(4, 3))  # each row by its own size
+    torch.testing.assert_close(change[1], (0.1 * before[1].square().mean().sqrt()).expand(3, 3))
+    for vector in change[2:]:
+        torch.testing.assert_close(vector, torch.full((3,), 0.05))
+
+
+def test_tiger_zero_matrix_warns_and_a_floor_moves_it():
+    with pytest.warns(UserWarning, match="all-zero parameter"):
+        path = run(lambda p: Tiger(p), torch.zeros(2, 2).double(), [torch.ones(2, 2).double()] * 3)
+    assert not path[-1].any()
+    path = run(lambda p: Tiger(p, rms_floor=1e-3), torch.zeros(2, 2).double(), [torch.ones(2, 2).double()] * 3)
+    torch.testing.assert_close(path[-1], torch.full((2, 2), -3e-6).double(), rtol=0, atol=1e-10)
+
+
+def test_tiger_shrink_ratio_one_only_skips():
+    theta = tensor([[1.0, 2.0]])
+    (after,) = run(lambda p: Tiger(p, shrink_ratio=1.0), theta, [tensor([[NAN, 1.0]])])
+    assert torch.equal(after, theta)
+
+
+def test_tiger_refuses_a_flat_matrix():
+    param = nn.Parameter(torch.ones(6))
+    optimizer = Tiger([{"params": [param], "kind": "matrix"}])
+    param.grad = torch.ones(6)
+    with pytest.raises(RuntimeError, match="flat piece"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beta": 1.0}, "beta"),
+        ({"shrink_ratio": 0.0}, "shrink_ratio"),
+        ({"accumulation_steps": 0}, "accumulation_steps"),
+        ({"accumulation_steps": 2, "momentum_dtype": torch.bfloat16}, "float32"),
+    ],
+)
+def test_tiger_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        Tiger([nn.Parameter(torch.zeros(1))], **options)
+
+
+def test_tiger_refuses_an_unknown_kind():
+    with pytest.raises(ValueError, match="kind must be"):
+        Tiger([{"params": [nn.Parameter(torch.zeros(1))], "kind": "weights"}])
