@@ -1,6 +1,6 @@
 """How a dialogue becomes one sequence of tokens. Training, chat and the model itself use the same rules.
 
-    blog       [CLS] u1 [SEP] u2 [SEP] …                    token types are speakers: 0 for [CLS] u1 [SEP], 1 for u2 [SEP]
+    blog       [CLS] u1 [SEP] u2 [SEP] …                    token types are speakers: 0 for u1 [SEP], 1 for u2 [SEP]
     cdial      [CLS] [speaker1] u1 [speaker2] u2 … [SEP]    speakers are tags in the text; [SEP] ends the last turn only
     dialogpt   u1 [SEP] u2 [SEP] …                          no sign of the speaker
 
@@ -49,10 +49,10 @@ class DialogueLayout:
         ValueError: unknown layout, or `cdial` without its tags.
     """
 
-    def __init__(self, name: str, cls_id: int, sep_id: int, speaker_ids: tuple[int, int] | None = None) -> None:
+    def __init__(self, name: str, cls_id: int, sep_id: int, speaker_ids: tuple[int, ...] = ()) -> None:
         if name not in LAYOUTS:
             raise ValueError(f"layout is one of {LAYOUTS}, not {name!r}")
-        if name == "cdial" and speaker_ids is None:
+        if name == "cdial" and not speaker_ids:
             raise ValueError(f"the cdial layout needs the ids of {SPEAKER_TOKENS}: add them to the tokenizer")
         self.name, self.cls_id, self.sep_id, self.speaker_ids = name, cls_id, sep_id, speaker_ids
 
@@ -61,7 +61,7 @@ class DialogueLayout:
         """The layout in the vocabulary of a BERT tokenizer."""
         vocabulary = tokenizer.get_vocab()
         tags = tuple(vocabulary[token] for token in SPEAKER_TOKENS if token in vocabulary)
-        return cls(name, tokenizer.cls_token_id, tokenizer.sep_token_id, tags if len(tags) == 2 else None)
+        return cls(name, tokenizer.cls_token_id, tokenizer.sep_token_id, tags if len(tags) == 2 else ())
 
     def num_tokens(self, turns: Sequence[Turn]) -> int:
         """Length of `render(turns)`."""

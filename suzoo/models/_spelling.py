@@ -48,7 +48,7 @@ def same_script(token_id: int, tokenizer: PreTrainedTokenizerBase, vocab_size: i
 
 def confusions(token_id: int, tokenizer: PreTrainedTokenizerBase, confusion: Mapping[str, Iterable[str]]) -> Tensor:
     """Ids of the words that `confusion` lists for the token, as far as the vocabulary has them."""
-    token = tokenizer.convert_ids_to_tokens(token_id)
+    token = str(tokenizer.convert_ids_to_tokens(token_id))
     stem = token.removeprefix("##")
     prefix = token[: len(token) - len(stem)]
     words = [prefix + word for word in dict.fromkeys(confusion.get(stem, ())) if word != stem]

@@ -7,7 +7,7 @@ Shapes: B batch, L queries, S keys, D hidden, F intermediate, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,7 +37,7 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, word_BLD: Tensor | None, token_type_ids: Tensor, position_ids: Tensor) -> Tensor:
-        """(B, L, D) from `word_embeddings` of the tokens (None adds nothing), types (B, L) and positions (1 or B, L)."""
+        """(B, L, D) from word embeddings (None adds nothing), types (B, L) and positions (1 or B, L)."""
         hidden_BLD = self.token_type_embeddings(token_type_ids)
         if word_BLD is not None:
             hidden_BLD = word_BLD + hidden_BLD
@@ -71,7 +71,7 @@ class Residual(nn.Module):
 
 
 class Layer(GradientCheckpointingLayer):
-    """Attention and feed-forward. With `memory_BSD` (T-TA) keys and values come from it instead of the hidden states."""
+    """Attention and feed-forward. Keys and values come from the hidden states, or from `memory_BSD` (T-TA)."""
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int, is_causal: bool) -> None:
         super().__init__()
@@ -91,12 +91,14 @@ class Layer(GradientCheckpointingLayer):
         **kwargs: Any,
     ) -> Tensor:
         self_attention, attention_output = self.attention["self"], self.attention["output"]
+        assert isinstance(attention_output, Residual)
         attended_BLD, _ = self_attention(
             attention_output.before(hidden_BLD), attention_mask, memory_BSD, past_key_values, **kwargs
         )
         hidden_BLD = attention_output(attended_BLD, hidden_BLD)
-        inner_BLF = self.activation(self.intermediate["dense"](self.output.before(hidden_BLD)))
-        return self.output(inner_BLF, hidden_BLD)
+        feed_forward: Residual = self.output
+        inner_BLF = self.activation(self.intermediate["dense"](feed_forward.before(hidden_BLD)))
+        return feed_forward(inner_BLF, hidden_BLD)
 
 
 class Encoder(nn.Module):
@@ -177,6 +179,11 @@ def num_cached(past_key_values: Cache | None) -> int | Tensor:
     return 0 if past_key_values is None else past_key_values.get_seq_length()
 
 
+# weights of BERT's that our models do not have; the backbones without head have no `cls` at all
+HEAD_IGNORES = [r"pooler", r"cls\.seq_relationship", r"position_ids"]
+BACKBONE_IGNORES = [r"pooler", r"^cls\.", r"position_ids"]
+
+
 class BackbonePreTrainedModel(PreTrainedModel):
     """What DialoGPT, UniLM and T-TA are to HuggingFace: BERT's prefix and tying, honest flags, strict loading."""
 
@@ -185,7 +192,7 @@ class BackbonePreTrainedModel(PreTrainedModel):
     _no_split_modules = ["Embeddings", "Layer"]  # noqa: RUF012 the type is transformers'
     _can_compile_fullgraph = True
     _supports_attention_backend = True
-    _keys_to_ignore_on_load_unexpected = [r"pooler", r"cls\.seq_relationship", r"position_ids"]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = HEAD_IGNORES
     _input_embed_layer = "word_embeddings"
     _can_record_outputs = {"hidden_states": Layer, "attentions": SelfAttention}  # noqa: RUF012
 
@@ -214,7 +221,8 @@ class BackbonePreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: the folder does not hold exactly the weights of this class.
         """
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
         if output_loading_info:
             return model, info
         problems = {
@@ -228,15 +236,18 @@ class BackbonePreTrainedModel(PreTrainedModel):
                 f"{name}: {', '.join(keys[:5])}" + " …" * (len(keys) > 5) for name, keys in problems.items()
             )
             raise ValueError(
-                f"the weights in {pretrained_model_name_or_path} are not those of {cls.__name__} ({listing}). It starts "
-                "from BERT folders that have their MLM head; pass output_loading_info=True to load what fits and see "
-                "the rest"
+                f"the weights in {pretrained_model_name_or_path} are not those of {cls.__name__} ({listing}). It "
+                "starts from BERT folders that have their MLM head; pass output_loading_info=True to load what fits "
+                "and see the rest"
             )
         return model
 
 
-class HeadMixin:
+class MLMHeadPreTrainedModel(BackbonePreTrainedModel):
     """What a model with a backbone `self.bert` and BERT's head `self.cls` adds."""
+
+    bert: PreTrainedModel
+    cls: MLMHead
 
     _tied_weights_keys = {  # noqa: RUF012 the type is transformers'
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -250,13 +261,13 @@ class HeadMixin:
         self.cls.predictions.decoder = new_embeddings
         self.cls.predictions.bias = new_embeddings.bias
 
-    def save_pretrained(self, save_directory, **kwargs) -> None:
+    def save_pretrained(self, save_directory, *args: Any, **kwargs: Any) -> None:
         """As in transformers; where the class carries its code along, `AutoModel` finds the backbone too."""
         if self._auto_class is not None:
             backbone = type(self.bert)
             entry = {"AutoModel": f"{backbone.__module__.split('.')[-1]}.{backbone.__name__}"}
             self.config.auto_map = {**getattr(self.config, "auto_map", {}), **entry}
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def language_model_loss(
         self, logits_BLV: Tensor, labels: Tensor, num_labels: Tensor, kwargs: dict[str, Any]
@@ -269,7 +280,7 @@ class HeadMixin:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Generator[None]:
     """Dropout off inside, the mode as it was after."""
     was_training = model.training
     model.eval()

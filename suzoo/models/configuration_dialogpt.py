@@ -33,5 +33,7 @@ class DialoGPTConfig(BackboneConfig):
 
     @property
     def turn_end_id(self) -> int:
-        """The id that ends a turn."""
+        """The id of [SEP], which ends a turn; the first of several `eos_token_id`."""
+        if self.eos_token_id is None:
+            raise ValueError("the dialogue layouts need eos_token_id, the id of [SEP]")
         return self.eos_token_id[0] if isinstance(self.eos_token_id, list) else self.eos_token_id

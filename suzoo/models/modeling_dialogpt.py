@@ -1,4 +1,4 @@
-"""A dialogue language model on BERT weights: causal mask, the MLM head predicts the next token, all turns in one sequence.
+"""A dialogue language model on BERT weights: all turns in one sequence, and the MLM head predicts the next token.
 
 Source: Su, kexue.fm/archives/7718 (NEZHA and speaker ids in the token types, bojone/nezha_gpt_dialog); DialoGPT
 (arXiv 1911.00536); CDial-GPT (arXiv 2008.03946). The layouts of the three are in `_dialogue`.
@@ -23,7 +23,16 @@ from ._dialogue import extend_speaker_types, speaker_types
 from ._generation import left_pad_prompt, prompt_length_must_fit
 from ._masks import causal_mask
 from ._positions import count_positions
-from ._transformer import BackbonePreTrainedModel, Embeddings, Encoder, HeadMixin, MLMHead, keep_logits, num_cached
+from ._transformer import (
+    BACKBONE_IGNORES,
+    BackbonePreTrainedModel,
+    Embeddings,
+    Encoder,
+    MLMHead,
+    MLMHeadPreTrainedModel,
+    keep_logits,
+    num_cached,
+)
 from .configuration_dialogpt import DialoGPTConfig
 
 logger = logging.get_logger(__name__)
@@ -40,6 +49,8 @@ class DialoGPTPreTrainedModel(BackbonePreTrainedModel):
 
 class DialoGPTModel(DialoGPTPreTrainedModel):
     """The backbone without head. See `DialoGPTForCausalLM` for the arguments of `forward`."""
+
+    _keys_to_ignore_on_load_unexpected = BACKBONE_IGNORES
 
     def __init__(self, config: DialoGPTConfig) -> None:
         super().__init__(config)
@@ -84,8 +95,9 @@ class DialoGPTModel(DialoGPTPreTrainedModel):
         self, input_ids: Tensor | None, inputs_embeds: Tensor | None, past_key_values: Cache | None
     ) -> Tensor:
         if self.config.layout != "blog":
-            shape, device = (inputs_embeds if input_ids is None else input_ids).shape[:2], self.device
-            return torch.zeros(shape, dtype=torch.long, device=device)
+            new = inputs_embeds if input_ids is None else input_ids
+            assert new is not None
+            return torch.zeros(new.shape[:2], dtype=torch.long, device=new.device)
         if input_ids is None or (past_key_values is not None and past_key_values.get_seq_length() > 0):
             raise ValueError(
                 "the blog layout keeps speakers in token_type_ids; embeddings or tokens on top of a cache do not tell "
@@ -94,7 +106,7 @@ class DialoGPTModel(DialoGPTPreTrainedModel):
         return speaker_types(input_ids, self.config.turn_end_id)
 
 
-class DialoGPTForCausalLM(HeadMixin, DialoGPTPreTrainedModel, GenerationMixin):
+class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, GenerationMixin):
     """The dialogue model with BERT's MLM head, for `generate()`, `suzoo.decoding.ChatSession` and chat templates."""
 
     def __init__(self, config: DialoGPTConfig) -> None:
@@ -129,8 +141,8 @@ class DialoGPTForCausalLM(HeadMixin, DialoGPTPreTrainedModel, GenerationMixin):
             inputs_embeds: (B, L, D) instead of `input_ids`.
             labels: (B, L) token ids, shifted inside; -100 is ignored.
             logits_to_keep: compute the last so many logits only; 0 is all.
-            kwargs: what transformers and the attention functions take, such as `num_items_in_batch`, by which the summed
-                loss is then divided instead of the number of labels.
+            kwargs: what transformers and the attention functions take, such as `num_items_in_batch`, by which the
+                summed loss is then divided instead of the number of labels.
         """
         outputs = self.bert(
             input_ids,
@@ -158,8 +170,8 @@ class DialoGPTForCausalLM(HeadMixin, DialoGPTPreTrainedModel, GenerationMixin):
     def generate(self, inputs: Tensor | None = None, generation_config=None, **kwargs: Any):
         """transformers' `generate`, with right padding turned into left padding, also in the returned prompt.
 
-        In the blog layout the reply gets the speaker whose turn it is: after a [SEP] the other one. Token types that are
-        all zero are what tokenizers write, not speakers, and are made from the [SEP]s, too.
+        In the blog layout the reply gets the speaker whose turn it is: after a [SEP] the other one. Token types that
+        are all zero are what tokenizers write, not speakers, and are made from the [SEP]s, too.
 
         Raises:
             ValueError: the reply cannot fit behind the prompt.
@@ -190,7 +202,7 @@ class DialoGPTForCausalLM(HeadMixin, DialoGPTPreTrainedModel, GenerationMixin):
             model_kwargs["token_type_ids"] = token_type_ids
         return model_kwargs
 
-    def save_pretrained(self, save_directory, **kwargs) -> None:
+    def save_pretrained(self, save_directory, *args: Any, **kwargs: Any) -> None:
         """Save through the widest door that is open, and log which one it is.
 
         With absolute positions and speakers in the text the folder is a stock `BertLMHeadModel`, which anybody opens as
@@ -198,21 +210,19 @@ class DialoGPTForCausalLM(HeadMixin, DialoGPTPreTrainedModel, GenerationMixin):
         with `trust_remote_code=True`, or without where suzoo is imported.
         """
         if not self.config.is_stock:
-            logger.warning(
-                "saved with its code: it opens with trust_remote_code=True, or where suzoo.models is imported"
-            )
-            super().save_pretrained(save_directory, **kwargs)
+            logger.warning("saved with its code: opens with trust_remote_code=True, or where suzoo.models is imported")
+            super().save_pretrained(save_directory, *args, **kwargs)
             return
         logger.info("saved as a stock BertLMHeadModel: it opens as AutoModelForCausalLM without a flag")
         with torch.device("meta"):
             stock = BertLMHeadModel(self.stock_config())
         stock.generation_config = self.generation_config
         state_dict = kwargs.pop("state_dict", None)
-        stock.save_pretrained(save_directory, state_dict=state_dict or self.state_dict(), **kwargs)
+        stock.save_pretrained(save_directory, *args, state_dict=state_dict or self.state_dict(), **kwargs)
 
     def stock_config(self) -> BertConfig:
         """The configuration of the stock model that computes the same; it remembers the layout."""
         own = {name: value for name, value in self.config.to_dict().items() if name in BertConfig().to_dict()}
         for name in ("model_type", "architectures", "transformers_version", "auto_map"):
             own.pop(name, None)
-        return BertConfig(**own, is_decoder=True, layout=self.config.layout)
+        return BertConfig(**{**own, "is_decoder": True, "layout": self.config.layout})

@@ -2,8 +2,8 @@
 
 Source: Shin et al., "Fast and Accurate Deep Bidirectional Language Representations" (ACL 2020, arXiv 2004.08097, code
 joongbo/tta); Su, kexue.fm/archives/7661. Two things keep a token from seeing itself: the diagonal of the attention is
-masked, and keys and values of every layer come from the input embeddings. With the mask alone, the output of layer one at
-another position already holds the token, and layer two would read it back.
+masked, and keys and values of every layer come from the input embeddings. With the mask alone, the output of layer one
+at another position already holds the token, and layer two would read it back.
 
     memory    LayerNorm(token + type + position), once          keys and values of every layer
     queries   LayerNorm([MASK]  + type + position)              the only stream with residuals
@@ -30,7 +30,15 @@ from transformers.utils.output_capturing import capture_outputs
 from ._masks import off_diagonal_mask
 from ._positions import count_positions
 from ._spelling import confusions, same_script
-from ._transformer import BackbonePreTrainedModel, Embeddings, Encoder, HeadMixin, MLMHead, evaluating
+from ._transformer import (
+    BACKBONE_IGNORES,
+    BackbonePreTrainedModel,
+    Embeddings,
+    Encoder,
+    MLMHead,
+    MLMHeadPreTrainedModel,
+    evaluating,
+)
 from .configuration_tta import TTAConfig
 
 
@@ -43,6 +51,8 @@ class TTAPreTrainedModel(BackbonePreTrainedModel):
 
 class TTAModel(TTAPreTrainedModel):
     """The backbone without head. See `TTAForMaskedLM` for the arguments of `forward`."""
+
+    _keys_to_ignore_on_load_unexpected = BACKBONE_IGNORES
 
     def __init__(self, config: TTAConfig) -> None:
         super().__init__(config)
@@ -92,7 +102,7 @@ class Suggestion(NamedTuple):
     gain: float
 
 
-class TTAForMaskedLM(HeadMixin, TTAPreTrainedModel):
+class TTAForMaskedLM(TTAPreTrainedModel, MLMHeadPreTrainedModel):
     """T-TA with BERT's MLM head. Any BERT folder with its MLM head loads, as a start for training.
 
     `score`, `encode`, `suggest` and `rerank` take a tokenizer or load the one saved with the model.
@@ -125,9 +135,9 @@ class TTAForMaskedLM(HeadMixin, TTAPreTrainedModel):
             position_ids: (B, L), default counts tokens without padding.
             inputs_embeds: (B, L, D) instead of `input_ids`.
             labels: (B, L) token ids, usually `input_ids`; -100 is ignored.
-            kwargs: what transformers and the attention functions take, such as `num_items_in_batch`, by which the summed
-                loss is then divided instead of the number of labels. (The authors divide by B * L, padding included:
-                pass `labels.numel()` for theirs.)
+            kwargs: what transformers and the attention functions take, such as `num_items_in_batch`, by which the
+                summed loss is then divided instead of the number of labels. The authors divide by B * L, padding
+                included: pass `labels.numel()` for that.
 
         A token alone in its row has no key to read: its attention is zero, and its logits come from the query.
         """
@@ -183,8 +193,8 @@ class TTAForMaskedLM(HeadMixin, TTAPreTrainedModel):
     def encode(
         self, texts: Sequence[str], *, tokenizer: PreTrainedTokenizerBase | None = None, batch_size: int = 32
     ) -> Tensor:
-        """Sentence vectors (N, D), float32 on the CPU: the mean of the last hidden states without [CLS] and [SEP], as the
-        authors compare by cosine on STS. A text without tokens is the zero vector."""
+        """Sentence vectors (N, D), float32 on the CPU: the mean of the last hidden states without [CLS] and [SEP], as
+        the authors compare by cosine on STS. A text without tokens is the zero vector."""
         vectors_ND = torch.zeros(len(texts), self.config.hidden_size)
         for rows, batch, scored_BL in self._batches(texts, tokenizer, batch_size):
             with evaluating(self):
@@ -210,8 +220,8 @@ class TTAForMaskedLM(HeadMixin, TTAPreTrainedModel):
 
         Args:
             text: one sentence.
-            confusion: for a token what it may have been meant to be, say characters of the same sound. Without it, every
-                token of the same script; words stay words and continuations (##) stay continuations.
+            confusion: for a token what it may have been meant to be, say characters of the same sound. Without it,
+                every token of the same script; words stay words and continuations (##) stay continuations.
             error_rate: between 0 and 1, how often a token is wrong. Lower is more careful.
             tokenizer: a fast tokenizer, default the one saved with the model.
         """
@@ -245,7 +255,7 @@ class TTAForMaskedLM(HeadMixin, TTAPreTrainedModel):
             gain = float(log_probs[best] - log_probs_LV[place, token_id] + channel)
             if gain > 0:
                 start, end = encoding["offset_mapping"][place]
-                replacement = tokenizer.convert_ids_to_tokens(int(candidates[best])).removeprefix("##")
+                replacement = str(tokenizer.convert_ids_to_tokens(int(candidates[best]))).removeprefix("##")
                 suggestions.append(Suggestion(start, end, text[start:end], replacement, gain))
         return suggestions
 
@@ -298,4 +308,5 @@ class TTAForMaskedLM(HeadMixin, TTAPreTrainedModel):
                 raise ValueError("this model was not loaded from a folder, so it has no tokenizer: pass tokenizer=")
             # with the config at hand transformers need not ask whether to trust the code it came with
             self._tokenizer = AutoTokenizer.from_pretrained(self.config._name_or_path, config=self.config)
+        assert self._tokenizer is not None
         return self._tokenizer

@@ -25,7 +25,16 @@ from transformers.utils.output_capturing import capture_outputs
 from ._generation import left_pad_prompt, prompt_length_must_fit
 from ._masks import prefix_mask
 from ._positions import count_positions
-from ._transformer import BackbonePreTrainedModel, Embeddings, Encoder, HeadMixin, MLMHead, keep_logits, num_cached
+from ._transformer import (
+    BACKBONE_IGNORES,
+    BackbonePreTrainedModel,
+    Embeddings,
+    Encoder,
+    MLMHead,
+    MLMHeadPreTrainedModel,
+    keep_logits,
+    num_cached,
+)
 from .configuration_unilm import UniLMConfig
 
 
@@ -38,6 +47,8 @@ class UniLMPreTrainedModel(BackbonePreTrainedModel):
 
 class UniLMModel(UniLMPreTrainedModel):
     """The backbone without head. See `UniLMForCausalLM` for the arguments of `forward`."""
+
+    _keys_to_ignore_on_load_unexpected = BACKBONE_IGNORES
 
     def __init__(self, config: UniLMConfig) -> None:
         super().__init__(config)
@@ -85,7 +96,7 @@ class UniLMModel(UniLMPreTrainedModel):
         )
 
 
-class UniLMForCausalLM(HeadMixin, UniLMPreTrainedModel, GenerationMixin):
+class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationMixin):
     """UniLM with BERT's MLM head, for `generate()` from a source, `[CLS] source [SEP]`.
 
     Any BERT folder with its MLM head loads; where all tokens are source it computes what `BertForMaskedLM` does.
@@ -125,8 +136,8 @@ class UniLMForCausalLM(HeadMixin, UniLMPreTrainedModel, GenerationMixin):
             labels: (B, L) token ids, shifted inside; -100 is ignored, and so are labels on source tokens, because their
                 predecessors see them.
             logits_to_keep: compute the last so many logits only; 0 is all.
-            kwargs: what transformers and the attention functions take, such as `num_items_in_batch`, by which the summed
-                loss is then divided instead of the number of labels.
+            kwargs: what transformers and the attention functions take, such as `num_items_in_batch`, by which the
+                summed loss is then divided instead of the number of labels.
         """
         outputs = self.bert(
             input_ids,
@@ -195,7 +206,7 @@ class UniLMForCausalLM(HeadMixin, UniLMPreTrainedModel, GenerationMixin):
 
     @staticmethod
     def create_masks_for_generate(
-        config, inputs_embeds, attention_mask, past_key_values, position_ids=None, token_type_ids=None, **kwargs
+        config, inputs_embeds, attention_mask, past_key_values, *, token_type_ids: Tensor, **kwargs: Any
     ):
         """The mask a static cache needs before the compiled forward; transformers would make a causal one."""
         return prefix_mask(config, inputs_embeds, attention_mask, token_type_ids == 0, past_key_values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from transformers import BertTokenizer
 
 from suzoo.models import (
     DialoGPTConfig,
@@ -54,3 +55,11 @@ def tokens(*shape: int, seed: int = 1) -> torch.Tensor:
 def source_target(batch: int, source: int, target: int) -> torch.Tensor:
     """Token types of UniLM."""
     return torch.tensor([0] * source + [1] * target).expand(batch, -1)
+
+
+def tiny_tokenizer(**options) -> BertTokenizer:
+    """A Chinese BERT tokenizer for `SIZES`: 41 tokens, special ones where the configs expect them, [MASK] last."""
+    characters = "今天气很好我你他是的不在有人这上大来和国去吃饭了吗呢"
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *characters, "a", "b", "##a", "##b"]
+    words += [f"[unused{n}]" for n in range(SIZES["vocab_size"] - 1 - len(words))] + ["[MASK]"]
+    return BertTokenizer(vocab={word: place for place, word in enumerate(words)}, do_lower_case=True, **options)
