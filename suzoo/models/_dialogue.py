@@ -122,3 +122,28 @@ def extend_speaker_types(input_ids: Tensor, token_type_ids: Tensor, sep_id: int)
     before = (input_ids[:, num_known - 1 : -1] == sep_id).long()
     new = (token_type_ids[:, -1:] + before.cumsum(-1)) % 2
     return torch.cat([token_type_ids, new], dim=-1) if input_ids.shape[1] > num_known else token_type_ids
+
+
+def chat_template(layout: str) -> str:
+    """The Jinja template of a layout, for `tokenizer.chat_template`: user is speaker 0, assistant speaker 1. What the
+    assistant says is inside `{% generation %}`, so that tokenizers can mask the rest. The blog layout's token types are
+    not in a template: `DialoGPTForCausalLM.generate` makes them from the [SEP]s."""
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout is one of {LAYOUTS}, not {layout!r}")
+    begin = "" if layout == "dialogpt" else "{{ cls_token }}"
+    # in cdial a [SEP] ends the last turn, and only once it is finished
+    end = "sep_token" if layout != "cdial" else "(sep_token if loop.last and not add_generation_prompt else '')"
+    tag, prompt = "", ""
+    if layout == "cdial":
+        user, assistant = SPEAKER_TOKENS
+        tag = f"{{{{ '{user}' if message.role == 'user' else '{assistant}' }}}}"
+        prompt = f"{{% if add_generation_prompt %}}{{{{ '{assistant}' }}}}{{% endif %}}"
+    return (
+        f"{begin}{{% for message in messages %}}"
+        "{% if message.role not in ('user', 'assistant') %}"
+        "{{ raise_exception('this model knows the roles user and assistant, not ' + message.role) }}{% endif %}"
+        f"{tag}{{% if message.role == 'assistant' %}}"
+        f"{{% generation %}}{{{{ message.content + {end} }}}}{{% endgeneration %}}"
+        f"{{% else %}}{{{{ message.content + {end} }}}}{{% endif %}}"
+        f"{{% endfor %}}{prompt}"
+    )
