@@ -42,26 +42,29 @@ class DialogueLayout:
 
     Args:
         name: `blog`, `cdial` or `dialogpt`.
-        cls_id, sep_id: ids of [CLS] and [SEP].
+        cls_id, sep_id: ids of [CLS] and [SEP]; `dialogpt` needs no [CLS].
         speaker_ids: ids of the two speaker tags, for `cdial`.
 
     Raises:
-        ValueError: unknown layout, or `cdial` without its tags.
+        ValueError: unknown layout, `blog` or `cdial` without [CLS], or `cdial` without its tags.
     """
 
-    def __init__(self, name: str, cls_id: int, sep_id: int, speaker_ids: tuple[int, ...] = ()) -> None:
+    def __init__(self, name: str, cls_id: int | None, sep_id: int, speaker_ids: tuple[int, ...] = ()) -> None:
         if name not in LAYOUTS:
             raise ValueError(f"layout is one of {LAYOUTS}, not {name!r}")
+        if cls_id is None and name != "dialogpt":
+            raise ValueError(f"the {name} layout starts with [CLS], which the tokenizer does not have")
         if name == "cdial" and not speaker_ids:
             raise ValueError(f"the cdial layout needs the ids of {SPEAKER_TOKENS}: add them to the tokenizer")
         self.name, self.cls_id, self.sep_id, self.speaker_ids = name, cls_id, sep_id, speaker_ids
 
     @classmethod
     def of_tokenizer(cls, name: str, tokenizer) -> DialogueLayout:
-        """The layout in the vocabulary of a BERT tokenizer."""
+        """The layout in the vocabulary of a tokenizer; without [SEP] its end-of-text token ends the turns."""
         vocabulary = tokenizer.get_vocab()
         tags = tuple(vocabulary[token] for token in SPEAKER_TOKENS if token in vocabulary)
-        return cls(name, tokenizer.cls_token_id, tokenizer.sep_token_id, tags if len(tags) == 2 else ())
+        sep_id = tokenizer.eos_token_id if tokenizer.sep_token_id is None else tokenizer.sep_token_id
+        return cls(name, tokenizer.cls_token_id, sep_id, tags if len(tags) == 2 else ())
 
     def num_tokens(self, turns: Sequence[Turn]) -> int:
         """Length of `render(turns)`."""
@@ -70,7 +73,9 @@ class DialogueLayout:
 
     def render(self, turns: Sequence[Turn]) -> DialogueTokens:
         """All turns, finished."""
-        ids, types, index = ([self.cls_id], [0], [-1]) if self.name != "dialogpt" else ([], [], [])
+        ids, types, index = [], [], []
+        if self.cls_id is not None and self.name != "dialogpt":
+            ids, types, index = [self.cls_id], [0], [-1]
         for number, turn in enumerate(turns):
             if self.name == "cdial":
                 ids.append(self.speaker_ids[turn.speaker])

@@ -182,25 +182,21 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
         past = kwargs.get("past_key_values")
         left_pad_prompt(kwargs, config, 0 if past is None else int(past.get_seq_length()))
         prompt_length_must_fit(kwargs, config, self.config)
-        input_ids, types = kwargs.get("input_ids"), kwargs.get("token_type_ids")
-        if self.config.layout == "blog" and input_ids is not None and (types is None or not types.any()):
-            kwargs["token_type_ids"] = speaker_types(input_ids, self.config.turn_end_id)
+        if self.config.layout == "blog":
+            input_ids, types = kwargs.get("input_ids"), kwargs.get("token_type_ids")
+            if input_ids is None:
+                raise ValueError("the blog layout reads from the [SEP]s of input_ids whose turn it is: pass input_ids")
+            if types is None or not types.any():
+                kwargs["token_type_ids"] = speaker_types(input_ids, self.config.turn_end_id)
+            kwargs["num_given_types"] = input_ids.shape[1]
         return super().generate(generation_config=generation_config, **kwargs)
 
-    def prepare_inputs_for_generation(self, input_ids, token_type_ids=None, **kwargs):
-        if self.config.layout == "blog" and token_type_ids is not None:
-            token_type_ids = extend_speaker_types(input_ids, token_type_ids, self.config.turn_end_id)
+    def prepare_inputs_for_generation(self, input_ids, token_type_ids=None, num_given_types=None, **kwargs):
+        if num_given_types is not None:
+            # behind the prompt transformers repeats the last type; a [SEP] hands over to the other speaker
+            given_BP = token_type_ids[:, :num_given_types]
+            token_type_ids = extend_speaker_types(input_ids, given_BP, self.config.turn_end_id)
         return super().prepare_inputs_for_generation(input_ids, token_type_ids=token_type_ids, **kwargs)
-
-    def _update_model_kwargs_for_generation(self, outputs, model_kwargs, is_encoder_decoder=False, num_new_tokens=1):
-        # transformers repeats the last type; in the blog layout `prepare_inputs_for_generation` knows better
-        token_type_ids = model_kwargs.get("token_type_ids")
-        model_kwargs = super()._update_model_kwargs_for_generation(
-            outputs, model_kwargs, is_encoder_decoder, num_new_tokens
-        )
-        if self.config.layout == "blog" and token_type_ids is not None:
-            model_kwargs["token_type_ids"] = token_type_ids
-        return model_kwargs
 
     def save_pretrained(self, save_directory, *args: Any, **kwargs: Any) -> None:
         """Save through the widest door that is open, and log which one it is.
