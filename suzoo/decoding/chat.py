@@ -48,8 +48,9 @@ class ChatSession:
 
     Keys and values of what was said are kept, so a turn costs its own tokens only, and its logits are those of the
     whole dialogue computed anew: the history is kept as tokens, and the cache is cut to the part that the new prompt
-    shares with it. When the budget is full, the oldest turns are dropped until half of it is free, so that the recomputation
-    (which is exact, unlike cutting the cache) happens once in several turns. Who said what is never forgotten.
+    shares with it. When the budget is full, the oldest turns are dropped until half of it is free, so that the
+    recomputation (which is exact, unlike cutting the cache) happens once in several turns. Who said what is never
+    forgotten.
 
     Args:
         model: a causal language model, `DialoGPTForCausalLM` or a stock one; in evaluation mode.
@@ -196,7 +197,7 @@ class ChatSession:
         return reply[:-1] if reply[-1] == self.layout.sep_id else reply
 
     def _cut_cache(self, prompt: DialogueTokens) -> bool:
-        """Cut the cache to the tokens it shares with the prompt; at least the prompt's last token is left to be read."""
+        """Cut the cache to what it shares with the prompt, of which at least the last token is left to be read."""
         if self._cache is None:
             return False
         cached = list(zip(self._cached.input_ids, self._cached.token_type_ids, strict=True))
