@@ -214,9 +214,8 @@ class BackbonePreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
         """Load a folder of ours or of any BERT.
 
-        Missing, unexpected or misshapen weights are an error, except BERT's pooler and next-sentence head, which these
-        models do not have. `output_loading_info=True` returns `(model, info)` and leaves the judgement to the caller;
-        `ignore_mismatched_sizes=True` allows other shapes.
+        Missing or unexpected weights are an error, except BERT's pooler and next-sentence head, which these models do
+        not have. `output_loading_info=True` returns `(model, info)` and leaves the judgement to the caller.
 
         Raises:
             ValueError: the folder does not hold exactly the weights of this class.
@@ -227,8 +226,8 @@ class BackbonePreTrainedModel(PreTrainedModel):
             return model, info
         problems = {
             name: sorted(str(key) for key in info[f"{name}_keys"])
-            for name in ("missing", "unexpected", "mismatched")
-            if info[f"{name}_keys"] and not (name == "mismatched" and kwargs.get("ignore_mismatched_sizes"))
+            for name in ("missing", "unexpected")
+            if info[f"{name}_keys"]
         }
         # without a path the caller passed the weights by hand
         if problems and pretrained_model_name_or_path is not None:
