@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import PrefixTuningConfig, get_peft_model
-from transformers import BertConfig, BertForMaskedLM, DynamicCache, StaticCache, TextStreamer, pipeline
+from transformers import BertConfig, BertForMaskedLM, CompileConfig, DynamicCache, StaticCache, TextStreamer, pipeline
 
 from suzoo.models import DialoGPTForCausalLM, UniLMForCausalLM
 from tests.models.tiny import POSITIONS, SIZES, source_target, tiny, tiny_tokenizer, tokens
@@ -220,6 +220,9 @@ def test_compiled_static_cache_generates_the_same():
     model = tiny("unilm", double=False)
     batch, mask, _ = prompts(left=True)
     options = {"attention_mask": mask, "max_new_tokens": 8, "eos_token_id": None, "pad_token_id": 0}
-    assert torch.equal(
-        model.generate(batch, cache_implementation="static", **options), model.generate(batch, **options)
-    )
+    compile_config = CompileConfig(fullgraph=True, dynamic=False, mode="default")
+    compile_config._compile_all_devices = True  # transformers compiles on accelerators only, but for its own tests
+    expected = model.generate(batch, **options)
+    out = model.generate(batch, cache_implementation="static", compile_config=compile_config, **options)
+    assert torch.equal(out, expected)
+    assert model._compiled_call is not None
