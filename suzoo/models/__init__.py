@@ -1,5 +1,39 @@
 """Models: the hub-safe zone. Files here travel with the weights, see CONTRIBUTING.md."""
 
-from suzoo.models.modeling_cosent import CoSENTCrossEncoder, CoSENTModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
-__all__ = ["CoSENTCrossEncoder", "CoSENTModel"]
+from suzoo.models.configuration_dialogpt import DialoGPTConfig
+from suzoo.models.configuration_tta import TTAConfig
+from suzoo.models.configuration_unilm import UniLMConfig
+from suzoo.models.modeling_cosent import CoSENTCrossEncoder, CoSENTModel
+from suzoo.models.modeling_dialogpt import DialoGPTForCausalLM, DialoGPTModel
+from suzoo.models.modeling_tta import Suggestion, TTAForMaskedLM, TTAModel
+from suzoo.models.modeling_unilm import UniLMForCausalLM, UniLMModel
+
+for _config, _backbone, _auto_class, _model in (
+    (DialoGPTConfig, DialoGPTModel, AutoModelForCausalLM, DialoGPTForCausalLM),
+    (UniLMConfig, UniLMModel, AutoModelForCausalLM, UniLMForCausalLM),
+    (TTAConfig, TTAModel, AutoModelForMaskedLM, TTAForMaskedLM),
+):
+    AutoConfig.register(_config.model_type, _config)
+    AutoModel.register(_config, _backbone)
+    _auto_class.register(_config, _model)
+    # saved folders carry the code, so that they open where suzoo is not installed
+    _config.register_for_auto_class()
+    _backbone.register_for_auto_class("AutoModel")
+    _model.register_for_auto_class(_auto_class.__name__)
+
+__all__ = [
+    "CoSENTCrossEncoder",
+    "CoSENTModel",
+    "DialoGPTConfig",
+    "DialoGPTForCausalLM",
+    "DialoGPTModel",
+    "Suggestion",
+    "TTAConfig",
+    "TTAForMaskedLM",
+    "TTAModel",
+    "UniLMConfig",
+    "UniLMForCausalLM",
+    "UniLMModel",
+]

@@ -1,0 +1,285 @@
+"""Bring weights over from bert4keras: `python hub_scripts/convert_bert4keras.py model.weights --config bert_config.json
+--vocab vocab.txt --output out/model`.
+
+Reads what Keras writes (`save_weights`, HDF5; needs h5py) and TensorFlow checkpoints (`bert_model.ckpt`, Google's and
+Huawei's; needs tensorflow). Writes a transformers folder with its tokenizer: a stock `BertForMaskedLM`, or with `--as`
+one of ours. Before it writes, it computes the logits of fixed sentences twice, once by the new model and once straight
+from the old arrays in NumPy, and prints the largest difference; more than 1e-3 is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer, PreTrainedModel
+
+from suzoo.data.vocabulary import redundant_token, without_inner_spaces
+from suzoo.models import (
+    DialoGPTConfig,
+    DialoGPTForCausalLM,
+    TTAConfig,
+    TTAForMaskedLM,
+    UniLMConfig,
+    UniLMForCausalLM,
+)
+
+Arrays = dict[str, np.ndarray]
+
+SENTENCES = ([1.0, 0.2, 0.7, 0.4, 0.9, 0.1, 0.6], [0.3, 0.8])  # token ids as fractions of the vocabulary
+CLASSES: dict[str, tuple[Any, Any]] = {
+    "bert": (BertConfig, BertForMaskedLM),
+    "unilm": (UniLMConfig, UniLMForCausalLM),
+    "dialogpt": (DialoGPTConfig, DialoGPTForCausalLM),
+    "tta": (TTAConfig, TTAForMaskedLM),
+}
+
+# family: its positions
+FAMILIES = {
+    "bert": "absolute",  # Google's BERT, RoBERTa-wwm, MacBERT and SimBERT, under one set of names
+    "nezha": "nezha",
+}
+
+# a layer of bert4keras: the TensorFlow variables it holds, in its order
+KERAS_LAYERS = {
+    "Embedding-Token": ["bert/embeddings/word_embeddings"],
+    "Embedding-Segment": ["bert/embeddings/token_type_embeddings"],
+    "Embedding-Position": ["bert/embeddings/position_embeddings"],
+    "Embedding-Norm": ["bert/embeddings/LayerNorm/beta", "bert/embeddings/LayerNorm/gamma"],
+    "MLM-Dense": ["cls/predictions/transform/dense/kernel", "cls/predictions/transform/dense/bias"],
+    "MLM-Norm": ["cls/predictions/transform/LayerNorm/beta", "cls/predictions/transform/LayerNorm/gamma"],
+    "MLM-Bias": ["cls/predictions/output_bias"],
+}
+KERAS_TRANSFORMER = {
+    "MultiHeadSelfAttention": [
+        f"attention/{part}/{kind}"
+        for part in ("self/query", "self/key", "self/value", "output/dense")
+        for kind in ("kernel", "bias")
+    ],
+    "MultiHeadSelfAttention-Norm": ["attention/output/LayerNorm/beta", "attention/output/LayerNorm/gamma"],
+    "FeedForward": [f"{part}/dense/{kind}" for part in ("intermediate", "output") for kind in ("kernel", "bias")],
+    "FeedForward-Norm": ["output/LayerNorm/beta", "output/LayerNorm/gamma"],
+}
+# not needed for masked language models: the fixed sinusoids of NEZHA, the pooler, next-sentence prediction
+IGNORED_LAYERS = ("Embedding-Relative-Position", "Pooler", "Pooler-Dense", "NSP-Proba")
+IGNORED_VARIABLES = ("bert/pooler/", "cls/seq_relationship/", "global_step")
+# what optimizers add to the name of a variable
+OPTIMIZER_SUFFIXES = ("/adam_m", "/adam_v", "/Adam", "/Adam_1", "/lamb_m", "/lamb_v")
+
+
+def read_hdf5(path: Path) -> Arrays:
+    """TensorFlow variable names and arrays of a file by Keras' `save_weights` (or `save`) of a bert4keras model."""
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise ValueError("reading Keras weights needs h5py: pip install h5py") from error
+    arrays: Arrays = {}
+    with h5py.File(path, "r") as file:
+        root: Any = file.get("model_weights", file)
+        for layer in (_text(name) for name in root.attrs["layer_names"]):
+            weights = [_text(name) for name in root[layer].attrs["weight_names"]]
+            if not weights or layer in IGNORED_LAYERS:
+                continue
+            names = _keras_layer(layer)
+            if len(names) != len(weights):
+                raise ValueError(f"{path}: layer {layer} has {len(weights)} arrays, bert4keras' has {len(names)}")
+            arrays |= {name: np.asarray(root[layer][weight]) for name, weight in zip(names, weights, strict=True)}
+    return arrays
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else name
+
+
+def _keras_layer(layer: str) -> list[str]:
+    if layer in KERAS_LAYERS:
+        return KERAS_LAYERS[layer]
+    parts = layer.split("-", 2)  # Transformer-3-FeedForward-Norm
+    if len(parts) == 3 and parts[0] == "Transformer" and parts[2] in KERAS_TRANSFORMER:
+        return [f"bert/encoder/layer_{int(parts[1])}/{name}" for name in KERAS_TRANSFORMER[parts[2]]]
+    raise ValueError(f"layer {layer!r} is not one of a bert4keras masked language model")
+
+
+def read_checkpoint(path: Path) -> Arrays:
+    """The variables of a TensorFlow checkpoint, without those of the optimizer and of the other heads."""
+    try:
+        import tensorflow as tf  # ty: ignore[import-not-found]  (optional, large)
+    except ModuleNotFoundError as error:
+        raise ValueError("reading TensorFlow checkpoints needs tensorflow: pip install tensorflow") from error
+    reader = tf.train.load_checkpoint(str(path))
+    return {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if not name.startswith(IGNORED_VARIABLES) and not name.endswith(OPTIMIZER_SUFFIXES)
+    }
+
+
+def torch_names(arrays: Arrays) -> dict[str, torch.Tensor]:
+    """The state dict of `BertForMaskedLM`. TensorFlow keeps dense weights as (in, out), torch as (out, in)."""
+    kinds = {"kernel": "weight", "gamma": "weight", "beta": "bias", "output_bias": "bias"}
+    state = {}
+    for name, array in arrays.items():
+        *path, kind = name.replace("layer_", "layer.").split("/")
+        if kind.endswith("_embeddings"):
+            path, kind = [*path, kind], "weight"
+        elif kind in kinds:
+            array, kind = (array.T if kind == "kernel" else array), kinds[kind]
+        elif kind != "bias":
+            raise ValueError(f"variable {name} is not one of a BERT masked language model")
+        state[".".join([*path, kind])] = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    return state
+
+
+def numpy_logits(arrays: Arrays, config: BertConfig, family: str, ids: list[int]) -> np.ndarray:
+    """(L, V) logits of one sentence, all token types 0, computed in float64 from the arrays as they are stored."""
+    from scipy.special import erf, softmax
+
+    arrays = {name: array.astype(np.float64) for name, array in arrays.items()}
+
+    def dense(x, name):
+        return x @ arrays[name + "/kernel"] + arrays[name + "/bias"]
+
+    def norm(x, name):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + config.layer_norm_eps)
+        return x * arrays[name + "/LayerNorm/gamma"] + arrays[name + "/LayerNorm/beta"]
+
+    def gelu(x):
+        return x * (1 + erf(x / np.sqrt(2))) / 2
+
+    size, heads = config.hidden_size // config.num_attention_heads, config.num_attention_heads
+    places = np.arange(len(ids))
+    relative = np.zeros((len(ids), len(ids), size))
+    if family == "nezha":
+        distance = np.clip(places[None] - places[:, None], -64, 64) + 64
+        angle = distance[..., None] / 10000 ** (np.arange(0, size, 2) / size)
+        relative[..., 0::2], relative[..., 1::2] = np.sin(angle), np.cos(angle)
+    table = arrays["bert/embeddings/word_embeddings"]
+    x = table[ids] + arrays["bert/embeddings/token_type_embeddings"][0]
+    if family == "bert":
+        x = x + arrays["bert/embeddings/position_embeddings"][: len(ids)]
+    x = norm(x, "bert/embeddings")
+    for number in range(config.num_hidden_layers):
+        layer = f"bert/encoder/layer_{number}"
+        query, key, value = (
+            dense(x, f"{layer}/attention/self/{part}").reshape(len(ids), heads, size)
+            for part in ("query", "key", "value")
+        )
+        scores = np.einsum("qhd,khd->hqk", query, key) + np.einsum("qhd,qkd->hqk", query, relative)
+        weights = softmax(scores / np.sqrt(size), axis=-1)
+        seen = np.einsum("hqk,khd->qhd", weights, value) + np.einsum("hqk,qkd->qhd", weights, relative)
+        x = norm(x + dense(seen.reshape(x.shape), f"{layer}/attention/output/dense"), f"{layer}/attention/output")
+        x = norm(x + dense(gelu(dense(x, f"{layer}/intermediate/dense")), f"{layer}/output/dense"), f"{layer}/output")
+    x = norm(gelu(dense(x, "cls/predictions/transform/dense")), "cls/predictions/transform")
+    return x @ table.T + arrays["cls/predictions/output_bias"]
+
+
+def simplified_vocabulary(tokens: list[str]) -> list[str]:
+    """What bert4keras' `load_vocab(simplified=True, startswith=["[PAD]", "[UNK]", "[CLS]", "[SEP]"])` keeps."""
+    start = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    return start + [token for token in tokens if token not in start and not redundant_token(token)]
+
+
+def convert(
+    weights: Path, config_path: Path, vocab_path: Path, *, family: str, target: str, simplified: bool
+) -> tuple[PreTrainedModel, BertTokenizer, float]:
+    """The new model, its tokenizer, and the largest difference of logits between new and old on fixed sentences.
+
+    Raises:
+        ValueError: files that do not belong together, or weights of another kind of model.
+    """
+    arrays = read_checkpoint(weights) if Path(f"{weights}.index").exists() else read_hdf5(weights)
+    tokens = vocab_path.read_text(encoding="utf-8").splitlines()
+    tokens = simplified_vocabulary(tokens) if simplified else tokens
+    table = arrays.get("bert/embeddings/word_embeddings")
+    if table is None or len(table) != len(tokens):
+        rows = 0 if table is None else len(table)
+        raise ValueError(
+            f"{weights} has {rows} tokens, {vocab_path} {len(tokens)}: another vocabulary, or --simplified is missing"
+        )
+    config = BertConfig(**json.loads(config_path.read_text()))
+    config.vocab_size = len(tokens)
+    ids = {"pad_token_id": tokens.index("[PAD]"), "eos_token_id": tokens.index("[SEP]")}
+    if target == "tta" and "[MASK]" in tokens:
+        ids["mask_token_id"] = tokens.index("[MASK]")
+    model = _build(target, config, position_embedding_type=FAMILIES[family], **ids)
+    state, own = torch_names(arrays), dict(model.named_parameters())
+    wrong = sorted(
+        name for name in state.keys() | own.keys()
+        if name not in state or name not in own or state[name].shape != own[name].shape
+    )  # fmt: skip
+    if wrong:
+        raise ValueError(f"{weights} does not fill {type(model).__name__}, it differs in {', '.join(wrong[:5])}")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(state[name])
+    # T-TA and DialoGPT do not let all tokens see each other: compare them as what they are made from
+    twin = model
+    if target in ("dialogpt", "tta"):
+        twin = _build("unilm", config, position_embedding_type=FAMILIES[family])
+        twin.load_state_dict(model.state_dict())
+    tokenizer = BertTokenizer(vocab={token: place for place, token in enumerate(tokens)}, do_lower_case=True)
+    return model, tokenizer, _difference(twin, arrays, config, family)
+
+
+def _build(target: str, config: BertConfig, **fields: Any) -> PreTrainedModel:
+    """A model in evaluation mode with the sizes of `config` and the given fields."""
+    config_class, model_class = CLASSES[target]
+    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+             "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "hidden_dropout_prob",
+             "attention_probs_dropout_prob", "initializer_range")  # fmt: skip
+    if target == "bert":
+        fields.pop("position_embedding_type")
+    return model_class(config_class(**{name: getattr(config, name) for name in sizes}, **fields)).eval()
+
+
+@torch.no_grad()
+def _difference(model: PreTrainedModel, arrays: Arrays, config: BertConfig, family: str) -> float:
+    """Largest difference of logits where all tokens see each other."""
+    largest = 0.0
+    for sentence in SENTENCES:
+        ids = [int(fraction * (config.vocab_size - 1)) for fraction in sentence]
+        inputs = torch.tensor([ids])
+        logits = model(input_ids=inputs, token_type_ids=torch.zeros_like(inputs)).logits[0].numpy()
+        largest = max(largest, float(np.abs(logits - numpy_logits(arrays, config, family, ids)).max()))
+    return largest
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path, help="HDF5 file of Keras, or prefix of a TensorFlow checkpoint")
+    parser.add_argument("--config", type=Path, required=True, help="bert_config.json")
+    parser.add_argument("--vocab", type=Path, required=True, help="vocab.txt")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--family", choices=FAMILIES, default="bert", help="nezha: relative positions")
+    parser.add_argument("--as", dest="target", choices=CLASSES, help="class to write; default bert, unilm for nezha")
+    parser.add_argument("--simplified", action="store_true", help="vocab.txt was loaded with simplified=True")
+    options = parser.parse_args(argv)
+    target = options.target or ("unilm" if options.family == "nezha" else "bert")
+    try:
+        if target == "bert" and FAMILIES[options.family] != "absolute":
+            raise ValueError(f"stock BERT has no {options.family} positions: choose --as unilm, dialogpt or tta")
+        model, tokenizer, difference = convert(
+            options.weights,
+            options.config,
+            options.vocab,
+            family=options.family,
+            target=target,
+            simplified=options.simplified,
+        )
+        print(f"largest difference of logits, new model against the old arrays: {difference:.1e}")
+        if not difference < 1e-3:
+            raise ValueError(f"the logits differ by {difference:.1e}: nothing was written")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    model.save_pretrained(options.output)
+    without_inner_spaces(tokenizer).save_pretrained(options.output)
+    print(f"wrote {options.output}")
+
+
+if __name__ == "__main__":
+    main()

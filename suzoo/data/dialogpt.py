@@ -1,0 +1,78 @@
+"""Examples and batches for the dialogue model: turns laid out as in `suzoo.models._dialogue`, labels on the turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from suzoo.data._padding import pad_right
+from suzoo.models._dialogue import DialogueLayout, Turn
+
+# what the three original systems train on
+LEARNED_TURNS = {"blog": "all", "cdial": "last", "dialogpt": "replies"}
+
+
+class DialogueExample(TypedDict):
+    """One tokenized dialogue. Lists of equal length; labels are -100 where nothing is to be learnt."""
+
+    input_ids: list[int]
+    token_type_ids: list[int]
+    labels: list[int]
+
+
+def encode_dialogue(
+    tokenizer: PreTrainedTokenizerBase,
+    layout: DialogueLayout,
+    turns: Sequence[str],
+    *,
+    max_tokens: int,
+    learn: str | None = None,
+    reverse: bool = False,
+) -> DialogueExample:
+    """One training sequence: the newest whole turns that fit, each under the speaker it had.
+
+    Args:
+        tokenizer: special tokens in the texts are plain text; BERT's ignore spaces between Chinese characters.
+        layout: see `DialogueLayout.of_tokenizer`.
+        turns: what was said, the two speakers taking turns, at least one.
+        max_tokens: budget of the sequence; if not even the last turn fits, its last tokens.
+        learn: which turns carry labels, with what ends them: `all` (blog), `replies`, all but the first (dialogpt), or
+            `last` (cdial); default that of the layout. [CLS] and speaker tags never do.
+        reverse: lay the turns out from the last to the first, for a backward model (`suzoo.decoding.mmi_rerank`).
+
+    Raises:
+        ValueError: no turn, or unknown `learn`.
+    """
+    learn = learn or LEARNED_TURNS[layout.name]
+    if learn not in LEARNED_TURNS.values():
+        raise ValueError(f"learn is one of {sorted(LEARNED_TURNS.values())}, not {learn!r}")
+    if not turns:
+        raise ValueError("a dialogue without turns")
+    encoded = [
+        Turn(place % 2, tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]))
+        for place, text in enumerate(turns)
+    ]
+    window = layout.newest(encoded, max_tokens)
+    tokens = layout.render(window[::-1] if reverse else window)
+    first_learned = {"all": 0, "replies": 1, "last": len(window) - 1}[learn]
+    labels = [
+        token if turn >= first_learned else -100
+        for token, turn in zip(tokens.input_ids, tokens.turn_index, strict=True)
+    ]
+    return {"input_ids": tokens.input_ids, "token_type_ids": tokens.token_type_ids, "labels": labels}
+
+
+def dialogue_batch(
+    examples: Sequence[DialogueExample], *, pad_token_id: int = 0, token_types: bool = True
+) -> dict[str, Tensor]:
+    """(B, L) `input_ids`, `attention_mask`, `token_type_ids` and `labels` (-100 on padding), padded on the right.
+
+    Args:
+        examples: of similar length (`suzoo.models._batching`), to have little padding.
+        token_types: False leaves them out, for stock models that have none (GPT-2, Qwen …).
+    """
+    fills = {"input_ids": pad_token_id, "labels": -100, **({"token_type_ids": 0} if token_types else {})}
+    return pad_right(examples, fills)

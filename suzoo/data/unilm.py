@@ -1,0 +1,63 @@
+"""Examples and batches for UniLM: source and target in one sequence, labels on the target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from suzoo.data._padding import pad_right
+
+
+class Seq2SeqExample(TypedDict):
+    """One tokenized pair. Lists of equal length; labels are -100 on the source."""
+
+    input_ids: list[int]
+    token_type_ids: list[int]
+    labels: list[int]
+
+
+def encode_source_target(
+    tokenizer: PreTrainedTokenizerBase,
+    source: str,
+    target: str | None = None,
+    *,
+    max_source_tokens: int,
+    max_target_tokens: int,
+) -> Seq2SeqExample:
+    """`[CLS] source [SEP] target [SEP]` with types 0 and 1, and labels on the target and its [SEP] (kexue.fm 6933).
+
+    Each side has a budget of its own, special tokens included, and is cut at its end: a long source never costs target.
+
+    Args:
+        tokenizer: with [CLS] and [SEP].
+        source, target: texts; without a target, the prompt for `generate`. Special tokens in them are plain text.
+        max_source_tokens: of `[CLS] source [SEP]`, at least 3.
+        max_target_tokens: of `target [SEP]`, at least 2.
+    """
+    if max_source_tokens < 3 or max_target_tokens < 2:
+        raise ValueError(
+            f"max_source_tokens {max_source_tokens} and max_target_tokens {max_target_tokens} must be at least 3 and 2"
+        )
+
+    def pieces(text: str, budget: int) -> list[int]:
+        return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"][:budget]
+
+    source_ids = [tokenizer.cls_token_id, *pieces(source, max_source_tokens - 2), tokenizer.sep_token_id]
+    target_ids = [] if target is None else [*pieces(target, max_target_tokens - 1), tokenizer.sep_token_id]
+    return {
+        "input_ids": source_ids + target_ids,
+        "token_type_ids": [0] * len(source_ids) + [1] * len(target_ids),
+        "labels": [-100] * len(source_ids) + target_ids,
+    }
+
+
+def unilm_batch(examples: Sequence[Seq2SeqExample], *, pad_token_id: int = 0) -> dict[str, Tensor]:
+    """(B, L) `input_ids`, `attention_mask`, `token_type_ids` and `labels` (-100 on padding), padded on the right.
+
+    A collate function; batch examples of similar length (`suzoo.models._batching`) to have little padding.
+    """
+    fills = {"input_ids": pad_token_id, "token_type_ids": 0, "labels": -100}
+    return pad_right(examples, fills)

@@ -1,0 +1,215 @@
+"""A chat with memory: the key-value cache lives from turn to turn.
+
+Source of the layouts and of the sampling defaults: kexue.fm/archives/7718 (top-5 sampling, 32 tokens, temperature 1).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    Cache,
+    LogitsProcessor,
+    LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.generation.streamers import BaseStreamer
+
+from suzoo.models._dialogue import DialogueLayout, DialogueTokens, Turn
+
+USER, BOT = 0, 1
+
+
+class ReplyNoRepeatNGram(LogitsProcessor):
+    """Forbid that an n-gram occurs twice in the reply. What the history says may be said again.
+
+    Args:
+        start: length of the prompt.
+        ngram_size: n.
+    """
+
+    def __init__(self, start: int, ngram_size: int) -> None:
+        self.start = start
+        self.rule = NoRepeatNGramLogitsProcessor(ngram_size)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return self.rule(input_ids[:, self.start :], scores)
+
+
+class ChatSession:
+    """Talk with a dialogue model, turn by turn.
+
+    Keys and values of what was said are kept, so a turn costs its own tokens only, and its logits are those of the
+    whole dialogue computed anew: the history is kept as tokens, and the cache is cut to the part that the new prompt
+    shares with it. When the budget is full, the oldest turns are dropped until half of it is free, so that the
+    recomputation (which is exact, unlike cutting the cache) happens once in several turns. Who said what is never
+    forgotten.
+
+    Args:
+        model: a causal language model, `DialoGPTForCausalLM` or a stock one; in evaluation mode.
+        tokenizer: of the model.
+        layout: `blog`, `cdial` or `dialogpt`; default what the model's configuration says.
+        max_tokens: the budget: prompt and reply together. Default the model's absolute positions, else 512.
+        max_new_tokens: longest reply.
+        do_sample, top_k, top_p, temperature: sampling, as in `generate`; `do_sample=False` is greedy.
+        no_repeat_ngram_size: no n-gram twice in one reply, against loops; 0 is off.
+        reuse_cache: False recomputes the history in every turn, with the same replies.
+
+    Raises:
+        ValueError: the layout is unknown or does not fit model or tokenizer; a reply may fill half of the budget.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        layout: str | None = None,
+        max_tokens: int | None = None,
+        max_new_tokens: int = 32,
+        do_sample: bool = True,
+        top_k: int = 5,
+        top_p: float = 1.0,
+        temperature: float = 1.0,
+        no_repeat_ngram_size: int = 4,
+        reuse_cache: bool = True,
+    ) -> None:
+        layout = layout or getattr(model.config, "layout", None)
+        if layout is None:
+            raise ValueError("the model does not say how it was trained: pass layout='blog', 'cdial' or 'dialogpt'")
+        if layout == "blog" and getattr(model.config, "layout", None) != "blog":
+            raise ValueError("the blog layout needs a DialoGPTForCausalLM with layout='blog', others ignore who speaks")
+        self.model, self.tokenizer = model, tokenizer
+        self.layout = DialogueLayout.of_tokenizer(layout, tokenizer)
+        if max_tokens is None:
+            positions = getattr(model.config, "position_embedding_type", "absolute")
+            max_tokens = getattr(model.config, "max_position_embeddings", 512) if positions == "absolute" else 512
+        if not 0 < max_new_tokens < max_tokens // 2:
+            raise ValueError(f"max_new_tokens {max_new_tokens} must be under half of max_tokens {max_tokens}")
+        self.max_tokens, self.max_new_tokens = max_tokens, max_new_tokens
+        self.no_repeat_ngram_size, self.reuse_cache = no_repeat_ngram_size, reuse_cache
+        self.sampling: dict[str, Any] = {"do_sample": do_sample}
+        if do_sample:
+            self.sampling |= {"top_k": top_k, "top_p": top_p, "temperature": temperature}
+        unwanted = {*tokenizer.all_special_ids, *self.layout.speaker_ids} - {self.layout.sep_id}
+        self.suppress_tokens = sorted(unwanted)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.turns: list[Turn] = []  # all that was said
+        self._window: list[Turn] = []  # what the model still sees
+        self._cache: Cache | None = None
+        self._cached = DialogueTokens([], [], [])  # the tokens whose keys and values the cache holds
+
+    @property
+    def history(self) -> list[tuple[str, str]]:
+        """All turns as ("user" or "assistant", text)."""
+        names = ("user", "assistant")
+        return [(names[turn.speaker], self._decode(turn.ids)) for turn in self.turns]
+
+    def reply(self, text: str, *, streamer: BaseStreamer | None = None) -> str:
+        """What the model says to `text`. Both become part of the history.
+
+        Args:
+            text: special tokens in it are plain text.
+            streamer: gets the reply token by token, such as `TextStreamer(tokenizer, skip_prompt=True,
+                skip_special_tokens=True)`.
+        """
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        if not ids:
+            raise ValueError("there is nothing to reply to: the text has no tokens")
+        heard = Turn(USER, tuple(ids))
+        window = self._fit([*self._window, heard])
+        said = Turn(BOT, tuple(self._generate(window, streamer)))
+        # only now, so that an interrupted reply leaves no half turn behind
+        self._window = [*window, said]
+        self.turns += [heard, said]
+        return self._decode(said.ids)
+
+    def save(self, path: str | Path) -> None:
+        """Write the history as JSON: layout, and each turn's speaker, token ids and text."""
+        turns = [{**turn._asdict(), "text": self._decode(turn.ids)} for turn in self.turns]
+        content = {"layout": self.layout.name, "window": len(self._window), "turns": turns}
+        Path(path).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+
+    def load(self, path: str | Path) -> None:
+        """Continue a saved history, in the same state; the next reply reads it once.
+
+        Raises:
+            ValueError: it was saved with another layout, or its tokens say something else in this vocabulary.
+        """
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if content["layout"] != self.layout.name:
+            raise ValueError(f"{path} has layout {content['layout']}, this chat {self.layout.name}")
+        turns = [Turn(turn["speaker"], tuple(turn["ids"])) for turn in content["turns"]]
+        for number, (turn, saved) in enumerate(zip(turns, content["turns"], strict=True)):
+            if self._decode(turn.ids) != saved["text"]:
+                raise ValueError(f"{path} turn {number} says something else with this tokenizer: another model's chat")
+        self.reset()
+        self.turns = turns
+        self._window = turns[len(turns) - content["window"] :]
+
+    def _fit(self, window: list[Turn]) -> list[Turn]:
+        """All of `window` if a reply still fits, else its newest turns in half of the budget."""
+        if self.layout.num_tokens(window) + self.max_new_tokens <= self.max_tokens:
+            return window
+        return self.layout.newest(window, self.max_tokens // 2)
+
+    @torch.no_grad()
+    def _generate(self, window: Sequence[Turn], streamer: BaseStreamer | None) -> list[int]:
+        prompt = self.layout.render_prompt(window, BOT)
+        device = self.model.device
+        options: dict[str, Any] = dict(self.sampling)
+        if self.layout.name == "blog":
+            options["token_type_ids"] = torch.tensor([prompt.token_type_ids], device=device)
+        if self.reuse_cache and self._cut_cache(prompt):
+            options["past_key_values"] = self._cache
+        if self.no_repeat_ngram_size:
+            rule = ReplyNoRepeatNGram(len(prompt.input_ids), self.no_repeat_ngram_size)
+            options["logits_processor"] = LogitsProcessorList([rule])
+        self._cache = None  # generate() fills it in place: if that is interrupted, its content is unknown
+        input_ids = torch.tensor([prompt.input_ids], device=device)
+        output: Any = self.model.generate(  # ty: ignore[not-callable]  (a model with GenerationMixin)
+            input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            max_new_tokens=self.max_new_tokens,
+            min_new_tokens=1,
+            eos_token_id=self.layout.sep_id,
+            pad_token_id=self.layout.sep_id,
+            suppress_tokens=self.suppress_tokens,
+            return_dict_in_generate=True,
+            streamer=streamer,
+            **options,
+        )
+        reply = output.sequences[0, input_ids.shape[1] :].tolist()
+        self._cache = output.past_key_values
+        # the last token was sampled but never read
+        types = [BOT if self.layout.name == "blog" else 0] * len(reply)
+        self._cached = DialogueTokens([*prompt.input_ids, *reply][:-1], [*prompt.token_type_ids, *types][:-1], [])
+        return reply[:-1] if reply[-1] == self.layout.sep_id else reply
+
+    def _cut_cache(self, prompt: DialogueTokens) -> bool:
+        """Cut the cache to what it shares with the prompt, of which at least the last token is left to be read."""
+        if self._cache is None:
+            return False
+        cached = list(zip(self._cached.input_ids, self._cached.token_type_ids, strict=True))
+        wanted = list(zip(prompt.input_ids, prompt.token_type_ids, strict=True))[:-1]
+        shared = 0
+        while shared < min(len(cached), len(wanted)) and cached[shared] == wanted[shared]:
+            shared += 1
+        if shared == 0:
+            return False
+        if shared < len(cached):
+            self._cache.crop(shared - len(cached))
+        return True
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -1,0 +1,133 @@
+"""Self-attention with BERT's parameter names, through transformers' attention interface.
+
+Shapes: B batch, L queries, S keys, H heads, K head size, D = H * K hidden, R rows of NEZHA's table.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ._positions import rotate
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    position_bias: Tensor | None = None,
+    relative: tuple[Tensor, Tensor] | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention written out, for attention weights and for NEZHA, whose value term needs the weights.
+
+    A query that may see no key gets zero, as in sdpa: softmax alone would spread its attention over every key, so that
+    in T-TA a lone token would see itself.
+
+    Args:
+        query: (B, H, L, K).
+        key, value: (B, H, S, K).
+        attention_mask: (B, 1, L, S) added to the scores; the lowest float forbids.
+        scaling: factor of the scores.
+        dropout: probability of dropping an attention weight.
+        position_bias: (B or 1, H, L, S) added to the scaled scores.
+        relative: NEZHA's `(index (L, S), table (R, K))`, see `_positions`.
+        kwargs: what transformers passes to every attention function and this one does not need.
+
+    Returns:
+        (B, L, H, K) and the weights (B, H, L, S).
+    """
+    scores_BHLS = query @ key.transpose(2, 3)
+    if relative is not None:
+        index_LS, table_RK = relative
+        index_BHLS = index_LS.expand(*scores_BHLS.shape)
+        scores_BHLS = scores_BHLS + (query @ table_RK.T).gather(-1, index_BHLS)
+    scores_BHLS = scores_BHLS * scaling
+    if position_bias is not None:
+        scores_BHLS = scores_BHLS + position_bias
+    if attention_mask is not None:
+        lowest = torch.finfo(scores_BHLS.dtype).min
+        # a negative score under the lowest float would be -inf, and an empty row NaN
+        scores_BHLS = (scores_BHLS + attention_mask).clamp_min(lowest)
+    weights_BHLS = scores_BHLS.softmax(-1)
+    if attention_mask is not None:
+        weights_BHLS = weights_BHLS.masked_fill(attention_mask <= lowest, 0.0)
+    weights_BHLS = nn.functional.dropout(weights_BHLS, p=dropout, training=module.training)
+    output_BHLK = weights_BHLS @ value
+    if relative is not None:
+        # weights of equal distance share a row of the table: sum them first, (L, S, K) never exists
+        per_row_BHLR = weights_BHLS.new_zeros(*weights_BHLS.shape[:3], table_RK.shape[0])
+        output_BHLK = output_BHLK + per_row_BHLR.scatter_add(-1, index_BHLS, weights_BHLS) @ table_RK
+    return output_BHLK.transpose(1, 2).contiguous(), weights_BHLS
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of `hidden` over itself, or over fixed `memory` (T-TA).
+
+    Args:
+        config: read at every call for the attention implementation, so that switching it works.
+        layer_idx: place in the cache.
+        is_causal: what no mask means to sdpa: the causal rule, or full attention.
+    """
+
+    def __init__(self, config: PreTrainedConfig, layer_idx: int, is_causal: bool) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.is_causal = is_causal
+        self.head_size = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_size**-0.5
+        self.dropout = config.attention_probs_dropout_prob
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_BLD: Tensor,
+        attention_mask: Any = None,
+        memory_BSD: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        relative: tuple[Tensor, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        implementation = self.config._attn_implementation
+        if relative is not None:
+            if implementation != "eager":
+                raise ValueError(
+                    f"NEZHA positions need attn_implementation='eager', not {implementation!r}: their value term is "
+                    "made from the attention weights"
+                )
+            kwargs["relative"] = relative
+        source_BSD = hidden_BLD if memory_BSD is None else memory_BSD
+        query_BHLK = self._heads(self.query(hidden_BLD))
+        key_BHSK = self._heads(self.key(source_BSD))
+        value_BHSK = self._heads(self.value(source_BSD))
+        if rotary is not None:
+            query_BHLK, key_BHSK = rotate(query_BHLK, *rotary), rotate(key_BHSK, *rotary)
+        if past_key_values is not None:
+            key_BHSK, value_BHSK = past_key_values.update(key_BHSK, value_BHSK, self.layer_idx)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        output_BLHK, weights_BHLS = attend(
+            self,
+            query_BHLK,
+            key_BHSK,
+            value_BHSK,
+            attention_mask,
+            dropout=self.dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return output_BLHK.flatten(2), weights_BHLS
+
+    def _heads(self, states_BLD: Tensor) -> Tensor:
+        return states_BLD.unflatten(-1, (-1, self.head_size)).transpose(1, 2)

@@ -1,0 +1,296 @@
+"""The house Transformer: BERT's layers under BERT's parameter names, for any mask, with or without a cache.
+
+Each model builds its own forward from these parts; what they share as HuggingFace models is `BackbonePreTrainedModel`.
+
+Shapes: B batch, L queries, S keys, D hidden, F intermediate, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from ._attention import SelfAttention
+from ._positions import relative_index, relative_sinusoids, rotary_angles
+
+
+class Embeddings(nn.Module):
+    """Token + position (absolute only) + token type, then LayerNorm and dropout."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        if config.position_embedding_type == "absolute":
+            self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        else:
+            self.position_embeddings = None
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, word_BLD: Tensor | None, token_type_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """(B, L, D) from word embeddings (None adds nothing), types (B, L) and positions (1 or B, L)."""
+        hidden_BLD = self.token_type_embeddings(token_type_ids)
+        if word_BLD is not None:
+            hidden_BLD = word_BLD + hidden_BLD
+        if self.position_embeddings is not None:
+            if position_ids.shape[-1] > self.position_embeddings.num_embeddings:
+                raise ValueError(
+                    f"{position_ids.shape[-1]} tokens, but the model has {self.position_embeddings.num_embeddings} "
+                    "absolute positions: truncate the input"
+                )
+            hidden_BLD = hidden_BLD + self.position_embeddings(position_ids)
+        return self.dropout(self.LayerNorm(hidden_BLD))
+
+
+class Residual(nn.Module):
+    """What ends both halves of a layer: dense, dropout, sum with the input; post-norm also normalizes here."""
+
+    def __init__(self, config: PreTrainedConfig, in_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(in_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.norm_first = config.norm_first
+
+    def before(self, hidden_BLD: Tensor) -> Tensor:
+        """What the half computes from: pre-norm normalizes here."""
+        return self.LayerNorm(hidden_BLD) if self.norm_first else hidden_BLD
+
+    def forward(self, update: Tensor, hidden_BLD: Tensor) -> Tensor:
+        hidden_BLD = self.dropout(self.dense(update)) + hidden_BLD
+        return hidden_BLD if self.norm_first else self.LayerNorm(hidden_BLD)
+
+
+class Layer(GradientCheckpointingLayer):
+    """Attention and feed-forward. Keys and values come from the hidden states, or from `memory_BSD` (T-TA)."""
+
+    def __init__(self, config: PreTrainedConfig, layer_idx: int, is_causal: bool) -> None:
+        super().__init__()
+        self.attention = nn.ModuleDict(
+            {"self": SelfAttention(config, layer_idx, is_causal), "output": Residual(config, config.hidden_size)}
+        )
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, config.intermediate_size)})
+        self.output = Residual(config, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(
+        self,
+        hidden_BLD: Tensor,
+        attention_mask: Any = None,
+        memory_BSD: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        self_attention, attention_output = self.attention["self"], self.attention["output"]
+        assert isinstance(attention_output, Residual)
+        attended_BLD, _ = self_attention(
+            attention_output.before(hidden_BLD), attention_mask, memory_BSD, past_key_values, **kwargs
+        )
+        hidden_BLD = attention_output(attended_BLD, hidden_BLD)
+        feed_forward: Residual = self.output
+        inner_BLF = self.activation(self.intermediate["dense"](feed_forward.before(hidden_BLD)))
+        return feed_forward(inner_BLF, hidden_BLD)
+
+
+class Encoder(nn.Module):
+    """The stack of layers, and the positions that act inside attention.
+
+    Args:
+        is_causal: what an absent mask means to sdpa.
+    """
+
+    def __init__(self, config: PreTrainedConfig, is_causal: bool) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(Layer(config, idx, is_causal) for idx in range(config.num_hidden_layers))
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.norm_first else None
+        self.position_embedding_type = config.position_embedding_type
+        self.max_relative_position = config.max_relative_position
+        self.rope_theta = config.rope_theta
+        self.head_size = config.hidden_size // config.num_attention_heads
+
+    def forward(
+        self,
+        hidden_BLD: Tensor,
+        attention_mask: Any,
+        position_ids: Tensor,
+        memory_BSD: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        if self.position_embedding_type == "rope":
+            kwargs["rotary"] = rotary_angles(position_ids, self.head_size, self.rope_theta, hidden_BLD.dtype)
+        elif self.position_embedding_type == "nezha":
+            num_past, num_new = num_cached(past_key_values), hidden_BLD.shape[1]
+            num_keys = num_new if past_key_values is None else past_key_values.get_mask_sizes(num_new, 0)[0]
+            device, clip = hidden_BLD.device, self.max_relative_position
+            kwargs["relative"] = (
+                relative_index(num_past, num_new, num_keys, clip, device),
+                relative_sinusoids(clip, self.head_size, device, hidden_BLD.dtype),
+            )
+        for layer in self.layer:
+            hidden_BLD = layer(hidden_BLD, attention_mask, memory_BSD, past_key_values=past_key_values, **kwargs)
+        return hidden_BLD if self.LayerNorm is None else self.LayerNorm(hidden_BLD)
+
+
+class _Transform(nn.Module):
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_BLD: Tensor) -> Tensor:
+        return self.LayerNorm(self.activation(self.dense(hidden_BLD)))
+
+
+class _Predictions(nn.Module):
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.transform = _Transform(config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))  # BERT's name for decoder.bias, and tied to it
+
+    def forward(self, hidden_BLD: Tensor) -> Tensor:
+        return self.decoder(self.transform(hidden_BLD))
+
+
+class MLMHead(nn.Module):
+    """BERT's masked-language-model head, whole: dense, activation, LayerNorm, tied decoder, bias. (…, D) to (…, V)."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.predictions = _Predictions(config)
+
+    def forward(self, hidden_BLD: Tensor) -> Tensor:
+        return self.predictions(hidden_BLD)
+
+
+def num_cached(past_key_values: Cache | None) -> int | Tensor:
+    """Tokens in the cache; a tensor for a static cache."""
+    return 0 if past_key_values is None else past_key_values.get_seq_length()
+
+
+# weights of BERT's that our models do not have; the backbones without head have no `cls` at all
+HEAD_IGNORES = [r"pooler", r"cls\.seq_relationship", r"position_ids"]
+BACKBONE_IGNORES = [r"pooler", r"^cls\.", r"position_ids"]
+
+
+class BackbonePreTrainedModel(PreTrainedModel):
+    """What DialoGPT, UniLM and T-TA are to HuggingFace: BERT's prefix and tying, honest flags, strict loading."""
+
+    base_model_prefix = "bert"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Embeddings", "Layer"]  # noqa: RUF012 the type is transformers'
+    _can_compile_fullgraph = True
+    _supports_attention_backend = True
+    _keys_to_ignore_on_load_unexpected = HEAD_IGNORES
+    _input_embed_layer = "word_embeddings"
+    _can_record_outputs = {"hidden_states": Layer, "attentions": SelfAttention}  # noqa: RUF012
+
+    @property
+    def _supports_sdpa(self) -> bool:
+        return self.config.position_embedding_type != "nezha"
+
+    @property
+    def _supports_flex_attn(self) -> bool:
+        return self.config.position_embedding_type != "nezha"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, _Predictions):
+            init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """Load a folder of ours or of any BERT.
+
+        Missing or unexpected weights are an error, except BERT's pooler and next-sentence head, which these models do
+        not have. `output_loading_info=True` returns `(model, info)` and leaves the judgement to the caller.
+
+        Raises:
+            ValueError: the folder does not hold exactly the weights of this class.
+        """
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
+        if output_loading_info:
+            return model, info
+        problems = {
+            name: sorted(str(key) for key in info[f"{name}_keys"])
+            for name in ("missing", "unexpected")
+            if info[f"{name}_keys"]
+        }
+        # without a path the caller passed the weights by hand
+        if problems and pretrained_model_name_or_path is not None:
+            listing = "; ".join(
+                f"{name}: {', '.join(keys[:5])}" + " …" * (len(keys) > 5) for name, keys in problems.items()
+            )
+            raise ValueError(
+                f"the weights in {pretrained_model_name_or_path} are not those of {cls.__name__} ({listing}). It "
+                "starts from BERT folders that have their MLM head; pass output_loading_info=True to load what fits "
+                "and see the rest"
+            )
+        return model
+
+
+class MLMHeadPreTrainedModel(BackbonePreTrainedModel):
+    """What a model with a backbone `self.bert` and BERT's head `self.cls` adds."""
+
+    bert: PreTrainedModel
+    cls: MLMHead
+
+    _tied_weights_keys = {  # noqa: RUF012 the type is transformers'
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    }
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.cls.predictions.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        self.cls.predictions.decoder = new_embeddings
+        self.cls.predictions.bias = new_embeddings.bias
+
+    def save_pretrained(self, save_directory, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; where the class carries its code along, `AutoModel` finds the backbone too."""
+        if self._auto_class is not None:
+            backbone = type(self.bert)
+            entry = {"AutoModel": f"{backbone.__module__.split('.')[-1]}.{backbone.__name__}"}
+            self.config.auto_map = {**getattr(self.config, "auto_map", {}), **entry}
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def language_model_loss(
+        self, logits_BLV: Tensor, labels: Tensor, num_labels: Tensor, kwargs: dict[str, Any]
+    ) -> Tensor:
+        """transformers' loss of this class (shifted for causal models), summed and divided by `num_items_in_batch` if
+        the caller gives it, else by `num_labels`; without any label an attached zero instead of its NaN."""
+        if kwargs.get("num_items_in_batch") is None:
+            kwargs = {**kwargs, "num_items_in_batch": num_labels.clamp_min(1)}
+        return self.loss_function(logits=logits_BLV, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Generator[None]:
+    """Dropout off inside, the mode as it was after."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def keep_logits(hidden_BLD: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+    """The rows whose logits are wanted: the last `logits_to_keep` (0 is all), or those a tensor of indices names."""
+    if isinstance(logits_to_keep, int):
+        return hidden_BLD[:, -logits_to_keep:] if logits_to_keep else hidden_BLD
+    return hidden_BLD[:, logits_to_keep]

@@ -1,0 +1,224 @@
+"""A dialogue language model on BERT weights: all turns in one sequence, and the MLM head predicts the next token.
+
+Source: Su, kexue.fm/archives/7718 (NEZHA and speaker ids in the token types, bojone/nezha_gpt_dialog); DialoGPT
+(arXiv 1911.00536); CDial-GPT (arXiv 2008.03946). The layouts of the three are in `_dialogue`.
+
+Shapes: B batch, L new tokens, S cached and new tokens, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertLMHeadModel, Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils import logging
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from ._dialogue import extend_speaker_types, speaker_types
+from ._generation import left_pad_prompt, prompt_length_must_fit
+from ._masks import causal_mask
+from ._positions import count_positions
+from ._transformer import (
+    BACKBONE_IGNORES,
+    BackbonePreTrainedModel,
+    Embeddings,
+    Encoder,
+    MLMHead,
+    MLMHeadPreTrainedModel,
+    keep_logits,
+    num_cached,
+)
+from .configuration_dialogpt import DialoGPTConfig
+
+logger = logging.get_logger(__name__)
+
+
+class DialoGPTPreTrainedModel(BackbonePreTrainedModel):
+    config: DialoGPTConfig
+    config_class = DialoGPTConfig
+
+    @property
+    def _supports_flash_attn(self) -> bool:
+        return self.config.position_embedding_type != "nezha"
+
+
+class DialoGPTModel(DialoGPTPreTrainedModel):
+    """The backbone without head. See `DialoGPTForCausalLM` for the arguments of `forward`."""
+
+    _keys_to_ignore_on_load_unexpected = BACKBONE_IGNORES
+
+    def __init__(self, config: DialoGPTConfig) -> None:
+        super().__init__(config)
+        self.gradient_checkpointing = False
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config, is_causal=True)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give DialoGPT either input_ids or inputs_embeds")
+        if token_type_ids is None:
+            token_type_ids = self._default_token_types(input_ids, inputs_embeds, past_key_values)
+        if inputs_embeds is None:
+            inputs_embeds = self.embeddings.word_embeddings(input_ids)
+        num_new, device = inputs_embeds.shape[1], inputs_embeds.device
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            position_ids = count_positions(attention_mask, num_cached(past_key_values), num_new, device)
+
+        mask = causal_mask(self.config, inputs_embeds, attention_mask, past_key_values)
+        hidden_BLD = self.embeddings(inputs_embeds, token_type_ids, position_ids)
+        hidden_BLD = self.encoder(hidden_BLD, mask, position_ids, past_key_values=past_key_values, **kwargs)
+        return BaseModelOutputWithPast(
+            last_hidden_state=hidden_BLD, past_key_values=past_key_values if use_cache else None
+        )
+
+    def _default_token_types(
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, past_key_values: Cache | None
+    ) -> Tensor:
+        if self.config.layout != "blog":
+            new = inputs_embeds if input_ids is None else input_ids
+            assert new is not None
+            return torch.zeros(new.shape[:2], dtype=torch.long, device=new.device)
+        if input_ids is None or (past_key_values is not None and past_key_values.get_seq_length() > 0):
+            raise ValueError(
+                "the blog layout keeps speakers in token_type_ids; embeddings or tokens on top of a cache do not tell "
+                "whose turn it is, so pass token_type_ids"
+            )
+        return speaker_types(input_ids, self.config.turn_end_id)
+
+
+class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, GenerationMixin):
+    """The dialogue model with BERT's MLM head, for `generate()`, `suzoo.decoding.ChatSession` and chat templates."""
+
+    def __init__(self, config: DialoGPTConfig) -> None:
+        super().__init__(config)
+        self.bert = DialoGPTModel(config)
+        self.cls = MLMHead(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits of the next token, and the language model loss.
+
+        Args:
+            input_ids: (B, L) new tokens.
+            attention_mask: (B, S) 1 for tokens, 0 for padding on either side, over cached and new tokens.
+            token_type_ids: (B, L) speakers in the blog layout, where they default to what the [SEP] of `input_ids` say
+                with speaker 0 first; 0 in the other layouts.
+            position_ids: (B, L), default counts tokens without padding.
+            past_key_values: a dynamic or static cache.
+            inputs_embeds: (B, L, D) instead of `input_ids`.
+            labels: (B, L) token ids, shifted inside; -100 is ignored.
+            logits_to_keep: compute the last so many logits only; 0 is all.
+            kwargs: what transformers and the attention functions take, such as `num_items_in_batch`, by which the
+                summed loss is then divided instead of the number of labels.
+        """
+        outputs = self.bert(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=False if labels is not None else use_cache,
+            **kwargs,
+        )
+        logits_BLV = self.cls(keep_logits(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            loss = self.language_model_loss(logits_BLV, labels, (labels[:, 1:] != -100).sum(), kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits_BLV,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    @torch.no_grad()
+    def generate(self, inputs: Tensor | None = None, generation_config=None, **kwargs: Any):
+        """transformers' `generate`, with right padding turned into left padding, also in the returned prompt.
+
+        In the blog layout the reply gets the speaker whose turn it is: after a [SEP] the other one. Token types that
+        are all zero are what tokenizers write, not speakers, and are made from the [SEP]s, too.
+
+        Raises:
+            ValueError: the reply cannot fit behind the prompt.
+        """
+        config = generation_config if generation_config is not None else self.generation_config
+        if inputs is not None and "input_ids" not in kwargs:
+            kwargs["input_ids"] = inputs
+        past = kwargs.get("past_key_values")
+        left_pad_prompt(kwargs, config, 0 if past is None else int(past.get_seq_length()))
+        prompt_length_must_fit(kwargs, config, self.config)
+        if self.config.layout == "blog":
+            input_ids, types = kwargs.get("input_ids"), kwargs.get("token_type_ids")
+            if input_ids is None:
+                raise ValueError("the blog layout reads from the [SEP]s of input_ids whose turn it is: pass input_ids")
+            if types is None or not types.any():
+                kwargs["token_type_ids"] = speaker_types(input_ids, self.config.turn_end_id)
+            kwargs["num_given_types"] = input_ids.shape[1]
+        return super().generate(generation_config=generation_config, **kwargs)
+
+    def prepare_inputs_for_generation(self, input_ids, token_type_ids=None, num_given_types=None, **kwargs):
+        if num_given_types is not None:
+            # behind the prompt transformers repeats the last type; a [SEP] hands over to the other speaker
+            given_BP = token_type_ids[:, :num_given_types]
+            token_type_ids = extend_speaker_types(input_ids, given_BP, self.config.turn_end_id)
+        return super().prepare_inputs_for_generation(input_ids, token_type_ids=token_type_ids, **kwargs)
+
+    def save_pretrained(self, save_directory, *args: Any, **kwargs: Any) -> None:
+        """Save through the widest door that is open, and log which one it is.
+
+        With absolute positions and speakers in the text the folder is a stock `BertLMHeadModel`, which anybody opens as
+        `AutoModelForCausalLM` without a flag. Else (blog layout, NEZHA, RoPE, pre-norm) it carries its code and opens
+        with `trust_remote_code=True`, or without where suzoo is imported.
+        """
+        if not self.config.is_stock:
+            logger.warning("saved with its code: opens with trust_remote_code=True, or where suzoo.models is imported")
+            super().save_pretrained(save_directory, *args, **kwargs)
+            return
+        logger.info("saved as a stock BertLMHeadModel: it opens as AutoModelForCausalLM without a flag")
+        with torch.device("meta"):
+            stock = BertLMHeadModel(self.stock_config())
+        stock.generation_config = self.generation_config
+        state_dict = kwargs.pop("state_dict", None)
+        stock.save_pretrained(save_directory, *args, state_dict=state_dict or self.state_dict(), **kwargs)
+
+    def stock_config(self) -> BertConfig:
+        """The configuration of the stock model that computes the same; it remembers the layout."""
+        own = {name: value for name, value in self.config.to_dict().items() if name in BertConfig().to_dict()}
+        for name in ("model_type", "architectures", "transformers_version", "auto_map"):
+            own.pop(name, None)
+        return BertConfig(**{**own, "is_decoder": True, "layout": self.config.layout})

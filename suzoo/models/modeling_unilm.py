@@ -1,0 +1,212 @@
+"""UniLM sequence-to-sequence: one BERT whose attention mask lets the source see itself and the target see its past.
+
+Source: Su, kexue.fm/archives/6933 ("from language models to Seq2Seq"); the mask is that of UniLM (arXiv 1905.03197),
+the pre-training is not: weights come from any masked language model, whole head included.
+
+    tokens            [CLS] s1 … sm [SEP] t1 … tn [SEP]
+    token_type_ids      0   0  …  0   0   1  …  1   1      0 is source, 1 is target
+    labels            the target and its [SEP]; the source's [SEP] predicts t1
+
+Shapes: B batch, L new tokens, S cached and new tokens, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from ._generation import left_pad_prompt, prompt_length_must_fit
+from ._masks import prefix_mask
+from ._positions import count_positions
+from ._transformer import (
+    BACKBONE_IGNORES,
+    BackbonePreTrainedModel,
+    Embeddings,
+    Encoder,
+    MLMHead,
+    MLMHeadPreTrainedModel,
+    keep_logits,
+    num_cached,
+)
+from .configuration_unilm import UniLMConfig
+
+
+class UniLMPreTrainedModel(BackbonePreTrainedModel):
+    config: UniLMConfig
+    config_class = UniLMConfig
+    # flash kernels know causal and full attention only and would ignore the prefix
+    _supports_flash_attn = False
+
+
+class UniLMModel(UniLMPreTrainedModel):
+    """The backbone without head. See `UniLMForCausalLM` for the arguments of `forward`."""
+
+    _keys_to_ignore_on_load_unexpected = BACKBONE_IGNORES
+
+    def __init__(self, config: UniLMConfig) -> None:
+        super().__init__(config)
+        self.gradient_checkpointing = False
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config, is_causal=True)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give UniLM either input_ids or inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embeddings.word_embeddings(input_ids)
+        batch_size, num_new = inputs_embeds.shape[:2]
+        device = inputs_embeds.device
+        if token_type_ids is None:
+            if past_key_values is not None and past_key_values.get_seq_length() > 0:
+                raise ValueError(
+                    "UniLM got a filled cache without token_type_ids, as peft's prefix tuning does; the source would "
+                    "silently turn into target. Pass token_type_ids (0 source, 1 target), or tune with LoRA"
+                )
+            token_type_ids = torch.ones(batch_size, num_new, dtype=torch.long, device=device)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            position_ids = count_positions(attention_mask, num_cached(past_key_values), num_new, device)
+
+        mask = prefix_mask(self.config, inputs_embeds, attention_mask, token_type_ids == 0, past_key_values)
+        hidden_BLD = self.embeddings(inputs_embeds, token_type_ids, position_ids)
+        hidden_BLD = self.encoder(hidden_BLD, mask, position_ids, past_key_values=past_key_values, **kwargs)
+        return BaseModelOutputWithPast(
+            last_hidden_state=hidden_BLD, past_key_values=past_key_values if use_cache else None
+        )
+
+
+class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationMixin):
+    """UniLM with BERT's MLM head, for `generate()` from a source, `[CLS] source [SEP]`.
+
+    Any BERT folder with its MLM head loads; where all tokens are source it computes what `BertForMaskedLM` does.
+    """
+
+    def __init__(self, config: UniLMConfig) -> None:
+        super().__init__(config)
+        self.bert = UniLMModel(config)
+        self.cls = MLMHead(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits of the next token, and the loss on the target.
+
+        Args:
+            input_ids: (B, L) new tokens.
+            attention_mask: (B, S) 1 for tokens, 0 for padding on either side, over cached and new tokens; or a mask
+                with four dimensions as the attention implementation wants it.
+            token_type_ids: (B, L) 0 source, 1 target. Default: all target, that is a causal language model. What
+                follows a filled cache is target.
+            position_ids: (B, L), default counts tokens without padding.
+            past_key_values: a dynamic or static cache.
+            inputs_embeds: (B, L, D) instead of `input_ids`.
+            labels: (B, L) token ids, shifted inside; -100 is ignored, and so are labels on source tokens, because their
+                predecessors see them.
+            logits_to_keep: compute the last so many logits only; 0 is all.
+            kwargs: what transformers and the attention functions take, such as `num_items_in_batch`, by which the
+                summed loss is then divided instead of the number of labels.
+        """
+        outputs = self.bert(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=False if labels is not None else use_cache,
+            **kwargs,
+        )
+        logits_BLV = self.cls(keep_logits(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            if token_type_ids is not None:
+                labels = labels.masked_fill(token_type_ids == 0, -100)
+            loss = self.language_model_loss(logits_BLV, labels, (labels[:, 1:] != -100).sum(), kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits_BLV,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    @torch.no_grad()
+    def generate(self, inputs: Tensor | None = None, generation_config=None, **kwargs: Any):
+        """transformers' `generate`, where the prompt is the source and what is generated is the target.
+
+        Token types may be left out: a prompt is source, tokens after a filled cache are target. Right padding is turned
+        into left padding, also in the returned prompt.
+
+        Raises:
+            ValueError: `prefill_chunk_size` is set (the source must be read in one piece to see itself), source tokens
+                follow a filled cache, or the target cannot fit behind the source.
+        """
+        config = generation_config if generation_config is not None else self.generation_config
+        if kwargs.get("prefill_chunk_size", config.prefill_chunk_size) is not None:
+            raise ValueError(
+                "prefill_chunk_size would read the source in pieces that cannot see what follows them; leave it out"
+            )
+        if inputs is not None and "input_ids" not in kwargs:
+            kwargs["input_ids"] = inputs
+        prompt = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
+        if prompt is not None:
+            past = kwargs.get("past_key_values")
+            num_past = 0 if past is None else int(past.get_seq_length())
+            if kwargs.get("token_type_ids") is None:
+                fill = torch.ones if num_past else torch.zeros
+                kwargs["token_type_ids"] = fill(prompt.shape[:2], dtype=torch.long, device=prompt.device)
+            elif num_past and (kwargs["token_type_ids"][:, num_past:] == 0).any():
+                raise ValueError("source tokens cannot follow a filled cache, what it holds has not seen them")
+            left_pad_prompt(kwargs, config, num_past)
+            prompt_length_must_fit(kwargs, config, self.config)
+        return super().generate(generation_config=generation_config, **kwargs)
+
+    def _update_model_kwargs_for_generation(self, outputs, model_kwargs, is_encoder_decoder=False, num_new_tokens=1):
+        # transformers repeats the last type, which after the prompt is source
+        token_type_ids = model_kwargs.pop("token_type_ids")
+        model_kwargs = super()._update_model_kwargs_for_generation(
+            outputs, model_kwargs, is_encoder_decoder, num_new_tokens
+        )
+        target = token_type_ids.new_ones(token_type_ids.shape[0], num_new_tokens)
+        model_kwargs["token_type_ids"] = torch.cat([token_type_ids, target], dim=-1)
+        return model_kwargs
+
+    @staticmethod
+    def create_masks_for_generate(
+        config, inputs_embeds, attention_mask, past_key_values, *, token_type_ids: Tensor, **kwargs: Any
+    ):
+        """The mask a static cache needs before the compiled forward; transformers would make a causal one."""
+        return prefix_mask(config, inputs_embeds, attention_mask, token_type_ids == 0, past_key_values)

@@ -1,0 +1,228 @@
+"""UniLM: equality with BERT on the source, every way to generate against the uncached forward, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import PrefixTuningConfig, get_peft_model
+from transformers import BertConfig, BertForMaskedLM, CompileConfig, DynamicCache, StaticCache, TextStreamer, pipeline
+
+from suzoo.models import DialoGPTForCausalLM, UniLMForCausalLM
+from tests.models.tiny import POSITIONS, SIZES, source_target, tiny, tiny_tokenizer, tokens
+
+PROMPTS = [5, 9, 7]  # lengths
+
+
+def prompts(left: bool) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """A padded batch, its mask, and the rows alone."""
+    rows = [tokens(length, seed=length) for length in PROMPTS]
+    batch, mask = torch.zeros(3, 9, dtype=torch.long), torch.zeros(3, 9, dtype=torch.long)
+    for number, row in enumerate(rows):
+        place = slice(9 - len(row), 9) if left else slice(0, len(row))
+        batch[number, place], mask[number, place] = row, 1
+    return batch, mask, rows
+
+
+def greedy_by_hand(model: UniLMForCausalLM, prompt: torch.Tensor, steps: int, end: int | None = None) -> list[int]:
+    """One full forward per token, no cache, no padding."""
+    ids = prompt.tolist()
+    for _ in range(steps):
+        types = [0] * len(prompt) + [1] * (len(ids) - len(prompt))
+        logits = model(torch.tensor([ids]), token_type_ids=torch.tensor([types]), use_cache=False).logits
+        ids.append(int(logits[0, -1].argmax()))
+        if ids[-1] == end:
+            break
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_all_source_equals_stock_bert_exactly(implementation, tmp_path):
+    torch.manual_seed(0)
+    config = {key: value for key, value in SIZES.items() if not key.endswith(("relative_position", "_id"))}
+    bert = BertForMaskedLM(BertConfig(**config)).eval()
+    bert.save_pretrained(tmp_path)
+    model = UniLMForCausalLM.from_pretrained(tmp_path).eval()
+    ids = tokens(2, 9)
+    mask = torch.tensor([[1] * 9, [1] * 5 + [0] * 4])
+    for loaded in (bert, model):
+        loaded.set_attn_implementation(implementation)
+    for attention_mask in (None, mask):
+        kwargs = {"attention_mask": attention_mask, "token_type_ids": torch.zeros_like(ids)}
+        ours, stock = model(ids, **kwargs, use_cache=False).logits, bert(ids, **kwargs).logits
+        keep = mask.bool() if attention_mask is not None else torch.ones_like(ids, dtype=torch.bool)
+        assert torch.equal(ours[keep], stock[keep])
+
+
+def test_no_source_equals_the_causal_model_with_type_one():
+    unilm = tiny("unilm")
+    causal = tiny("dialogpt", layout="blog")
+    causal.load_state_dict(unilm.state_dict())
+    ids = tokens(2, 8)
+    ours = unilm(ids).logits  # no token types: all target
+    torch.testing.assert_close(ours, causal(ids, token_type_ids=torch.ones_like(ids)).logits, rtol=0, atol=1e-10)
+    assert isinstance(causal, DialoGPTForCausalLM)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("cache_class", [DynamicCache, StaticCache])
+@pytest.mark.parametrize(("double", "tolerance"), [(True, 1e-10), (False, 1e-5)])
+def test_cached_steps_equal_the_full_forward(positions, cache_class, double, tolerance):
+    model = tiny("unilm", position_embedding_type=positions, double=double, initializer_range=0.1)
+    ids, types = tokens(2, 10), source_target(2, 6, 4)
+    mask = torch.tensor([[1] * 10, [0] * 2 + [1] * 8])
+    full = model(ids, attention_mask=mask, token_type_ids=types, use_cache=False).logits
+    options = {"max_cache_len": 12} if cache_class is StaticCache else {}
+    cache = cache_class(config=model.config, **options)
+    steps = []
+    for start, end in ((0, 6), (6, 7), (7, 9), (9, 10)):
+        outputs = model(
+            ids[:, start:end],
+            attention_mask=mask[:, :end],
+            token_type_ids=types[:, start:end],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        steps.append(outputs.logits)
+    difference = (torch.cat(steps, 1) - full).abs()[mask.bool()]
+    assert difference.max() < tolerance
+    assert int(cache.get_seq_length()) == 10
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("left", [True, False])
+def test_batched_greedy_equals_the_uncached_forward_of_each_row(positions, left):
+    model = tiny("unilm", position_embedding_type=positions)
+    batch, mask, rows = prompts(left)
+    expected = [greedy_by_hand(model, row, 8) for row in rows]
+    options = {"max_new_tokens": 8, "eos_token_id": None, "pad_token_id": 0}
+    ways = {
+        "dynamic cache": {},
+        "no cache": {"use_cache": False},
+        "static cache": {"cache_implementation": "static", "disable_compile": True},
+        "token types given": {"token_type_ids": torch.zeros_like(batch)},
+        "prompt lookup": {"prompt_lookup_num_tokens": 3},
+    }
+    for name, way in ways.items():
+        if name == "prompt lookup":  # one row at a time
+            out = [model.generate(row[None], **options, **way)[0, len(row) :] for row in rows]
+        else:
+            out = model.generate(batch, attention_mask=mask, **options, **way)[:, 9:]
+        assert [row.tolist() for row in out] == expected, name
+    out = model.generate(batch, **options)[:, 9:]  # padding found by its id
+    assert [row.tolist() for row in out] == expected
+
+
+def test_beams_and_sampling_do_not_depend_on_cache_or_padding():
+    model = tiny("unilm")
+    batch, mask, rows = prompts(left=True)
+    options = {"max_new_tokens": 6, "pad_token_id": 0, "num_beams": 3, "num_return_sequences": 2}
+    cached = model.generate(batch, attention_mask=mask, **options)[:, 9:].reshape(3, 2, -1)
+    assert torch.equal(
+        cached, model.generate(batch, attention_mask=mask, use_cache=False, **options)[:, 9:].view_as(cached)
+    )
+    for number, row in enumerate(rows):
+        alone = model.generate(row[None], **options)[:, len(row) :]
+        assert torch.equal(alone, cached[number, :, : alone.shape[1]])
+    options = {"max_new_tokens": 6, "pad_token_id": 0, "do_sample": True, "top_k": 5, "eos_token_id": None}
+    sampled = []
+    for use_cache in (True, False):
+        torch.manual_seed(3)
+        sampled.append(model.generate(batch, attention_mask=mask, use_cache=use_cache, **options))
+    assert torch.equal(*sampled)
+    greedy = model.generate(batch, attention_mask=mask, **{**options, "do_sample": False})
+    torch.manual_seed(3)
+    assert torch.equal(greedy, model.generate(batch, attention_mask=mask, **{**options, "top_k": 1}))
+
+
+def test_generation_stops_at_sep_and_keeps_new_tokens_target():
+    model = tiny("unilm")
+    with torch.no_grad():  # make [SEP] win from the start
+        model.cls.predictions.bias[2] += 1000
+    out = model.generate(tokens(2, 6), max_new_tokens=5)
+    assert out.shape == (2, 7) and (out[:, -1] == 2).all()
+
+
+def test_continuing_from_a_filled_cache():
+    model = tiny("unilm")
+    prompt = tokens(1, 6)
+    options = {"eos_token_id": None, "return_dict_in_generate": True}
+    whole = model.generate(prompt, max_new_tokens=8, **options).sequences
+    first = model.generate(prompt, max_new_tokens=3, **options)
+    second = model.generate(first.sequences, past_key_values=first.past_key_values, max_new_tokens=5, **options)
+    assert torch.equal(second.sequences, whole)
+    with pytest.raises(ValueError, match="cannot follow a filled cache"):
+        model.generate(
+            whole,
+            past_key_values=model(prompt, token_type_ids=torch.zeros_like(prompt), use_cache=True).past_key_values,
+            token_type_ids=torch.zeros_like(whole),
+            max_new_tokens=1,
+        )
+
+
+def test_generating_from_embeddings():
+    model = tiny("unilm")
+    prompt = tokens(2, 6)
+    options = {"max_new_tokens": 5, "eos_token_id": None}
+    from_ids = model.generate(prompt, **options)[:, 6:]
+    assert torch.equal(model.generate(inputs_embeds=model.get_input_embeddings()(prompt), **options), from_ids)
+
+
+def test_labels_on_the_source_do_not_count():
+    model = tiny("unilm", double=False)
+    ids, types = tokens(2, 8), source_target(2, 5, 3)
+    on_target = ids.masked_fill(types == 0, -100)
+    assert torch.equal(
+        model(ids, token_type_ids=types, labels=ids).loss, model(ids, token_type_ids=types, labels=on_target).loss
+    )
+
+
+def test_refuses_what_would_be_silently_wrong():
+    model = tiny("unilm", double=False)
+    with pytest.raises(ValueError, match="prefill_chunk_size"):
+        model.generate(tokens(1, 6), prefill_chunk_size=2, max_new_tokens=1)
+    with pytest.raises(ValueError, match="do not fit in 64"):
+        model.generate(tokens(1, 60), max_new_tokens=6)
+    assert model.generate(tokens(1, 60), max_new_tokens=5, eos_token_id=None).shape == (1, 65)
+    with pytest.raises(ValueError, match="either input_ids or inputs_embeds"):
+        model()
+    tuned = get_peft_model(
+        model,
+        PrefixTuningConfig(
+            task_type="CAUSAL_LM", num_virtual_tokens=2, num_layers=3, token_dim=32, num_attention_heads=4
+        ),
+    )
+    with (
+        pytest.raises(ValueError, match="prefix tuning"),
+        pytest.warns(UserWarning, match="Token type ids are not supported"),
+    ):
+        tuned(tokens(1, 6), token_type_ids=source_target(1, 3, 3))
+
+
+def test_pipeline_and_streamer_speak_chinese(tmp_path, capsys):
+    model, tokenizer = tiny("unilm", double=False), tiny_tokenizer()
+    model.generation_config.update(max_new_tokens=6, do_sample=False, pad_token_id=0)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    generator = pipeline("text-generation", model=str(tmp_path))
+    assert isinstance(generator.model, UniLMForCausalLM)
+    text = "今天天气很好"
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    expected = tokenizer.decode(model.generate(ids)[0, ids.shape[1] :], skip_special_tokens=True)
+    assert generator(text, return_full_text=False)[0]["generated_text"] == expected
+    batched = generator([text, "我很好"], batch_size=2, return_full_text=False)
+    assert batched[0][0]["generated_text"] == expected
+    model.generate(ids, streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True))
+    assert capsys.readouterr().out.strip() == expected
+
+
+@pytest.mark.slow
+def test_compiled_static_cache_generates_the_same():
+    model = tiny("unilm", double=False)
+    batch, mask, _ = prompts(left=True)
+    options = {"attention_mask": mask, "max_new_tokens": 8, "eos_token_id": None, "pad_token_id": 0}
+    compile_config = CompileConfig(fullgraph=True, dynamic=False, mode="default")
+    compile_config._compile_all_devices = True  # transformers compiles on accelerators only, but for its own tests
+    expected = model.generate(batch, **options)
+    out = model.generate(batch, cache_implementation="static", compile_config=compile_config, **options)
+    assert torch.equal(out, expected)
+    assert model._compiled_call is not None
