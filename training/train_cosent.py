@@ -6,6 +6,7 @@ Reads in the order it runs: recipe, data, model, step, loop, evaluation, save, v
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +22,9 @@ from suzoo.evaluation import pair_cosines, pair_metrics, retrieval_metrics
 from suzoo.hub.publish import publish
 from suzoo.losses import SoftmaxPairLoss, cosent_loss
 from suzoo.models import CoSENTModel
-from suzoo.optimizers import get_schedule, param_groups
+from suzoo.optimizers import AdaFactor, AdaX, Lion, Tiger, get_schedule, param_groups
 
-OPTIMIZERS = {"adamw": torch.optim.AdamW}
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adafactor": AdaFactor, "adax": AdaX, "lion": Lion, "tiger": Tiger}
 
 
 class SentenceBERT(nn.Module):
@@ -45,7 +46,7 @@ def main() -> None:
     # Data
     split = recipe.split or "train"
     dev_source, dev_split = recipe.dev or recipe.data, recipe.dev_split or (None if recipe.dev else "dev")
-    options = {"columns": recipe.columns, "skip_bad_rows": recipe.skip_bad_rows}
+    options: dict[str, Any] = {"columns": recipe.columns, "skip_bad_rows": recipe.skip_bad_rows}
     train = read_pairs(recipe.data, split=split, max_rows=recipe.max_train_samples, **options)
     dev = read_pairs(dev_source, split=dev_split, max_rows=recipe.max_dev_samples, **options)
     check_labels(train)
@@ -135,7 +136,7 @@ def main() -> None:
         whole.load_state_dict(full_state_dict(model))  # every process takes part
     accelerator.end_training()
     if recipe.lora_r and not recipe.adapter_only:
-        whole.encoder = whole.encoder.merge_and_unload()
+        whole.encoder = whole.encoder.merge_and_unload()  # ty: ignore[not-callable]
     if accelerator.is_main_process:
         whole.save_pretrained(run.path)
         run.finish(recipe, scores, script="training/train_cosent.py", data=data)

@@ -6,6 +6,7 @@ Reads in the order it runs: recipe, data, model, step, loop, evaluation, save, v
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +21,9 @@ from suzoo.evaluation import pair_metrics, reranking_metrics
 from suzoo.hub.publish import publish
 from suzoo.losses import cosent_loss
 from suzoo.models import CoSENTCrossEncoder
-from suzoo.optimizers import get_schedule, param_groups
+from suzoo.optimizers import AdaFactor, AdaX, Lion, Tiger, get_schedule, param_groups
 
-OPTIMIZERS = {"adamw": torch.optim.AdamW}
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adafactor": AdaFactor, "adax": AdaX, "lion": Lion, "tiger": Tiger}
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
     # Data
     split = recipe.split or "train"
     dev_source, dev_split = recipe.dev or recipe.data, recipe.dev_split or (None if recipe.dev else "dev")
-    options = {"columns": recipe.columns, "skip_bad_rows": recipe.skip_bad_rows}
+    options: dict[str, Any] = {"columns": recipe.columns, "skip_bad_rows": recipe.skip_bad_rows}
     train = read_pairs(recipe.data, split=split, max_rows=recipe.max_train_samples, **options)
     dev = read_pairs(dev_source, split=dev_split, max_rows=recipe.max_dev_samples, **options)
     check_labels(train)
@@ -118,7 +119,7 @@ def main() -> None:
         whole.load_state_dict(full_state_dict(model))  # every process takes part
     accelerator.end_training()
     if recipe.lora_r and not recipe.adapter_only:
-        whole.encoder = whole.encoder.merge_and_unload()
+        whole.encoder = whole.encoder.merge_and_unload()  # ty: ignore[not-callable]
     if accelerator.is_main_process:
         whole.save_pretrained(run.path)
         run.finish(recipe, scores, script="training/train_cross_encoder.py", data=data)

@@ -50,7 +50,7 @@ def encode(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
     raise TypeError(f"{name} is a {type(value).__name__}: a checkpoint keeps tensors, numbers, texts, lists and dicts")
 
 
-def decode(value: Any, tensors: dict[str, Tensor], mesh=None) -> Any:
+def decode(value: Any, tensors: dict[str, Tensor], mesh: Any = None) -> Any:
     """The inverse of `encode`; `mesh` is where sharded tensors go."""
     if not isinstance(value, dict):
         return value
@@ -68,7 +68,8 @@ def decode(value: Any, tensors: dict[str, Tensor], mesh=None) -> Any:
 
 def rng_state() -> dict:
     """State of every generator a training step may use, on this rank."""
-    name, keys, *rest = np.random.get_state()
+    state: Any = np.random.get_state()
+    name, keys, *rest = state
     return {
         "torch": torch.get_rng_state().tolist(),
         "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],

@@ -18,7 +18,7 @@ def pair_cosines(encode: Callable[..., np.ndarray], pairs: Sequence[Any]) -> np.
     return (vectors[0::2] * vectors[1::2]).sum(1)
 
 
-def pair_metrics(scores: Sequence[float], labels: Sequence[float]) -> dict[str, float]:
+def pair_metrics(scores: Sequence[float] | np.ndarray, labels: Sequence[float]) -> dict[str, float]:
     """Spearman and Pearson; for labels of two values also the best accuracy and the threshold that gives it."""
     values = {"spearman": spearman(scores, labels), "pearson": pearson(scores, labels)}
     if len(set(labels)) == 2:

@@ -7,10 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 
-def token_budget_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[np.ndarray]:
+def token_budget_batches(lengths: ArrayLike, max_tokens: int) -> Iterator[np.ndarray]:
     """Index arrays of batches of similar length, longest first, each of at most `max_tokens` padded tokens.
 
     A sequence longer than the budget is a batch of its own. Every index occurs exactly once.
@@ -24,12 +25,13 @@ def token_budget_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[np
         start += count
 
 
-def optimal_cuts(sorted_lengths: Sequence[int], num_groups: int) -> list[int]:
+def optimal_cuts(sorted_lengths: ArrayLike, num_groups: int) -> list[int]:
     """Where to cut ascending `sorted_lengths` into at most `num_groups` runs so that padded tokens are fewest.
 
     Returns the run boundaries [0, ..., N]. Exact, by dynamic programming over the distinct lengths.
     """
-    values, counts = np.unique(np.asarray(sorted_lengths), return_counts=True)
+    lengths = np.asarray(sorted_lengths)
+    values, counts = np.unique(lengths, return_counts=True)
     ends = np.cumsum(counts)
     starts = ends - counts
     # cost[i, j]: padded tokens when the distinct lengths i..j share one run
@@ -41,7 +43,7 @@ def optimal_cuts(sorted_lengths: Sequence[int], num_groups: int) -> list[int]:
         options = np.concatenate([[0.0], best[:-1]])[:, None] + cost
         choices.append(options.argmin(0))
         best = options.min(0)
-    cuts = [len(sorted_lengths)]
+    cuts = [len(lengths)]
     last = len(values) - 1
     for choice in reversed(choices):
         first = choice[last]
@@ -54,7 +56,7 @@ def optimal_cuts(sorted_lengths: Sequence[int], num_groups: int) -> list[int]:
     return cuts[::-1]
 
 
-def length_groups(sorted_lengths: Sequence[int], max_padding: float = 0.15, max_groups: int = 8) -> list[int]:
+def length_groups(sorted_lengths: ArrayLike, max_padding: float = 0.15, max_groups: int = 8) -> list[int]:
     """Boundaries of the fewest runs (but at most `max_groups`) whose padding is under `max_padding` of all tokens."""
     lengths = np.asarray(sorted_lengths)
     cuts = [0, len(lengths)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
@@ -41,14 +42,14 @@ class StockEncoderWrapper(PreTrainedModel):
         embeddings = self.get_input_embeddings()
         others = (module for module in self.encoder.modules() if module is not embeddings)
         holders = {type(module).__name__ for module in others if embeddings in module.modules()}
-        self._no_split_modules = [name for name in self._no_split_modules if name not in holders]
+        self._no_split_modules = [name for name in self._no_split_modules or () if name not in holders]
 
     def _init_weights(self, module) -> None:
         """Nothing: the encoder has initialised its own weights, and the wrapper has none."""
 
     @classmethod
     def _encoder_class(cls, config: PreTrainedConfig) -> type[PreTrainedModel]:
-        encoder_class = cls._auto_model._model_mapping[type(config)]
+        encoder_class: Any = cls._auto_model._model_mapping[type(config)]
         return encoder_class[0] if isinstance(encoder_class, tuple) else encoder_class
 
     # What the encoder supports, the wrapper supports; the checks run before the encoder exists
@@ -140,7 +141,7 @@ class StockEncoderWrapper(PreTrainedModel):
         return folder
 
 
-def read_json(path: str, filename: str, kwargs: dict) -> dict | list | None:
+def read_json(path: str, filename: str, kwargs: dict) -> Any:
     """A side file of a local folder or Hub repository; None when it has none."""
     names = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
     found = cached_file(

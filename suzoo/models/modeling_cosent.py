@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ class CoSENTModel(StockEncoderWrapper):
         normalize: bool | None = None,
         max_seq_length: int | None = None,
         **kwargs,
-    ) -> CoSENTModel:
+    ) -> Any:  # the model, with output_loading_info also the info
         """Load any encoder: a folder or Hub name of a CoSENT model, a sentence-transformers model or a plain MLM.
 
         Args:
@@ -357,7 +358,7 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path, *, max_seq_length: int | None = None, **kwargs
-    ) -> CoSENTCrossEncoder:
+    ) -> Any:  # the model, with output_loading_info also the info
         """Load a cross-encoder, or any encoder with a fresh head of one label.
 
         Args:
@@ -387,7 +388,7 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
 
     def forward(
         self,
-        input_ids: Tensor | None = None,
+        input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         lengths: Sequence[int] | None = None,

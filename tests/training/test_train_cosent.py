@@ -168,7 +168,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys
     assert "all" in message(*data("same.tsv", GOOD.replace("\t1\n", "\t0\n")))
     assert "only 8 examples for batches of 64: lower the batch size" in message(*good, "--batch-size", "64")
     assert "takes field=column" in message(*good, "--columns", "text1")
-    assert "is none of adamw" in message(*good, "--optimizer", "adamm")
+    assert "--optimizer adamm is none of adamw, adafactor" in message(*good, "--optimizer", "adamm")
     assert "every training pair into one class" in message(*good, "--loss", "sbert", "--class-threshold", "7")
     assert "labels from 0 to 1" in message(
         *data("grades.tsv", GOOD.replace("\t1\n", "\t5\n")), "--loss", "bce", script=train_cross_encoder

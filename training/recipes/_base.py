@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -12,7 +12,7 @@ import tyro
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env, set_seed
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoTokenizer, BertConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertConfig, PreTrainedModel
 
 from suzoo.data import train_wordpiece
 from suzoo.engine import RunFolder
@@ -134,7 +134,7 @@ class Training:
             encoder.gradient_checkpointing_enable()
         if self.lora_r:
             lora = LoraConfig(r=self.lora_r, lora_alpha=2 * self.lora_r, target_modules="all-linear")
-            encoder = get_peft_model(encoder, lora)
+            encoder = get_peft_model(encoder, lora)  # ty: ignore[invalid-assignment]
         if self.compile:
             encoder.compile(dynamic=True)
         return encoder
@@ -143,7 +143,7 @@ class Training:
     def adapter_only(self) -> bool:
         return self.lora_r > 0 and self.lora_save == "adapter"
 
-    def choose(self, optimizers: dict[str, Callable]) -> Callable:
+    def choose(self, optimizers: Mapping[str, Callable]) -> Callable:
         """The optimizer class of that name."""
         if self.optimizer not in optimizers:
             raise ValueError(f"--optimizer {self.optimizer} is none of {', '.join(optimizers)}")
@@ -160,7 +160,7 @@ class Training:
         names = ("max_grad_norm", "evaluate_every", "patience", "resume")
         return {name: getattr(self, name) for name in names}
 
-    def tokenizer(self, texts: list[str]) -> PreTrainedTokenizerBase:
+    def tokenizer(self, texts: list[str]) -> Any:
         """The tokenizer of --model, or a WordPiece one learnt from the texts."""
         if self.model is None:
             return train_wordpiece(texts, vocab_size=self.vocab_size)
@@ -187,7 +187,7 @@ class Training:
 Recipe = TypeVar("Recipe", bound=Training)
 
 
-def parse(recipes: dict[str, Callable[[], Recipe]], description: str) -> Recipe:
+def parse(recipes: Mapping[str, Callable[[], Recipe]], description: str) -> Recipe:
     """The recipe the command line names, with its flags applied."""
     choices = {name: (function.__doc__ or "", function()) for name, function in recipes.items()}
     return tyro.extras.overridable_config_cli(choices, description=description)
