@@ -110,17 +110,37 @@ def _write_embeddings(path: Path, texts: list[str], vectors) -> None:
 # ---- models
 
 
+def _reason(error: Exception) -> str:
+    """Why a model cannot be loaded; transformers' own first line where the Hub has not said it plainer."""
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, HfHubHTTPError):
+        cause = cause.__cause__
+    if isinstance(cause, RepositoryNotFoundError):
+        return "it is neither a folder nor a model of the Hub that this account may see"
+    if cause is not None and cause.response.status_code == 401:
+        return "the Hub does not accept the token: log in again with `hf auth login`, or unset HF_TOKEN"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _quiet() -> None:
+    """No notes and bars of transformers on the way; errors are raised."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def _load(kind: str, options: argparse.Namespace):
     """The encoder or cross-encoder of `options.model`, ready on its device."""
     import torch
     from transformers import AutoConfig
-    from transformers.utils import logging
 
     from suzoo.models import CoSENTCrossEncoder, CoSENTModel
 
     name = options.model
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    _quiet()
     if not Path(name).exists() and (name.count("/") > 1 or name.startswith((".", "~"))):
         raise ValueError(f"there is no folder {name}")
     try:
@@ -136,8 +156,7 @@ def _load(kind: str, options: argparse.Namespace):
         model.to(device)
         _ = model.tokenizer  # a missing tokenizer is a mistake to hear of before the input is read
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"cannot load {name}: {reason}") from error
+        raise ValueError(f"cannot load {name}: {_reason(error)}") from error
     return model
 
 
@@ -230,6 +249,7 @@ def verify(options: argparse.Namespace) -> int:
     from suzoo.hub.verify import format_table, passed
     from suzoo.hub.verify import verify as verify_folder
 
+    _quiet()
     doors = [*verify_folder(options.folder), check_with_suzoo(options.folder)]
     print(format_table(doors))
     return 0 if passed(doors) else 1
@@ -238,6 +258,7 @@ def verify(options: argparse.Namespace) -> int:
 def push(options: argparse.Namespace) -> int:
     from suzoo.hub.push import push as push_folder
 
+    _quiet()
     url = push_folder(
         options.folder,
         options.repo_id,
@@ -255,6 +276,7 @@ def export_onnx(options: argparse.Namespace) -> int:
     from suzoo.hub.export_onnx import export_onnx as export
 
     path = _check_output(options.output, (".onnx",), options.overwrite)
+    _quiet()
     print(export(options.folder, path))
     return 0
 

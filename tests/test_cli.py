@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from suzoo.cli import main
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel
-from tests.hub.folders import finish_run, make_cross_encoder, make_encoder
+from tests.hub.folders import ROOT, finish_run, make_cross_encoder, make_encoder
 
 TEXTS = ["a man sleeps", "", "今天天气很好", "a man sleeps", "a man " * 60, "他买了三本书"]
 
@@ -48,6 +49,14 @@ def test_help_answers_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "rerank" in done.stdout and "--prompt-name" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("script", ["push", "verify"])
+def test_the_scripts_are_the_commands(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / f"hub_scripts/{script}.py"), run_name="__main__")
+    assert end.value.code == 0 and f"usage: suzoo {script}" in capsys.readouterr().out
 
 
 def test_encode_keeps_order_and_duplicates_in_every_format(encoder_folder, tmp_path, capsys):

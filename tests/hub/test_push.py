@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import huggingface_hub.constants as constants
 import pytest
 
 from suzoo.hub import push as p
@@ -184,12 +185,35 @@ def test_a_server_that_refuses_is_quoted(hub, as_user, folder, trusting, step):
 
 
 def test_offline_mode_is_named(hub, as_user, folder, trusting, monkeypatch):
-    import huggingface_hub.constants as constants
-
     as_user(hub, "hf_alice")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(PushError, match="HF_HUB_OFFLINE is set"):
         push(folder, REPO)
+
+
+def test_a_model_that_cannot_be_had_by_name_is_one_sentence(
+    hub, as_user, folder, trusting, tmp_path, capsys, monkeypatch
+):
+    from suzoo.cli import main
+
+    as_user(hub, "hf_alice")
+    push(folder, REPO, private=True)
+    (tmp_path / "in.txt").write_text("a\n")
+    arguments = ["encode", REPO, str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.npy"), "--overwrite"]
+    assert main(arguments) == 0
+    for token, options, reason in [
+        ("hf_alice", ["--revision", "v9"], "v9 is not a valid git identifier"),
+        ("hf_bob", [], "nor a model of the Hub that this account may see"),
+        (None, [], "nor a model of the Hub that this account may see"),
+        ("hf_wrong", [], "does not accept the token"),
+    ]:
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / f"cache of {token}"))
+        as_user(hub, token)
+        capsys.readouterr()
+        assert main([*arguments, *options]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith(f"suzoo encode: cannot load {REPO}: ") and reason in message
+        assert message.count("\n") == 1
 
 
 def test_what_does_not_verify_is_not_pushed(hub, as_user, folder, monkeypatch):

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 from suzoo.hub import verify as v
 from suzoo.hub.golden import check_with_suzoo, save_golden, write_golden
 from suzoo.models import CoSENTModel
-from tests.hub.folders import make_encoder
-from tests.tiny import tiny_tokenizer
+from tests.hub.folders import finish_run, make_cross_encoder, make_encoder
+from tests.tiny import FAMILIES, tiny_tokenizer
 
 
 @pytest.fixture
@@ -157,7 +157,15 @@ def test_a_folder_that_promises_nothing_is_said_in_one_sentence(broken, tmp_path
     assert capsys.readouterr().err.startswith("error: ")
 
 
-# ------------------------------------------------------------------------------------------------------- golden tensors
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_opens_through_every_door(family, tmp_path):
+    for name, model in [("encoder", make_encoder("cls", family)), ("cross", make_cross_encoder(family))]:
+        doors = v.verify(finish_run(model, tmp_path / name))
+        assert all(door.status == "ok" for door in doors), v.format_table(doors)
+
+
+# ---- golden tensors
 
 
 def test_golden_of_a_bf16_model_is_the_float32_answer_of_its_weights(tmp_path):
