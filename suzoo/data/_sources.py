@@ -254,19 +254,21 @@ def _hub_rows(name: str, split: str | None) -> Iterator[Located]:
             f"{name} is no local file or folder, and as a dataset of the Hub it cannot be loaded ({reason}): "
             "check the name and the network, or give a local file"
         ) from error
-    # class labels come as numbers whose order is the dataset's own: say their names instead
-    names_of = {c: f for c, f in dataset.features.items() if isinstance(f, datasets.ClassLabel) and _are_nli(f.names)}
+    classes = {column: f for column, f in dataset.features.items() if isinstance(f, datasets.ClassLabel)}
     for number, row in enumerate(dataset, start=1):
-        named = {c: f.int2str(row[c]) if row[c] is not None and row[c] >= 0 else "-" for c, f in names_of.items()}
-        yield f"{name} row {number}", {**row, **named}
+        yield f"{name} row {number}", {**row, **{column: _class(row[column], f.names) for column, f in classes.items()}}
+
+
+def _class(value: int | None, names: list[str]) -> int | str | None:
+    """A class number of a Hub dataset. Those of inference get their name, since their order is the dataset's own, and
+    -1, which stands for no label, becomes None."""
+    if value is None or value < 0:
+        return None
+    return names[value] if any(name.lower() in NLI_CLASSES for name in names) else value
 
 
 NLI_CLASSES = {
-    "contradiction": 0.0, "contradict": 0.0, "contradictory": 0.0, "矛盾": 0.0,
+    "contradiction": 0.0, "not_entailment": 0.0, "contradict": 0.0, "contradictory": 0.0, "矛盾": 0.0,
     "neutral": 1.0, "中立": 1.0, "中性": 1.0,
     "entailment": 2.0, "entail": 2.0, "entails": 2.0, "蕴含": 2.0, "蕴涵": 2.0,
 }  # fmt: skip
-
-
-def _are_nli(names: list[str]) -> bool:
-    return {NLI_CLASSES.get(name.lower()) for name in names} == {0.0, 1.0, 2.0}
