@@ -1,6 +1,7 @@
 """Data: text to batches. Readers of files, folders and Hub datasets, embedded corpora, tokenizers from a corpus."""
 
 from suzoo.data._errors import DataError
+from suzoo.data.confusions import read_confusions
 from suzoo.data.fingerprints import describe, fingerprint
 from suzoo.data.flat import flat_batch
 from suzoo.data.mlm import encode_words, masked_batch, segment_chinese
@@ -22,6 +23,7 @@ __all__ = [
     "flat_batch",
     "masked_batch",
     "parse_columns",
+    "read_confusions",
     "read_dialogues",
     "read_pairs",
     "read_ranked",

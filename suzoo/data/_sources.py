@@ -104,7 +104,7 @@ def _file_rows(path: Path, has_header: bool) -> Iterator[Located]:
         return _jsonl_rows(path)
     if suffix == ".txt":
         return (
-            (where, line if isinstance(line, DataError) else {"text": line}) for where, line in _lines(path) if line
+            (where, line if isinstance(line, DataError) else {"text": line}) for where, line in lines_of(path) if line
         )
     return _table_rows(path, suffix, has_header)
 
@@ -113,7 +113,7 @@ def _open(path: Path):  # a binary file object; gzip's and open's have no common
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str | DataError]]:
+def lines_of(path: Path) -> Iterator[tuple[str, str | DataError]]:
     """(place, line without its end); only \\n ends a line, so U+2028 and the like stay inside."""
     with _open(path) as file:
         try:
@@ -139,14 +139,14 @@ def _encoding_advice(raw: bytes, error: UnicodeDecodeError) -> str:
 
 
 def _jsonl_rows(path: Path) -> Iterator[Located]:
-    for where, line in _lines(path):
+    for where, line in lines_of(path):
         if isinstance(line, DataError):
             yield where, line
         elif line.strip():
-            yield where, _json_object(where, line)
+            yield where, json_object(where, line)
 
 
-def _json_object(where: str, text: str) -> dict | DataError:
+def json_object(where: str, text: str) -> dict | DataError:
     try:
         row = json.loads(text)
     except json.JSONDecodeError as error:
@@ -156,7 +156,7 @@ def _json_object(where: str, text: str) -> dict | DataError:
 
 def _json_rows(path: Path) -> Iterator[Located]:
     """A .json file is one list of objects, or JSON lines under another name."""
-    first = next((line for _, line in _lines(path) if not isinstance(line, DataError) and line.strip()), "")
+    first = next((line for _, line in lines_of(path) if not isinstance(line, DataError) and line.strip()), "")
     if not first.lstrip().startswith("["):
         yield from _jsonl_rows(path)
         return
@@ -197,7 +197,7 @@ def _table_rows(path: Path, suffix: str, has_header: bool) -> Iterator[Located]:
 
 
 def _tsv_fields(path: Path) -> Iterator[tuple[str, list[str] | DataError]]:
-    for where, line in _lines(path):
+    for where, line in lines_of(path):
         if line:
             yield where, line if isinstance(line, DataError) else line.split("\t")
 
@@ -206,7 +206,7 @@ def _csv_fields(path: Path) -> Iterator[tuple[str, list[str] | DataError]]:
     bad: list[DataError] = []
 
     def good_lines() -> Iterator[str]:
-        for _, line in _lines(path):
+        for _, line in lines_of(path):
             if isinstance(line, DataError):
                 bad.append(line)
             yield "\n" if isinstance(line, DataError) else line + "\n"
@@ -254,19 +254,21 @@ def _hub_rows(name: str, split: str | None) -> Iterator[Located]:
             f"{name} is no local file or folder, and as a dataset of the Hub it cannot be loaded ({reason}): "
             "check the name and the network, or give a local file"
         ) from error
-    # class labels come as numbers whose order is the dataset's own: say their names instead
-    names_of = {c: f for c, f in dataset.features.items() if isinstance(f, datasets.ClassLabel) and _are_nli(f.names)}
+    classes = {column: f for column, f in dataset.features.items() if isinstance(f, datasets.ClassLabel)}
     for number, row in enumerate(dataset, start=1):
-        named = {c: f.int2str(row[c]) if row[c] is not None and row[c] >= 0 else "-" for c, f in names_of.items()}
-        yield f"{name} row {number}", {**row, **named}
+        yield f"{name} row {number}", {**row, **{column: _class(row[column], f.names) for column, f in classes.items()}}
+
+
+def _class(value: int | None, names: list[str]) -> int | str | None:
+    """A class number of a Hub dataset. Those of inference get their name, since their order is the dataset's own, and
+    -1, which stands for no label, becomes None."""
+    if value is None or value < 0:
+        return None
+    return names[value] if any(name.lower() in NLI_CLASSES for name in names) else value
 
 
 NLI_CLASSES = {
-    "contradiction": 0.0, "contradict": 0.0, "contradictory": 0.0, "矛盾": 0.0,
+    "contradiction": 0.0, "not_entailment": 0.0, "contradict": 0.0, "contradictory": 0.0, "矛盾": 0.0,
     "neutral": 1.0, "中立": 1.0, "中性": 1.0,
     "entailment": 2.0, "entail": 2.0, "entails": 2.0, "蕴含": 2.0, "蕴涵": 2.0,
 }  # fmt: skip
-
-
-def _are_nli(names: list[str]) -> bool:
-    return {NLI_CLASSES.get(name.lower()) for name in names} == {0.0, 1.0, 2.0}

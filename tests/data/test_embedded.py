@@ -144,3 +144,10 @@ def test_every_misspelling_differs_in_one_character_and_is_no_word_itself():
 def test_text_has_no_repeated_sentence(language):
     texts = read_texts(f"embedded:text_{language}")
     assert len(set(texts)) == len(texts) == _sentences.SIZES["train"]
+
+
+def test_confusions_cover_every_typo():
+    confusions = embedded.confusions()
+    for row in embedded.load("typos_zh", "dev"):
+        for wrong, right in zip(row["source"], row["target"], strict=True):
+            assert wrong == right or right in confusions[wrong]

@@ -25,6 +25,7 @@ from suzoo.data import (
     read_rows,
     read_texts,
 )
+from suzoo.data._sources import NLI_CLASSES, _class
 
 ROWS = [
     {"text1": "一架飞机", "text2": 'a "plane", it is', "label": 5},
@@ -348,9 +349,15 @@ class TestHub:
         pairs = read_pairs("owner/nli:all", split="dev", max_rows=3)
         assert hub == [("owner/nli", "all", "validation")]
         assert [pair.label for pair in pairs] == [2.0, 1.0, 0.0]
-        with pytest.raises(DataError, match=r"owner/nli row 4: label is neither .*'-'"):
+        with pytest.raises(DataError, match="owner/nli row 4: label is missing"):
             read_pairs("owner/nli")
         assert len(read_pairs("owner/nli", skip_bad_rows=True)) == 3
+
+    def test_two_classes_of_inference_are_not_taken_for_numbers(self):
+        """GLUE's RTE has entailment first: as numbers, what follows would be the least alike."""
+        names = ["entailment", "not_entailment"]
+        assert [NLI_CLASSES[_class(value, names)] for value in (0, 1)] == [2.0, 0.0]
+        assert [_class(value, ["not_equivalent", "equivalent"]) for value in (0, 1, -1, None)] == [0, 1, None, None]
 
     @pytest.mark.parametrize(
         ("name", "message"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from suzoo.data._errors import DataError, nearest
 from suzoo.data.embedded._dialogues import dialogues
 from suzoo.data.embedded._pairs import pairs
-from suzoo.data.embedded._sentences import sentences, typos
+from suzoo.data.embedded._sentences import confusions, sentences, typos
 from suzoo.data.embedded._titles import titles
 from suzoo.data.tokenizer import train_wordpiece
 
@@ -74,4 +74,4 @@ def texts_of(row: dict) -> Iterator[str]:
             yield from value
 
 
-__all__ = ["CORPORA", "SPLITS", "load", "texts_of", "tokenizer"]
+__all__ = ["CORPORA", "SPLITS", "confusions", "load", "texts_of", "tokenizer"]

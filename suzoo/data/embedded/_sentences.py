@@ -55,6 +55,17 @@ def typos(split: str) -> list[dict]:
     return [{"source": _misspell(rng, text), "target": text} for text in _sentences(rng, "zh", split)]
 
 
+def confusions() -> dict[str, list[str]]:
+    """For every character that `typos_zh` writes wrongly, the characters that were meant."""
+    meant: dict[str, dict[str, None]] = {}
+    for word, misspellings in MISSPELLINGS.items():
+        for misspelling in misspellings:
+            for wrong, right in zip(misspelling, word, strict=True):
+                if wrong != right:
+                    meant.setdefault(wrong, {})[right] = None
+    return {wrong: list(right) for wrong, right in meant.items()}
+
+
 def _sentences(rng: random.Random, language: str, split: str) -> list[str]:
     words = _pairs.LANGUAGES[language]
     found: dict[str, None] = {}  # a set that keeps the order
