@@ -1,6 +1,7 @@
 """Losses: functions of scores (or logits) and labels, nothing else."""
 
 from suzoo.losses.angle import angle_scores
+from suzoo.losses.chunked import chunked_loss
 from suzoo.losses.contrastive import contrastive_logits, contrastive_loss, supcon_loss
 from suzoo.losses.cosent import cosent_loss
 from suzoo.losses.cross_entropy import cross_entropy_loss
@@ -29,6 +30,7 @@ __all__ = [
     "angle_scores",
     "arcface_loss",
     "binary_focal_loss",
+    "chunked_loss",
     "class_balanced_weights",
     "class_log_prior",
     "contrastive_logits",
