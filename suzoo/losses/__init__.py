@@ -1,6 +1,7 @@
 """Losses: functions of scores (or logits) and labels, nothing else."""
 
 from suzoo.losses.angle import angle_scores
+from suzoo.losses.chunked import chunked_loss
 from suzoo.losses.contrastive import contrastive_logits, contrastive_loss, supcon_loss
 from suzoo.losses.cosent import cosent_loss
 from suzoo.losses.cross_entropy import cross_entropy_loss
@@ -8,6 +9,7 @@ from suzoo.losses.f1 import RunningF1, dice_loss, f1_weighted_bce
 from suzoo.losses.flat_nce import flat_nce_loss
 from suzoo.losses.flooding import alternating_flooding, flooding
 from suzoo.losses.focal import binary_focal_loss, focal_loss, soft_truncation_loss
+from suzoo.losses.heat_equation import heat_equation_loss, heat_extrapolate, heat_interpolate
 from suzoo.losses.logit_adjustment import class_balanced_weights, class_log_prior, logit_adjusted_cross_entropy
 from suzoo.losses.margin_softmax import CosineLinear, am_softmax_loss, arcface_loss, estimate_margin, metric_distance
 from suzoo.losses.multilabel import (
@@ -28,6 +30,7 @@ __all__ = [
     "angle_scores",
     "arcface_loss",
     "binary_focal_loss",
+    "chunked_loss",
     "class_balanced_weights",
     "class_log_prior",
     "contrastive_logits",
@@ -42,6 +45,9 @@ __all__ = [
     "focal_loss",
     "gamma_cross_entropy",
     "global_pointer_divergence",
+    "heat_equation_loss",
+    "heat_extrapolate",
+    "heat_interpolate",
     "logit_adjusted_cross_entropy",
     "metric_distance",
     "multilabel_cross_entropy",

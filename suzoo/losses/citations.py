@@ -105,6 +105,16 @@ _FLOODING = [
     _post(7643, "我们真的需要把训练集的损失降低到零吗？", 2020),
 ]
 
+_HEAT = [
+    _paper(
+        "2211.13228",
+        "Chen, Yinpeng and others",
+        "Self-Supervised Learning based on Heat Equation",
+        2022,
+    ),
+    _post(9359, "用热传导方程来指导自监督学习", 2022),
+]
+
 BIBTEX: dict[str, list[str]] = {
     "CosineLinear": _AM_SOFTMAX,
     "RunningF1": _F1,
@@ -152,6 +162,9 @@ BIBTEX: dict[str, list[str]] = {
     "focal_loss": _FOCAL,
     "gamma_cross_entropy": _TAILR,
     "global_pointer_divergence": [_post(9039, "GlobalPointer下的“KL散度”应该是怎样的？", 2022)],
+    "heat_equation_loss": _HEAT,
+    "heat_extrapolate": _HEAT,
+    "heat_interpolate": _HEAT[1:],
     "logit_adjusted_cross_entropy": _LOGIT_ADJUSTMENT,
     "metric_distance": _TRIANGLE,
     "multilabel_cross_entropy": _ZLPR,

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from suzoo.distributed import all_reduce_sum
 
-Norm = Literal["sample", "batch", "matrix"]
+Norm = Literal["token", "sample", "batch", "matrix"]
 
 
 def check_norm(norm: str) -> None:
-    if norm not in ("sample", "batch", "matrix"):
-        raise ValueError(f"norm must be 'sample', 'batch' or 'matrix', not {norm!r}")
+    if norm not in ("token", "sample", "batch", "matrix"):
+        raise ValueError(f"norm must be 'token', 'sample', 'batch' or 'matrix', not {norm!r}")
 
 
 @contextmanager
@@ -106,10 +106,13 @@ class Disturbance:
 
 
 def lengths(tensors: list[Tensor], norm: Norm) -> list[Tensor]:
-    """Euclidean lengths that broadcast to the tensors: of each row, of everything on all ranks, or of the table."""
+    """Euclidean lengths that broadcast to the tensors: per token, per row, of everything on all ranks, of the table."""
+    squares = [(t if t.dtype == torch.float64 else t.float()).square() for t in tensors]
+    if norm == "token":
+        return [square.sum(-1, keepdim=True).sqrt() for square in squares]
     if norm == "sample":
-        return [_squares(t).sqrt().view(-1, *[1] * (t.dim() - 1)) for t in tensors]
-    total = torch.stack([_squares(t).sum() for t in tensors]).sum()
+        return [square.flatten(1).sum(1).sqrt().view(-1, *[1] * (square.dim() - 1)) for square in squares]
+    total = torch.stack([square.sum() for square in squares]).sum()
     if norm == "batch":
         total = all_reduce_sum(total)
     return [total.sqrt()] * len(tensors)
@@ -121,9 +124,3 @@ def rescaled(tensors: list[Tensor], length: float, norm: Norm) -> list[Tensor]:
     return [
         torch.where(size > 0, length / size.clamp_min(1e-30), 0.0) * t for t, size in zip(tensors, sizes, strict=True)
     ]
-
-
-def _squares(tensor: Tensor) -> Tensor:
-    """(rows,) sum of squares of every row, float32 at least."""
-    wide = tensor if tensor.dtype == torch.float64 else tensor.float()
-    return wide.flatten(1).square().sum(1)

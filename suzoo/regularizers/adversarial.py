@@ -35,7 +35,8 @@ def fgm(
         compute_loss: runs the model and returns its scalar loss; called twice, with dropout drawn anew.
         embedding: the layer that looks up the ids, `model.get_input_embeddings()`; below DDP or FSDP as well.
         epsilon: length of the step, in units of the embeddings.
-        norm: what moves by `epsilon`: "sample", each row of the batch; "batch", the whole batch of all ranks; "matrix",
+        norm: what moves by `epsilon`: "token", each token; "sample", each row of the batch (with flat input (1, T), as
+            `CoSENTModel` takes it, that is everything: use "token"); "batch", the whole batch of all ranks; "matrix",
             the embedding matrix, every occurrence of a token alike, also across ranks.
         include_clean: return the sum of the clean and the disturbed loss.
 

@@ -40,7 +40,7 @@ def vat_loss(
         epsilon: length of the disturbance, in units of the embeddings.
         xi: length of the probe. Not the 1e-6 of the paper: in float32 its gradient is rounding noise.
         num_steps: power iterations.
-        norm: "sample", "batch" or "matrix", as in `fgm`; bert4keras has "matrix" with xi 10.
+        norm: "token", "sample", "batch" or "matrix", as in `fgm`; bert4keras has "matrix" with xi 10.
         mask: (B, ...) True where a position counts, for token-level logits.
         generator: for the random start.
 

@@ -9,7 +9,7 @@ from suzoo.losses.citations import BIBTEX, cite
 
 
 def test_every_loss_has_its_bibtex():
-    assert set(BIBTEX) == set(losses.__all__)
+    assert set(BIBTEX) == set(losses.__all__) - {"chunked_loss"}  # a way to compute a loss, not one of its own
     keys = {}
     for entries in BIBTEX.values():
         assert entries

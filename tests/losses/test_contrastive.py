@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 
 from suzoo import distributed
+from suzoo.distributed import gather
+from suzoo.engine import batch_coupled_backward
 from suzoo.losses import (
     angle_scores,
     contrastive_logits,
     contrastive_loss,
     cosent_loss,
+    dice_loss,
     estimate_margin,
+    f1_weighted_bce,
     flat_nce_loss,
     supcon_loss,
 )
@@ -170,35 +176,47 @@ def embedding_batch():
     return inputs, torch.tensor([0, 1, 2, 0, 1, 3, 4]), torch.nn.Linear(4, 3).double()
 
 
-def coupled_losses(encoder, inputs, labels) -> dict[str, torch.Tensor]:
-    a, p, hard = encoder(inputs)
+def coupled_losses(outputs, labels) -> dict[str, Callable[[], torch.Tensor]]:
+    """From the outputs (7, 3, D) of all three inputs of each row."""
+    a, p, hard = outputs.unbind(1)
     return {
-        "cross": contrastive_loss(a, p, hard_negatives=hard, hard_negative_weight=0.5, ids=labels, scale=5.0),
-        "all": contrastive_loss(a, p, negatives="all", ids=labels, scale=5.0),
-        "supcon": supcon_loss(a, labels, scale=3.0),
+        "cross": lambda: contrastive_loss(a, p, hard_negatives=hard, hard_negative_weight=0.5, ids=labels, scale=5.0),
+        "all": lambda: contrastive_loss(a, p, negatives="all", ids=labels, scale=5.0),
+        "supcon": lambda: supcon_loss(a, labels, scale=3.0),
+        "cosent": lambda: cosent_loss(gather(F.cosine_similarity(a, p)), gather(labels), scale=3.0),
+        "dice": lambda: dice_loss(a, F.one_hot(labels % 3, 3)),
+        "f1": lambda: f1_weighted_bce(a, F.one_hot(labels % 3, 3), num_items=21 / distributed.world_size()),
     }
 
 
-def gradients_of_a_rank() -> dict[str, torch.Tensor]:
+def gradients_of_a_rank(num_micro_batches: int) -> dict[str, tuple]:
+    """Averaged by DDP, with accumulation by cached gradients; ranks of unequal size, with duplicates across them."""
     inputs, labels, encoder = embedding_batch()
-    mine = slice(0, 4) if distributed.rank() == 0 else slice(4, 7)  # unequal, with duplicates across the ranks
-    averaged = {}
-    for name, loss in coupled_losses(encoder, inputs[:, mine], labels[mine]).items():
-        (grad,) = torch.autograd.grad(loss, encoder.weight, retain_graph=True)
-        averaged[name] = distributed.all_reduce_mean(grad), distributed.all_reduce_mean(loss)  # as DDP averages
+    mine = slice(0, 4) if distributed.rank() == 0 else slice(4, 7)
+    if not distributed.is_distributed():
+        mine = slice(0, 7)
+    accelerator = Accelerator(cpu=True)
+    prepared = accelerator.prepare(encoder)
+    rows = inputs.transpose(0, 1)[mine].tensor_split(num_micro_batches)
+    results = {}
+    for name in ("cross", "all", "supcon", "cosent", "dice", "f1"):
+        encoder.zero_grad()
+        loss = batch_coupled_backward(
+            accelerator, prepared, rows, prepared, lambda out, name=name: coupled_losses(out, labels[mine])[name]()
+        )
+        results[name] = distributed.all_reduce_mean(loss), encoder.weight.grad.clone()
     margin = estimate_margin(encoder(inputs[0, mine]), labels[mine], torch.eye(5, 3, dtype=torch.float64))
-    averaged["margin"] = torch.tensor(margin), torch.tensor(0)
-    return averaged
+    results["margin"] = torch.tensor(margin), torch.tensor(0.0)
+    return results
 
 
-def test_two_ranks_are_one_process():
+@pytest.mark.parametrize("num_micro_batches", [1, 2])
+def test_ranks_and_micro_batches_are_one_process(num_micro_batches):
     inputs, labels, encoder = embedding_batch()
-    of_ranks = run_ranks(gradients_of_a_rank)
-    for name, loss in coupled_losses(encoder, inputs, labels).items():
-        (expected,) = torch.autograd.grad(loss, encoder.weight, retain_graph=True)
-        for grads in of_ranks:
-            grad, value = grads[name]
-            torch.testing.assert_close(grad, expected, rtol=1e-12, atol=1e-14)
-            torch.testing.assert_close(value, loss.detach())
-    margin = estimate_margin(encoder(inputs[0]), labels, torch.eye(5, 3, dtype=torch.float64))
-    assert all(grads["margin"][0].item() == pytest.approx(margin) for grads in of_ranks)
+    alone = gradients_of_a_rank(1)
+    for name, compute in coupled_losses(encoder(inputs.transpose(0, 1)), labels).items():
+        value = compute()
+        (grad,) = torch.autograd.grad(value, encoder.weight, retain_graph=True)
+        torch.testing.assert_close(alone[name], (value.detach(), grad), rtol=1e-12, atol=1e-14)
+    for results in [gradients_of_a_rank(num_micro_batches), *run_ranks(gradients_of_a_rank, num_micro_batches)]:
+        torch.testing.assert_close(results, alone, rtol=1e-10, atol=1e-13)

@@ -12,11 +12,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 from suzoo import distributed
+from suzoo.losses import cosent_loss
+from suzoo.models import CoSENTModel
 from suzoo.regularizers import embedding_noise, fgm, gradient_penalty, pgd, vat_loss
 from suzoo.regularizers._embeddings import Disturbance
 from tests.ranks import run_ranks
 from tests.reference.adversarial import pgd_on_the_matrix
 from tests.regularizers.tiny import batch, classifier
+from tests.tiny import LABELS, PAIRS, flatten, tiny_config, tiny_tokenizer
 
 
 class Lookup(nn.Module):
@@ -91,7 +94,7 @@ def test_matrix_norm_is_what_moving_the_matrix_does(num_steps, step_size):
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("norm", ["sample", "batch"])
+@pytest.mark.parametrize("norm", ["token", "sample", "batch"])
 def test_fgm_moves_by_epsilon_and_not_the_padding(norm):
     model, inputs = classifier(), batch()
     outputs = []
@@ -101,7 +104,11 @@ def test_fgm_moves_by_epsilon_and_not_the_padding(norm):
     clean, disturbed = outputs
     moved = disturbed - clean
     assert (moved[inputs["input_ids"] == 0] == 0).all()
-    sizes = moved.flatten(1).norm(dim=1) if norm == "sample" else moved.norm()[None]
+    sizes = {
+        "token": moved.norm(dim=-1)[inputs["input_ids"] != 0],
+        "sample": moved.flatten(1).norm(dim=1),
+        "batch": moved.norm()[None],
+    }[norm]
     torch.testing.assert_close(sizes, torch.full_like(sizes, 0.25))
     assert loss > model(**inputs).loss
 
@@ -169,7 +176,7 @@ def test_attacks_reject_what_they_cannot_disturb():
     with pytest.raises(ValueError, match="the Embedding was not called"):
         fgm(lambda: model(**direct).loss, model.get_input_embeddings())
     with pytest.raises(ValueError, match="norm must be"):
-        fgm(lambda: model(**inputs).loss, model.get_input_embeddings(), norm="token")
+        fgm(lambda: model(**inputs).loss, model.get_input_embeddings(), norm="row")
     with pytest.raises(ValueError, match=r"needs an nn.Embedding, not a Linear"):
         fgm(lambda: model(**inputs).loss, nn.Linear(2, 2), norm="matrix")
     with pytest.raises(ValueError, match="num_steps"):
@@ -315,6 +322,29 @@ def test_gradient_penalty_refuses_what_has_no_second_derivative():
     compiled = torch.compile(lambda x: x.sin().sum(), backend="aot_eager")
     with pytest.raises(ValueError, match="compiled model"):
         gradient_penalty(lambda: compiled(embedding(inputs["input_ids"])), embedding)
+
+
+def test_flat_input_is_regularized_as_padded_input_is():
+    """CoSENTModel computes sentences end to end; the second derivative goes through its attention too."""
+    torch.manual_seed(0)
+    encoder = CoSENTModel(tiny_config("bert"), pooling="mean").double().eval()
+    ids = tiny_tokenizer()([text for pair in PAIRS for text in pair])["input_ids"]
+    flat, lengths = flatten(ids)
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True)
+    inputs = {"flat": {"input_ids": flat, "lengths": lengths}}
+    inputs["padded"] = {"input_ids": padded, "attention_mask": (padded != 0).long()}
+    embedding = encoder.encoder.get_input_embeddings()
+
+    def loss(kind):
+        vectors = encoder(**inputs[kind]).sentence_embedding
+        return cosent_loss(F.cosine_similarity(vectors[::2], vectors[1::2]), torch.tensor(LABELS))
+
+    results = {}
+    for kind in inputs:
+        total = gradient_penalty(lambda k=kind: loss(k), embedding)
+        total = total + fgm(lambda k=kind: loss(k), embedding, norm="token", epsilon=0.1)
+        results[kind] = total.detach(), torch.autograd.grad(total, encoder.encoder.encoder.layer[0].output.dense.weight)
+    torch.testing.assert_close(results["flat"], results["padded"], rtol=1e-8, atol=1e-10)
 
 
 def losses_of(model, inputs) -> dict[str, torch.Tensor]:

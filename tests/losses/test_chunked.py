@@ -1,0 +1,63 @@
+"""A loss in chunks is the loss, and never sees more than a chunk of logits."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from suzoo.losses import chunked_loss, cross_entropy_loss, focal_loss, gamma_cross_entropy, tailr_loss
+
+
+def setup(dtype=torch.float64):
+    torch.manual_seed(0)
+    head = nn.Linear(4, 11).to(dtype)
+    hidden = torch.randn(3, 9, 4, dtype=dtype, requires_grad=True)
+    labels = torch.randint(0, 11, (3, 9))
+    labels[0, :5] = labels[2] = -100
+    return head, hidden, labels
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        partial(cross_entropy_loss, label_smoothing=0.1, z_loss=1e-3),
+        partial(tailr_loss, gamma=0.1, min_weight=0.2),
+        partial(gamma_cross_entropy, gamma=0.8),
+        focal_loss,
+    ],
+)
+@pytest.mark.parametrize("chunk_size", [1, 4, 100])
+@pytest.mark.parametrize("num_items", [None, 20])
+def test_chunked_loss_is_the_loss(loss, chunk_size, num_items):
+    head, hidden, labels = setup()
+    seen = []
+    handle = head.register_forward_hook(lambda _, args, output: seen.append(len(output)))
+    actual = chunked_loss(loss, head, hidden, labels, chunk_size=chunk_size, num_items=num_items)
+    grads = torch.autograd.grad(actual, (hidden, *head.parameters()))
+    handle.remove()
+    expected = loss(head(hidden), labels, num_items=num_items)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(grads, torch.autograd.grad(expected, (hidden, *head.parameters())))
+    num_labels = int((labels != -100).sum())
+    assert max(seen) <= chunk_size and sum(seen) == 2 * num_labels  # each token once forwards, once for the backward
+
+
+def test_chunked_loss_of_nothing_is_zero_with_zero_gradients():
+    head, hidden, labels = setup()
+    loss = chunked_loss(cross_entropy_loss, head, hidden, torch.full_like(labels, -100))
+    loss.backward()
+    assert loss == 0 and (hidden.grad == 0).all() and (head.weight.grad == 0).all()
+
+
+def test_chunked_loss_adds_up_in_float32():
+    head, hidden, labels = setup(torch.bfloat16)
+    loss = chunked_loss(cross_entropy_loss, head, hidden, labels, chunk_size=2)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, cross_entropy_loss(head(hidden), labels), rtol=1e-2, atol=0)
+    with pytest.raises(ValueError, match=r"labels \(...\)"):
+        chunked_loss(cross_entropy_loss, head, hidden, labels[:, 1:])
+    with pytest.raises(ValueError, match="chunk_size"):
+        chunked_loss(cross_entropy_loss, head, hidden, labels, chunk_size=0)
