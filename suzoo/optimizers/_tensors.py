@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -34,12 +33,9 @@ def local(tensor: Any) -> Any:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def mean(tensor: Tensor, dim: int | Sequence[int]) -> Tensor:
+def mean(tensor: Tensor, dim: int) -> Tensor:
     """Mean over dim, kept as size 1, over all shards. (DTensor's own mean is wrong for uneven shards.)"""
-    count = 1
-    for d in [dim] if isinstance(dim, int) else dim:
-        count *= tensor.shape[d]
-    return full(tensor.sum(dim, keepdim=True)) / max(count, 1)
+    return full(tensor.sum(dim, keepdim=True)) / max(tensor.shape[dim], 1)
 
 
 def root_mean_square(tensor: Tensor) -> Tensor:
