@@ -54,6 +54,7 @@ class HiddenAccumulation(RuleOptimizer):
 
     def _make_hook(self, index: int) -> Callable[[Tensor], None]:
         def hook(param: Tensor) -> None:
+            self._check_gradient(param)
             assert param.grad is not None
             if not self._free_gradients:
                 # ranks average and reshard gradients after this, so there is nothing to compare with
