@@ -1,8 +1,8 @@
-"""AdaFactor's update of a large matrix in four passes over memory, each its own compiled kernel.
+"""AdaFactor's update of a large matrix in three compiled passes.
 
 Compiled as one graph, inductor sums over columns with strided reads and stores the intermediate matrices: slower than
-the plain form should be. Here the sums over rows, the sums over columns (in blocks of rows, whose partial sums stay in
-the cache), the norm of the update, and the new value are separate graphs, and no matrix is stored but the parameter.
+the plain form should be. Here the moments (with the sums over columns in blocks of rows, whose partial sums stay in the
+cache), the norm of the update, and the new value are separate graphs, and no matrix is stored but the parameter.
 """
 
 from __future__ import annotations
@@ -19,22 +19,37 @@ from suzoo.optimizers._tensors import Rounding, compute_dtype, read, write
 BLOCK = 64  # rows
 
 
-def square_sums_over_columns(grad: Tensor, param: Tensor, compensation: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(n, m) -> sums (n,) of squares of the gradient and of the parameter."""
-    grad = grad.to(compute_dtype(param))
-    return grad.square().sum(1), read(param, compensation).square().sum(1)
+def new_factors(
+    param: Tensor,
+    grad: Tensor,
+    compensation: Tensor | None,
+    row: Tensor,
+    column: Tensor,
+    weight: Tensor,
+    eps1: float,
+    rows: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Update the moments; the factors (n,) and (m,) that turn the gradient into the update, and RMS(θ)."""
+    value = read(param, compensation)
+    n, m = value.shape
+    grad_n, value_n = grad.to(value.dtype).square().sum(1), value.square().sum(1)
+    whole = n // BLOCK * BLOCK
+    blocks = grad[:whole].to(value.dtype).square().view(-1, BLOCK, m).sum(1)
+    grad_m = blocks.sum(0) + grad[whole:].to(value.dtype).square().sum(0)
+    # the state called "row" is indexed by the dimension `rows`, which need not be the first
+    means = {0: (grad_n / m + eps1).unsqueeze(1), 1: (grad_m / n + eps1).unsqueeze(0)}
+    new_row, new_column = row.lerp(means[rows], weight), column.lerp(means[1 - rows], weight)
+    factors = {rows: (new_row / new_row.mean()).rsqrt().flatten(), 1 - rows: new_column.rsqrt().flatten()}
+    row.copy_(new_row)
+    column.copy_(new_column)
+    return factors[0], factors[1], (value_n.sum() / (n * m)).sqrt()
 
 
-def square_sums_over_rows(grad: Tensor, dtype: torch.dtype) -> Tensor:
-    """(n, m) -> sums (m,) of squares, in blocks."""
-    whole = grad.shape[0] // BLOCK * BLOCK
-    blocks = grad[:whole].to(dtype).square().view(-1, BLOCK, grad.shape[1]).sum(1)
-    return blocks.sum(0) + grad[whole:].to(dtype).square().sum(0)
-
-
-def square_sums_of_update(grad: Tensor, factor_m: Tensor) -> Tensor:
-    """(n,): the squares of an update summed over columns, but for the factor of each row."""
-    return (grad.to(factor_m.dtype) * factor_m).square().sum(1)
+def clip_factor(grad: Tensor, factor_n: Tensor, factor_m: Tensor, threshold: float) -> Tensor:
+    """factor_n divided by max(1, RMS(u) / d)."""
+    update_n = (grad.to(factor_m.dtype) * factor_m).square().sum(1)
+    rms = ((update_n * factor_n.square()).sum() / grad.numel()).sqrt()
+    return factor_n / (rms / threshold).clamp_min(1.0)
 
 
 def store(
@@ -69,48 +84,24 @@ def _compiled(function: Callable) -> Callable:
 
 
 def adafactor_fused(
-    param: Tensor,
-    grad: Tensor,
-    state: dict[str, Tensor],
-    rounding: Rounding,
-    options: dict[str, Any],
+    param: Tensor, grad: Tensor, state: dict[str, Tensor], rounding: Rounding, options: dict[str, Any]
 ) -> None:
     """`adafactor_update` for a contiguous (n, m) matrix, in place; `options` are its keyword arguments."""
-    dtype = compute_dtype(param)
     rows, _ = options["dims"]
     eps1, eps2 = options["eps"]
-    n, m = param.shape
-    compensation, momentum = state.get("compensation"), state.get("momentum")
-    with torch._dynamo.config.patch(recompile_limit=256, accumulated_recompile_limit=1024):
-        grad_n, param_n = _compiled(square_sums_over_columns)(grad, param, compensation)
-        grad_m = _compiled(square_sums_over_rows)(grad, dtype)
-        means = {0: (grad_n / m + eps1).unsqueeze(1), 1: (grad_m / n + eps1).unsqueeze(0)}
-        # the state called "row" is indexed by the dimension `rows`, which need not be the first
-        row, column = state["row"], state["column"]
-        row.lerp_(means[rows], 1 - options["beta2"])
-        column.lerp_(means[1 - rows], 1 - options["beta2"])
-        row_factor, column_factor = (row / row.mean()).rsqrt().flatten(), column.rsqrt().flatten()
-        factor_n, factor_m = (row_factor, column_factor) if rows == 0 else (column_factor, row_factor)
-        clip = options["clip_threshold"]
-        if clip is not None:
-            update_n = _compiled(square_sums_of_update)(grad, factor_m)
-            rms = (torch.dot(update_n, factor_n.square()) / (n * m)).sqrt()
-            factor_n = factor_n / (rms / clip).clamp_min(1.0)
-        scale = (param_n.sum() / (n * m)).sqrt().clamp_min(eps2) if options["scale_parameter"] else param_n.new_ones(())
-        rate = scale * options["lr"]
-        decay = (rate if options["scale_weight_decay"] else torch.full_like(rate, options["lr"])) * options[
-            "weight_decay"
-        ]
-        _compiled(store)(
-            param,
-            grad,
-            momentum,
-            compensation,
-            rounding,
-            factor_n,
-            factor_m,
-            rate,
-            decay,
-            options["beta1"],
-            options["momentum_on"] == "step",
-        )
+    compensation = state.get("compensation")
+    weight = torch.full((), 1 - options["beta2"], dtype=compute_dtype(param), device=param.device)
+    factor_n, factor_m, rms = _compiled(new_factors)(
+        param, grad, compensation, state["row"], state["column"], weight, eps1, rows
+    )
+    if options["clip_threshold"] is not None:
+        factor_n = _compiled(clip_factor)(grad, factor_n, factor_m, options["clip_threshold"])
+    scale = rms.clamp_min(eps2) if options["scale_parameter"] else torch.ones_like(rms)
+    rate = scale * options["lr"]
+    decay = (scale if options["scale_weight_decay"] else torch.ones_like(rms)) * (
+        options["lr"] * options["weight_decay"]
+    )
+    _compiled(store)(
+        param, grad, state.get("momentum"), compensation, rounding, factor_n, factor_m, rate, decay,
+        options["beta1"], options["momentum_on"] == "step",
+    )  # fmt: skip

@@ -7,6 +7,7 @@ in the cache), by the rule's multi-tensor form, or compiled into one kernel.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import warnings
@@ -17,9 +18,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT, StateDict
 
-from suzoo.optimizers._tensors import ROUNDINGS, Rounding, compute_dtype, gradient_of, local, read, write
+from suzoo.optimizers._tensors import ROUNDINGS, Rounding, cache_pieces, compute_dtype, gradient_of, local, read, write
 
-CHUNK = 1 << 18  # elements; four float32 streams of it stay in a core's cache
 COMPILE_FROM = 100_000  # elements; smaller tensors are not worth a compilation for their shape
 
 
@@ -93,7 +93,6 @@ class RuleOptimizer(torch.optim.Optimizer):
     _update: ClassVar[Callable]
     _update_foreach: ClassVar[Callable]
     _needs_matrices: ClassVar[bool] = False
-    _splits: ClassVar[bool] = True  # the multi-tensor form may be given pieces of a tensor
     _warned_of_rounding = False
 
     def __init__(
@@ -149,7 +148,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 raise ValueError("stochastic rounding is for bfloat16 parameters; use 'kahan' for float16")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # ty: ignore[incompatible-method-override]  (torch overloads it)
         """One update. `closure`, if given, reevaluates the loss first; its value is returned."""
         loss = None
         if closure is not None:
@@ -204,7 +203,10 @@ class RuleOptimizer(torch.optim.Optimizer):
             low = (p for p in params if p.dtype != compute_dtype(p) and p.dim() > 1 and local(p).numel())
             watched = next((p for p in low if self.state[p]["step"].item() in (1, 10, 100, 1000)), None)
         before = None if watched is None else local(watched).clone()
-        self._update_params(group, params)
+        # one kernel per shape and rule, not the few that dynamo allows; patching costs too much to do it per tensor
+        limits = torch._dynamo.config.patch(recompile_limit=256, accumulated_recompile_limit=1024)
+        with limits if group["compile"] else contextlib.nullcontext():
+            self._update_params(group, params)
         if watched is None or before is None:
             return
         # gradients that were folded into the state are gone: then every element should have moved
@@ -230,11 +232,15 @@ class RuleOptimizer(torch.optim.Optimizer):
             else:
                 self._update_plain(self._update, group, param, options)
         for bucket in together.values():
-            states = [[local(self.state[p][name]) for p in bucket] for name in self._state_names]
-            options = self._options(group, bucket[0])
-            self._update_foreach(
-                [local(p) for p in bucket], [local(gradient_of(p)) for p in bucket], *states, **options
-            )
+            self._update_together(bucket, self._options(group, bucket[0]))
+
+    def _update_together(self, params: list[Tensor], options: dict[str, Any]) -> None:
+        states = ([local(self.state[p][name]) for p in params] for name in self._state_names)
+        values, grads = [local(p).detach() for p in params], [local(gradient_of(p)) for p in params]
+        # a rule that needs whole matrices makes the pieces itself
+        pieces = [(values, grads, *states)] if self._needs_matrices else cache_pieces(values, grads, *states)
+        for piece in pieces:
+            self._update_foreach(*piece, **options)
 
     def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
         """Multi-tensor kernels want one dtype throughout; a compiled optimizer uses them for its small tensors."""
@@ -260,22 +266,19 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _update_plain(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
         value, grad, states, compensation = self._tensors(param)
-        rows = value.shape[0] if value.dim() else 1
-        per_piece = rows if value.is_cuda else max(1, CHUNK * rows // max(value.numel(), 1))
-        if per_piece >= rows:
-            apply_update(update, value, grad, states, compensation, group["rounding"], group["lazy"], options)
-            return
-        for start in range(0, rows, per_piece):
-            piece = slice(start, start + per_piece)
+        by_row = {name: v for name, v in options.items() if isinstance(v, Tensor) and v.dim()}
+        tensors = [value, *states, *by_row.values(), *(t for t in (grad, compensation) if t is not None)]
+        for piece in cache_pieces(*([t] for t in tensors)):
+            taken = iter([part[0] for part in piece])
             apply_update(
                 update,
-                value[piece],
-                None if grad is None else grad[piece],
-                tuple(state[piece] for state in states),
-                None if compensation is None else compensation[piece],
-                group["rounding"],
-                group["lazy"],
-                {k: v[piece] if isinstance(v, Tensor) and v.dim() else v for k, v in options.items()},
+                param=next(taken),
+                states=tuple(next(taken) for _ in states),
+                options=options | {name: next(taken) for name in by_row},
+                grad=None if grad is None else next(taken),
+                compensation=None if compensation is None else next(taken),
+                rounding=group["rounding"],
+                lazy=group["lazy"],
             )
 
     def _update_compiled(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
@@ -284,17 +287,16 @@ class RuleOptimizer(torch.optim.Optimizer):
         flat = not self._by_rows(group, param) and all(t.is_contiguous() for t in tensors)
         shape = [-1] if flat else list(value.shape)  # one kernel for all matrices of one size
         options = {k: self._scalar(v, value) if k in self._traced else v for k, v in options.items()}
-        with torch._dynamo.config.patch(recompile_limit=256, accumulated_recompile_limit=1024):
-            compiled_apply()(
-                update,
-                value.view(shape),
-                None if grad is None else grad.view(shape),
-                tuple(state.view(shape) for state in states),
-                None if compensation is None else compensation.view(shape),
-                group["rounding"],
-                group["lazy"],
-                options,
-            )
+        compiled_apply()(
+            update,
+            value.view(shape),
+            None if grad is None else grad.view(shape),
+            tuple(state.view(shape) for state in states),
+            None if compensation is None else compensation.view(shape),
+            group["rounding"],
+            group["lazy"],
+            options,
+        )
 
     def _by_rows(self, group: dict[str, Any], param: Tensor) -> bool:
         """True when the rule treats the last dimension as a unit, so that tensors must keep their shape."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -34,17 +34,41 @@ def local(tensor: Any) -> Any:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def mean(tensor: Tensor, dim: int | Sequence[int]) -> Tensor:
+def mean(tensor: Tensor, dim: int) -> Tensor:
     """Mean over dim, kept as size 1, over all shards. (DTensor's own mean is wrong for uneven shards.)"""
-    count = 1
-    for d in [dim] if isinstance(dim, int) else dim:
-        count *= tensor.shape[d]
-    return full(tensor.sum(dim, keepdim=True)) / max(count, 1)
+    return full(tensor.sum(dim, keepdim=True)) / max(tensor.shape[dim], 1)
 
 
 def root_mean_square(tensor: Tensor) -> Tensor:
     """RMS over all elements of all shards, 0-d."""
-    return (full(tensor.square().sum()) / max(tensor.numel(), 1)).sqrt()
+    if isinstance(tensor, DTensor) or torch.compiler.is_compiling():
+        total = full(tensor.square().sum())
+    else:
+        # in pieces, so that the squares stay in the cache (torch.dot and vector_norm would lose three digits)
+        total = torch.stack([part[0].square().sum() for (part,) in cache_pieces([tensor])]).sum()
+    return (total / max(tensor.numel(), 1)).sqrt()
+
+
+CHUNK = 1 << 17  # elements; the float32 streams of a rule on that many stay in a core's cache
+
+
+def cache_pieces(*lists: list[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
+    """Lists of tensors of equal shapes, to be worked on together: all at once, but a large tensor on a CPU in slices
+    along its first dimension, each of which goes through a whole rule while it is in the cache. Tensors with fewer rows
+    than the first list's (a number, say) are passed whole."""
+    small = []
+    for tensors in zip(*lists, strict=True):
+        first = tensors[0]
+        if first.device.type != "cpu" or first.numel() <= CHUNK or first.dim() == 0:
+            small.append(tensors)
+            continue
+        rows = first.shape[0]
+        count = max(1, CHUNK * rows // first.numel())
+        for start in range(0, rows, count):
+            piece = slice(start, start + count)
+            yield tuple([t[piece] if t.dim() and t.shape[0] == rows else t] for t in tensors)
+    if small:
+        yield tuple(list(column) for column in zip(*small, strict=True))
 
 
 def gradient_of(param: Tensor) -> Tensor:

@@ -14,11 +14,11 @@ class OptimizerWrapper(Optimizer):
     optimizer: Optimizer
 
     @property
-    def state(self):
+    def state(self):  # ty: ignore[incompatible-property-override]
         return self.optimizer.state
 
     @property
-    def param_groups(self):
+    def param_groups(self):  # ty: ignore[incompatible-property-override]
         return self.optimizer.param_groups
 
     @property

@@ -12,13 +12,13 @@ weights are merged at all times.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor, Placement, Replicate
 from torch.optim import Optimizer
 from torch.optim.optimizer import StateDict
 
@@ -144,29 +144,35 @@ class LoRAOptimizer(OptimizerWrapper):
         m, n = param.shape
         period = self.num_steps // self.refresh
         generator = torch.Generator().manual_seed(hash((self.seed, index, period)) % 2**63)
-        options = {"generator": generator, "dtype": torch.float64}
+        a, b = torch.empty(self.r, n, dtype=torch.float64), torch.zeros(m, self.r, dtype=torch.float64)
         if self.init == "peft":
             bound = n**-0.5  # kaiming_uniform_ with a = √5, as nn.Linear and peft
-            a, b = (2 * torch.rand(self.r, n, **options) - 1) * bound, torch.zeros(m, self.r, dtype=torch.float64)
+            a.uniform_(-bound, bound, generator=generator)
         else:
-            a, b = (torch.randn(shape, **options) * self.r**-0.5 for shape in ((self.r, n), (m, self.r)))
-        return tuple(x.to(compute_dtype(param)).to(param.device) for x in (a, b))
+            a.normal_(std=self.r**-0.5, generator=generator)
+            b.normal_(std=self.r**-0.5, generator=generator)
+        dtype = compute_dtype(param)
+        return a.to(param.device, dtype), b.to(param.device, dtype)
 
     @staticmethod
-    def _like(value: Tensor, grad: Tensor) -> Tensor:
-        """value, replicated over the mesh of a sharded gradient."""
-        if not isinstance(grad, DTensor):
+    def _like(value: Tensor, other: Tensor, placements: Sequence[Placement] | None = None) -> Tensor:
+        """value on the mesh of `other`, if that is sharded: replicated, or with the placements given."""
+        if not isinstance(other, DTensor):
             return value
-        mesh = grad.device_mesh
-        return DTensor.from_local(value, mesh, [Replicate()] * mesh.ndim, run_check=False)
+        mesh = other.device_mesh
+        replicated = DTensor.from_local(value, mesh, [Replicate()] * mesh.ndim, run_check=False)
+        return replicated if placements is None else replicated.redistribute(placements=placements)
 
     def _gradients(self, grad: Tensor, index: int) -> tuple[Tensor, Tensor]:
         if self.variant == "additive":
-            grad = grad.full_tensor() if isinstance(grad, DTensor) else grad
-            return additive_gradients(grad, self.r)
+            return additive_gradients(self._gathered(grad), self.r)
         a, b = (self._a[index], self._b[index]) if self.variant == "lora" else self._anchors[index]
-        both = lora_gradients(grad, self._like(a.detach(), grad), self._like(b.detach(), grad), self.scale)
-        return tuple(x.full_tensor() if isinstance(x, DTensor) else x for x in both)
+        of_a, of_b = lora_gradients(grad, self._like(a.detach(), grad), self._like(b.detach(), grad), self.scale)
+        return self._gathered(of_a), self._gathered(of_b)
+
+    @staticmethod
+    def _gathered(value: Tensor) -> Tensor:
+        return value.full_tensor() if isinstance(value, DTensor) else value
 
     def _product(self, b: Tensor, a: Tensor, param: Tensor) -> Tensor:
         """s B A, each rank computing the part that it has of W."""
@@ -174,8 +180,7 @@ class LoRAOptimizer(OptimizerWrapper):
             # B takes W's sharding of rows, A that of columns: then no rank multiplies more than its part
             rows = [p if p.is_shard(0) else Replicate() for p in param.placements]
             columns = [p if p.is_shard(1) else Replicate() for p in param.placements]
-            b = self._like(b, param).redistribute(placements=rows)
-            a = self._like(a, param).redistribute(placements=columns)
+            b, a = self._like(b, param, rows), self._like(a, param, columns)
         return self.scale * (b @ a)
 
     def _delta(self, param: Tensor, index: int, old: tuple[Tensor, Tensor]) -> Tensor:
@@ -184,12 +189,8 @@ class LoRAOptimizer(OptimizerWrapper):
         if self.variant == "lora":
             return self._product(b, a, param) - self._product(old[1], old[0], param)
         if self.variant == "additive":
-            delta = additive_delta(a - old[0], b - old[1])
-            return (
-                self._like(delta, param).redistribute(placements=param.placements)
-                if isinstance(param, DTensor)
-                else delta
-            )
+            placements = param.placements if isinstance(param, DTensor) else None
+            return self._like(additive_delta(a - old[0], b - old[1]), param, placements)
         fixed_a, fixed_b = self._anchors[index]
         return (self._product(fixed_b, a - old[0], param) + self._product(b - old[1], fixed_a, param)) / 2
 
@@ -207,7 +208,7 @@ class LoRAOptimizer(OptimizerWrapper):
         self.optimizer.zero_grad(set_to_none)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # ty: ignore[incompatible-method-override]  (torch overloads it)
         """Move A and B by the inner optimizer, and W with them."""
         loss = None
         if closure is not None:
@@ -227,7 +228,8 @@ class LoRAOptimizer(OptimizerWrapper):
             if first is None:
                 param.add_(self._delta(param, i, before))
             else:
-                start = self._anchors[i] if self.variant == "lora" else tuple(torch.zeros_like(x) for x in before)
+                zeros = torch.zeros_like(before[0]), torch.zeros_like(before[1])
+                start = self._anchors[i] if self.variant == "lora" else zeros
                 param.copy_(first.to(compute_dtype(param)) + self._delta(param, i, start))
             if self.variant == "projection":
                 self._a[i].zero_()
@@ -311,11 +313,10 @@ class LoRAOptimizer(OptimizerWrapper):
         rank = 2 * self.r if self.init == "symmetric" else self.r
         config = LoraConfig(
             r=rank,
-            lora_alpha=self.scale * rank,
             target_modules=[names[param] for param in self._adapted],
             base_model_name_or_path=base,
         ).to_dict()
-        config["target_modules"] = sorted(config["target_modules"])
+        config |= {"lora_alpha": self.scale * rank, "target_modules": sorted(config["target_modules"])}
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))

@@ -20,7 +20,16 @@ from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._accumulation import HiddenAccumulation, check_accumulation_steps
 from suzoo.optimizers._rule import check_not_negative
-from suzoo.optimizers._tensors import Rounding, compute_dtype, full, gradient_of, local, read, root_mean_square
+from suzoo.optimizers._tensors import (
+    Rounding,
+    cache_pieces,
+    compute_dtype,
+    full,
+    gradient_of,
+    local,
+    read,
+    root_mean_square,
+)
 from suzoo.optimizers.param_groups import KINDS
 
 SHAPED = ("matrix", "embedding")  # kinds whose step follows the size of the weights
@@ -127,15 +136,19 @@ def tiger_update_foreach(
             param.copy_(new_param)
             momentum.copy_(new_momentum)
         return
-    torch._foreach_lerp_(momenta, grads, 1 - beta)
-    directions = torch._foreach_sign(momenta)
-    if kind not in SHAPED:
-        torch._foreach_add_(params, directions, alpha=-0.5 * lr)
-        return
-    torch._foreach_add_(directions, params, alpha=weight_decay)
-    rates = [tiger_rms(param, kind).clamp_min(rms_floor).mul_(lr) for param in params]
-    torch._foreach_mul_(directions, rates)
-    torch._foreach_sub_(params, directions)
+    rates = None
+    if kind in SHAPED:
+        rates = [tiger_rms(param, kind).clamp_min(rms_floor).mul_(lr) for param in params]
+    pieces = cache_pieces(params, grads, momenta, *([] if rates is None else [rates]))
+    for some_params, some_grads, some_momenta, *some_rates in pieces:
+        torch._foreach_lerp_(some_momenta, some_grads, 1 - beta)
+        directions = torch._foreach_sign(some_momenta)
+        if not some_rates:
+            torch._foreach_add_(some_params, directions, alpha=-0.5 * lr)
+        else:
+            torch._foreach_add_(directions, some_params, alpha=weight_decay)
+            torch._foreach_mul_(directions, some_rates[0])
+            torch._foreach_sub_(some_params, directions)
 
 
 class Tiger(HiddenAccumulation):
@@ -166,7 +179,6 @@ class Tiger(HiddenAccumulation):
 
     _state_names = ("momentum",)
     _needs_matrices = True
-    _splits = False
     _update = staticmethod(tiger_update)
     _update_foreach = staticmethod(tiger_update_foreach)
 
