@@ -192,12 +192,16 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
             kwargs["num_given_types"] = input_ids.shape[1]
         return super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
 
-    def prepare_inputs_for_generation(self, input_ids, *args: Any, num_given_types: int | None = None, **kwargs: Any):
+    def prepare_inputs_for_generation(
+        self, input_ids, *args: Any, inputs_embeds=None, num_given_types: int | None = None, **kwargs: Any
+    ):
         if num_given_types is not None:
             # behind the prompt transformers repeats the last type; a [SEP] hands over to the other speaker
             given_BP = kwargs["token_type_ids"][:, :num_given_types]
             kwargs["token_type_ids"] = extend_speaker_types(input_ids, given_BP, self.config.turn_end_id)
-        return super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # ty: ignore[invalid-argument-type]
+        return super().prepare_inputs_for_generation(  # ty: ignore[invalid-argument-type]
+            input_ids, *args, inputs_embeds=inputs_embeds, **kwargs
+        )
 
     def save_pretrained(self, save_directory, *args: Any, **kwargs: Any) -> None:
         """Save through the widest door that is open, and log which one it is.
