@@ -11,7 +11,24 @@ from transformers import GenerationConfig, PreTrainedConfig
 PER_TOKEN = ("input_ids", "token_type_ids", "position_ids", "attention_mask")
 
 
-def left_pad_prompt(kwargs: dict[str, Any], generation_config: GenerationConfig, num_past: int) -> None:
+def take_prompt(inputs: Tensor | None, kwargs: dict[str, Any]) -> None:
+    """`generate()` takes the prompt as its first argument or by name; afterwards it is in `kwargs`, by name."""
+    if inputs is None:
+        return
+    if kwargs.get("input_ids") is not None:
+        raise ValueError("give generate() the prompt once, as inputs or as input_ids")
+    kwargs["input_ids"] = inputs
+
+
+def setting(name: str, kwargs: dict[str, Any], *configs: GenerationConfig | None) -> Any:
+    """A generation parameter as `generate()` resolves it: by name, then by the given config, then by the model's."""
+    if name in kwargs:
+        return kwargs[name]
+    values = [getattr(config, name) for config in configs if config is not None]
+    return next((value for value in values if value is not None), None)
+
+
+def left_pad_prompt(kwargs: dict[str, Any], pad_token_id: int | None, num_past: int) -> None:
     """Move the padding of a batch of prompts to the left, in place, in everything that has one entry per token.
 
     `generate()` continues after the last slot, so a prompt with padding there would be continued from padding. Without
@@ -22,10 +39,9 @@ def left_pad_prompt(kwargs: dict[str, Any], generation_config: GenerationConfig,
     if input_ids is None or num_past:
         return
     if kwargs.get("attention_mask") is None:
-        pad = kwargs.get("pad_token_id", generation_config.pad_token_id)
-        if pad is None or not (input_ids == pad).any():
+        if pad_token_id is None or not (input_ids == pad_token_id).any():
             return
-        kwargs["attention_mask"] = (input_ids != pad).long()
+        kwargs["attention_mask"] = (input_ids != pad_token_id).long()
     mask = kwargs["attention_mask"]
     if mask.dim() != 2 or bool(mask[:, -1].all()):
         return
@@ -35,11 +51,8 @@ def left_pad_prompt(kwargs: dict[str, Any], generation_config: GenerationConfig,
             kwargs[name] = kwargs[name].expand_as(order).gather(-1, order)
 
 
-def prompt_length_must_fit(
-    kwargs: dict[str, Any], generation_config: GenerationConfig, config: PreTrainedConfig
-) -> None:
+def prompt_length_must_fit(kwargs: dict[str, Any], max_new_tokens: int | None, config: PreTrainedConfig) -> None:
     """Raise before the first token where absolute positions would run out before the last one."""
-    max_new_tokens = kwargs.get("max_new_tokens", generation_config.max_new_tokens)
     input_ids = kwargs.get("input_ids")
     if config.position_embedding_type != "absolute" or max_new_tokens is None or input_ids is None:
         return

@@ -8,6 +8,7 @@ Shapes: B batch, L new tokens, S cached and new tokens, D hidden, V vocabulary.
 
 from __future__ import annotations
 
+from inspect import get_annotations
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from ._dialogue import extend_speaker_types, speaker_types
-from ._generation import left_pad_prompt, prompt_length_must_fit
+from ._generation import left_pad_prompt, prompt_length_must_fit, setting, take_prompt
 from ._masks import causal_mask
 from ._positions import count_positions
 from ._transformer import (
@@ -43,7 +44,7 @@ class DialoGPTPreTrainedModel(BackbonePreTrainedModel):
     config_class = DialoGPTConfig
 
     @property
-    def _supports_flash_attn(self) -> bool:
+    def _supports_flash_attn(self) -> bool:  # ty: ignore[incompatible-property-override]
         return self.config.position_embedding_type != "nezha"
 
 
@@ -167,7 +168,7 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
         )
 
     @torch.no_grad()
-    def generate(self, inputs: Tensor | None = None, generation_config=None, **kwargs: Any):
+    def generate(self, inputs: Tensor | None = None, generation_config=None, *args: Any, **kwargs: Any):
         """transformers' `generate`, with right padding turned into left padding, also in the returned prompt.
 
         In the blog layout the reply gets the speaker whose turn it is: after a [SEP] the other one. Token types that
@@ -176,12 +177,12 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
         Raises:
             ValueError: the reply cannot fit behind the prompt.
         """
-        config = generation_config if generation_config is not None else self.generation_config
-        if inputs is not None and "input_ids" not in kwargs:
-            kwargs["input_ids"] = inputs
+        configs = (generation_config, self.generation_config)
+        take_prompt(inputs, kwargs)
         past = kwargs.get("past_key_values")
-        left_pad_prompt(kwargs, config, 0 if past is None else int(past.get_seq_length()))
-        prompt_length_must_fit(kwargs, config, self.config)
+        num_past = 0 if past is None else int(past.get_seq_length())
+        left_pad_prompt(kwargs, setting("pad_token_id", kwargs, *configs), num_past)
+        prompt_length_must_fit(kwargs, setting("max_new_tokens", kwargs, *configs), self.config)
         if self.config.layout == "blog":
             input_ids, types = kwargs.get("input_ids"), kwargs.get("token_type_ids")
             if input_ids is None:
@@ -189,14 +190,18 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
             if types is None or not types.any():
                 kwargs["token_type_ids"] = speaker_types(input_ids, self.config.turn_end_id)
             kwargs["num_given_types"] = input_ids.shape[1]
-        return super().generate(generation_config=generation_config, **kwargs)
+        return super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
 
-    def prepare_inputs_for_generation(self, input_ids, token_type_ids=None, num_given_types=None, **kwargs):
+    def prepare_inputs_for_generation(
+        self, input_ids, *args: Any, inputs_embeds=None, num_given_types: int | None = None, **kwargs: Any
+    ):
         if num_given_types is not None:
             # behind the prompt transformers repeats the last type; a [SEP] hands over to the other speaker
-            given_BP = token_type_ids[:, :num_given_types]
-            token_type_ids = extend_speaker_types(input_ids, given_BP, self.config.turn_end_id)
-        return super().prepare_inputs_for_generation(input_ids, token_type_ids=token_type_ids, **kwargs)
+            given_BP = kwargs["token_type_ids"][:, :num_given_types]
+            kwargs["token_type_ids"] = extend_speaker_types(input_ids, given_BP, self.config.turn_end_id)
+        return super().prepare_inputs_for_generation(  # ty: ignore[invalid-argument-type]
+            input_ids, *args, inputs_embeds=inputs_embeds, **kwargs
+        )
 
     def save_pretrained(self, save_directory, *args: Any, **kwargs: Any) -> None:
         """Save through the widest door that is open, and log which one it is.
@@ -218,7 +223,7 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
 
     def stock_config(self) -> BertConfig:
         """The configuration of the stock model that computes the same; it remembers the layout."""
-        own = {name: value for name, value in self.config.to_dict().items() if name in BertConfig().to_dict()}
-        for name in ("model_type", "architectures", "transformers_version", "auto_map"):
-            own.pop(name, None)
-        return BertConfig(**{**own, "is_decoder": True, "layout": self.config.layout})
+        fields: dict[str, Any] = {"is_decoder": True, "layout": self.config.layout}
+        for name in get_annotations(BertConfig).keys() & vars(self.config).keys() - fields.keys():
+            fields[name] = getattr(self.config, name)
+        return BertConfig(**fields)

@@ -22,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from ._generation import left_pad_prompt, prompt_length_must_fit
+from ._generation import left_pad_prompt, prompt_length_must_fit, setting, take_prompt
 from ._masks import prefix_mask
 from ._positions import count_positions
 from ._transformer import (
@@ -164,7 +164,7 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
         )
 
     @torch.no_grad()
-    def generate(self, inputs: Tensor | None = None, generation_config=None, **kwargs: Any):
+    def generate(self, inputs: Tensor | None = None, generation_config=None, *args: Any, **kwargs: Any):
         """transformers' `generate`, where the prompt is the source and what is generated is the target.
 
         Token types may be left out: a prompt is source, tokens after a filled cache are target. Right padding is turned
@@ -174,13 +174,12 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
             ValueError: `prefill_chunk_size` is set (the source must be read in one piece to see itself), source tokens
                 follow a filled cache, or the target cannot fit behind the source.
         """
-        config = generation_config if generation_config is not None else self.generation_config
-        if kwargs.get("prefill_chunk_size", config.prefill_chunk_size) is not None:
+        configs = (generation_config, self.generation_config)
+        if setting("prefill_chunk_size", kwargs, *configs) is not None:
             raise ValueError(
                 "prefill_chunk_size would read the source in pieces that cannot see what follows them; leave it out"
             )
-        if inputs is not None and "input_ids" not in kwargs:
-            kwargs["input_ids"] = inputs
+        take_prompt(inputs, kwargs)
         prompt = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
         if prompt is not None:
             past = kwargs.get("past_key_values")
@@ -190,9 +189,9 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
                 kwargs["token_type_ids"] = fill(prompt.shape[:2], dtype=torch.long, device=prompt.device)
             elif num_past and (kwargs["token_type_ids"][:, num_past:] == 0).any():
                 raise ValueError("source tokens cannot follow a filled cache, what it holds has not seen them")
-            left_pad_prompt(kwargs, config, num_past)
-            prompt_length_must_fit(kwargs, config, self.config)
-        return super().generate(generation_config=generation_config, **kwargs)
+            left_pad_prompt(kwargs, setting("pad_token_id", kwargs, *configs), num_past)
+            prompt_length_must_fit(kwargs, setting("max_new_tokens", kwargs, *configs), self.config)
+        return super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
 
     def _update_model_kwargs_for_generation(self, outputs, model_kwargs, is_encoder_decoder=False, num_new_tokens=1):
         # transformers repeats the last type, which after the prompt is source

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import PrefixTuningConfig, get_peft_model
-from transformers import BertConfig, BertForMaskedLM, CompileConfig, DynamicCache, StaticCache, TextStreamer, pipeline
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    CompileConfig,
+    DynamicCache,
+    GenerationConfig,
+    StaticCache,
+    TextStreamer,
+    pipeline,
+)
 
 from suzoo.models import DialoGPTForCausalLM, UniLMForCausalLM
 from tests.models.tiny import POSITIONS, SIZES, source_target, tiny, tiny_tokenizer, tokens
@@ -185,6 +194,12 @@ def test_refuses_what_would_be_silently_wrong():
     assert model.generate(tokens(1, 60), max_new_tokens=5, eos_token_id=None).shape == (1, 65)
     with pytest.raises(ValueError, match="either input_ids or inputs_embeds"):
         model()
+    with pytest.raises(ValueError, match="the prompt once"):
+        model.generate(tokens(1, 6), input_ids=tokens(1, 6))
+    positional = model.generate(tokens(1, 6), GenerationConfig(max_new_tokens=3))
+    assert torch.equal(positional, model.generate(input_ids=tokens(1, 6), max_new_tokens=3))
+    with pytest.raises(ValueError, match="do not fit in 64"):
+        model.generate(tokens(1, 60), GenerationConfig(max_new_tokens=6))
     tuned = get_peft_model(
         model,
         PrefixTuningConfig(
