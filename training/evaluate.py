@@ -1,4 +1,4 @@
-"""Score a trained sentence encoder or cross-encoder on pair data: `python training/evaluate.py FOLDER --data a.tsv b.tsv`."""
+"""Score a trained encoder or cross-encoder on pair data: `python training/evaluate.py FOLDER --data a.tsv b.tsv`."""
 
 from __future__ import annotations
 
