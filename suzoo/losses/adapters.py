@@ -29,3 +29,30 @@ class EmbeddingLoss(nn.Module):
 
     def get_config_dict(self) -> dict[str, str]:
         return {"losses": ", ".join(self.names)}
+
+
+class PairScoreLoss(nn.Module):
+    """A loss for sentence-transformers' CrossEncoderTrainer from a function of scores and labels.
+
+    Args:
+        model: the CrossEncoder, of one label.
+        function: called with scores (B,), the raw logits, and labels (B,):
+            `lambda scores, labels: cosent_loss(scores, labels, scale=1.0)`.
+        names: the losses it uses, as in `cite`; they reach the model card.
+    """
+
+    def __init__(self, model: nn.Module, function: Callable[[Tensor, Tensor], Tensor], *, names: Iterable[str] = ()):
+        super().__init__()
+        self.model, self.function, self.names = model, function, tuple(names)
+        self.citation = cite(*self.names)
+
+    def forward(self, inputs, labels: Tensor, prompt: str | None = None, task: str | None = None) -> Tensor:
+        """`inputs`: the two columns of texts."""
+        tokens = self.model.preprocess(list(zip(*inputs, strict=True)), prompt=prompt, task=task)
+        tokens = {
+            key: value.to(self.model.device) if isinstance(value, Tensor) else value for key, value in tokens.items()
+        }
+        return self.function(self.model(tokens)["scores"].view(-1), labels)
+
+    def get_config_dict(self) -> dict[str, str]:
+        return {"losses": ", ".join(self.names)}

@@ -94,13 +94,7 @@ class StockEncoderWrapper(PreTrainedModel):
             name = self.config._name_or_path
             if not name:
                 raise ValueError("this model came from no folder: pass tokenizer=, or set model.tokenizer")
-            try:
-                self._tokenizer = AutoTokenizer.from_pretrained(name)
-            except (OSError, ValueError) as error:
-                raise ValueError(f"{name} holds no usable tokenizer ({error}); pass tokenizer=") from error
-            if len(self._tokenizer) < 10:  # without files, AutoTokenizer makes one up of special tokens alone
-                self._tokenizer = None
-                raise ValueError(f"{name} holds no usable tokenizer; pass tokenizer=")
+            self._tokenizer = load_tokenizer(name)
         return self._tokenizer
 
     @tokenizer.setter
@@ -139,6 +133,21 @@ class StockEncoderWrapper(PreTrainedModel):
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
         return folder
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a folder or Hub repository.
+
+    Raises:
+        ValueError: there is none; AutoTokenizer would make one up of special tokens alone.
+    """
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} holds no usable tokenizer: {error}") from error
+    if len(tokenizer) < 10:
+        raise ValueError(f"{name} holds no usable tokenizer")
+    return tokenizer
 
 
 def read_json(path: str, filename: str, kwargs: dict) -> Any:

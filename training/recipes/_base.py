@@ -12,10 +12,11 @@ import tyro
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env, set_seed
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoTokenizer, BertConfig, PreTrainedModel
+from transformers import BertConfig, PreTrainedModel
 
 from suzoo.data import train_wordpiece
 from suzoo.engine import RunFolder
+from suzoo.models._stock_encoder import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -164,10 +165,7 @@ class Training:
         """The tokenizer of --model, or a WordPiece one learnt from the texts."""
         if self.model is None:
             return train_wordpiece(texts, vocab_size=self.vocab_size)
-        try:
-            return AutoTokenizer.from_pretrained(self.model)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--model {self.model}: no tokenizer could be loaded: {error}") from error
+        return load_tokenizer(self.model)
 
     def bert_config(self, tokenizer) -> BertConfig:
         """The small model from scratch."""
