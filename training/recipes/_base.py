@@ -137,6 +137,7 @@ class Training:
             lora = LoraConfig(r=self.lora_r, lora_alpha=2 * self.lora_r, target_modules="all-linear")
             encoder = get_peft_model(encoder, lora)  # ty: ignore[invalid-assignment]
         if self.compile:
+            encoder.set_attn_implementation("sdpa")  # padded groups: a ragged layout would recompile in every step
             encoder.compile(dynamic=True)
         return encoder
 
