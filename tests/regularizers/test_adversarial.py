@@ -97,6 +97,7 @@ def test_matrix_norm_is_what_moving_the_matrix_does(num_steps, step_size):
 @pytest.mark.parametrize("norm", ["token", "sample", "batch"])
 def test_fgm_moves_by_epsilon_and_not_the_padding(norm):
     model, inputs = classifier(), batch()
+    del inputs["attention_mask"]  # the model would attend to the padding
     outputs = []
     handle = model.bert.embeddings.LayerNorm.register_forward_pre_hook(lambda _, args: outputs.append(args[0].detach()))
     loss = fgm(lambda: model(**inputs).loss, model.get_input_embeddings(), epsilon=0.25, norm=norm)
@@ -111,6 +112,19 @@ def test_fgm_moves_by_epsilon_and_not_the_padding(norm):
     }[norm]
     torch.testing.assert_close(sizes, torch.full_like(sizes, 0.25))
     assert loss > model(**inputs).loss
+
+
+def test_vat_never_moves_the_padding_and_probes_with_xi():
+    model, inputs = classifier(), batch()
+    del inputs["attention_mask"], inputs["labels"]
+    outputs = []
+    handle = model.bert.embeddings.LayerNorm.register_forward_pre_hook(lambda _, args: outputs.append(args[0].detach()))
+    vat_loss(lambda: model(**inputs).logits, model.get_input_embeddings(), xi=0.1, epsilon=0.5)
+    handle.remove()
+    for disturbed, length in zip(outputs[1:], (0.1, 0.5), strict=True):
+        moved = disturbed - outputs[0]
+        assert (moved[inputs["input_ids"] == 0] == 0).all()
+        torch.testing.assert_close(moved.flatten(1).norm(dim=1), torch.full((4,), length, dtype=torch.float64))
 
 
 def test_fgm_restores_the_layer_also_when_the_body_raises():
