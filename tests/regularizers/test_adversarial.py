@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
@@ -381,6 +382,35 @@ def attacked_gradients_of_a_rank() -> dict[str, list[torch.Tensor]]:
         compute().backward()
         results[name] = [p.grad.clone() for p in model.parameters()]
     return results
+
+
+def under_fsdp2() -> dict[str, list[torch.Tensor] | str]:
+    model = classifier()
+    fully_shard(model.bert.encoder.layer[0])
+    fully_shard(model)
+    mine = slice(0, 2) if distributed.rank() == 0 else slice(2, 4)
+    results: dict[str, list[torch.Tensor] | str] = {}
+    for name, compute in losses_of(model, {k: v[mine] for k, v in batch().items()}).items():
+        model.zero_grad()
+        try:
+            compute().backward()
+            results[name] = [p.grad.full_tensor() for p in model.parameters()]
+        except ValueError as error:
+            results[name] = str(error)
+    return results
+
+
+def test_two_ranks_under_fsdp2_are_one_process_and_the_penalty_is_refused():
+    model = classifier()
+    of_ranks = run_ranks(under_fsdp2)
+    for name, compute in losses_of(model, batch()).items():
+        if name == "penalty":
+            assert all("FSDP2" in results[name] for results in of_ranks)
+            continue
+        model.zero_grad()
+        compute().backward()
+        for results in of_ranks:
+            torch.testing.assert_close(results[name], [p.grad for p in model.parameters()], rtol=1e-9, atol=1e-12)
 
 
 def test_two_ranks_under_ddp_are_one_process():
