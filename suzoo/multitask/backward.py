@@ -125,8 +125,9 @@ def _leaves(losses: Sequence[Tensor]) -> list[Tensor]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if isinstance(getattr(node, "variable", None), nn.Parameter):  # other leaves may differ in shape by rank
-            leaves.append(node.variable)
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, nn.Parameter):  # other leaves may differ in shape by rank
+            leaves.append(leaf)
         stack.extend(parent for parent, _ in node.next_functions)
     return leaves
 

@@ -100,7 +100,7 @@ class Disturbance:
         return [all_reduce_sum(grad) for grad in grads] if self.table else grads
 
     def set(self, deltas: list[Tensor], *, final: bool = False) -> None:
-        """New tensors for the next block; the last ones are constants, which no backward should fill with a gradient."""
+        """New tensors for the next block; the last ones are constants, for which no backward computes a gradient."""
         self.deltas = [
             delta.detach().to(old.dtype).requires_grad_(not final)
             for delta, old in zip(deltas, self.deltas, strict=True)
