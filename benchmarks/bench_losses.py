@@ -197,6 +197,7 @@ def forward_backward(loss: Callable[[Tensor], Tensor], leaf: Tensor) -> None:
 
 
 def _grown(loss: Callable[[Tensor], Tensor], leaf: Tensor, pipe) -> None:
+    torch.ones(2, requires_grad=True).sum().backward()  # what the first backward of any process allocates
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     forward_backward(loss, leaf)
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -48,11 +49,10 @@ class PairScoreLoss(nn.Module):
 
     def forward(self, inputs, labels: Tensor, prompt: str | None = None, task: str | None = None) -> Tensor:
         """`inputs`: the two columns of texts."""
-        tokens = self.model.preprocess(list(zip(*inputs, strict=True)), prompt=prompt, task=task)
-        tokens = {
-            key: value.to(self.model.device) if isinstance(value, Tensor) else value for key, value in tokens.items()
-        }
-        return self.function(self.model(tokens)["scores"].view(-1), labels)
+        model: Any = self.model  # a CrossEncoder, whose library is not imported here
+        tokens = model.preprocess(list(zip(*inputs, strict=True)), prompt=prompt, task=task)
+        tokens = {key: value.to(model.device) if isinstance(value, Tensor) else value for key, value in tokens.items()}
+        return self.function(model(tokens)["scores"].view(-1), labels)
 
     def get_config_dict(self) -> dict[str, str]:
         return {"losses": ", ".join(self.names)}

@@ -68,7 +68,8 @@ def contrastive_logits(
 
     if negatives == "cross":
         logits_NM = cosine_matrix(anchors, all_positives_GD) * scale
-        logits_NM = logits_NM.masked_fill(duplicate_BG, -torch.inf)
+        if ids is not None:
+            logits_NM = logits_NM.masked_fill(duplicate_BG, -torch.inf)
         target_N = rows_B
     else:
         both_ND = torch.cat([anchors, positives])

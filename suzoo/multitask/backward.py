@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from suzoo.distributed import all_reduce_mean, all_reduce_sum, is_distributed, rank
@@ -19,11 +19,11 @@ def multitask_backward(
     shared_parameters: Iterable[Tensor],
     weighting: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Adds sum_i weight_i g_i to `.grad` of the shared parameters, and to all others the plain gradient of the sum.
+    """Adds sum_i weight_i g_i to `.grad` of the shared parameters, and to all other parameters the gradient of the sum.
 
         multitask_backward([loss_sts, loss_topic], encoder.parameters(), min_norm)
 
-    The other parameters are the heads of the tasks: unweighted, an auxiliary task of weight 0 still trains its own.
+    The others are the heads of the tasks: unweighted, an auxiliary task of weight 0 still trains its own.
     Costs T backwards over one graph (so all tasks see the same dropout) and the memory of T + 1 gradients of the shared
     parameters. Several ranks must all hold all tasks: under DDP the gradients are averaged here and not by DDP, before
     the weights are taken; under FSDP2 by FSDP2.
@@ -118,15 +118,16 @@ def _by_backward(losses: Sequence[Tensor], shared: list[Tensor]) -> list[list[Te
 
 
 def _leaves(losses: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors whose `.grad` a backward of the losses would fill, in an order that is the same on all ranks."""
+    """The parameters whose `.grad` a backward of the losses would fill, in an order that is the same on all ranks."""
     leaves, seen, stack = [], set(), [loss.grad_fn for loss in losses]
     while stack:
         node = stack.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):
-            leaves.append(node.variable)
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, nn.Parameter):  # other leaves may differ in shape by rank
+            leaves.append(leaf)
         stack.extend(parent for parent, _ in node.next_functions)
     return leaves
 

@@ -99,9 +99,11 @@ class Disturbance:
         grads = [torch.where(real & grad.isfinite(), grad, 0.0) for grad, real in zip(grads, self.real, strict=True)]
         return [all_reduce_sum(grad) for grad in grads] if self.table else grads
 
-    def set(self, deltas: list[Tensor]) -> None:
+    def set(self, deltas: list[Tensor], *, final: bool = False) -> None:
+        """New tensors for the next block; the last ones are constants, for which no backward computes a gradient."""
         self.deltas = [
-            delta.detach().to(old.dtype).requires_grad_() for delta, old in zip(deltas, self.deltas, strict=True)
+            delta.detach().to(old.dtype).requires_grad_(not final)
+            for delta, old in zip(deltas, self.deltas, strict=True)
         ]
 
 

@@ -69,18 +69,17 @@ def pgd(
         raise ValueError(f"pgd: num_steps must be at least 1, not {num_steps}")
     check_norm(norm)
     disturbance, clean = Disturbance(embedding, table=norm == "matrix"), None
-    for _ in range(num_steps):
+    for step in range(1, num_steps + 1):
         with disturbance.added():
             loss = compute_loss()
         if clean is None:
             clean = loss
         gradients = disturbance.gradients(loss, retain_graph=include_clean and clean is loss)
-        steps = rescaled(gradients, step_size, norm)
-        moved = [delta.detach() + step for delta, step in zip(disturbance.deltas, steps, strict=True)]
+        moves = rescaled(gradients, step_size, norm)
+        moved = [delta.detach() + move for delta, move in zip(disturbance.deltas, moves, strict=True)]
         sizes = lengths(moved, norm)
-        disturbance.set(
-            [torch.where(size > epsilon, epsilon / size, 1.0) * d for d, size in zip(moved, sizes, strict=True)]
-        )
+        projected = [torch.where(size > epsilon, epsilon / size, 1.0) * d for d, size in zip(moved, sizes, strict=True)]
+        disturbance.set(projected, final=step == num_steps)
     with disturbance.added():
         loss = compute_loss()
     return clean + loss if include_clean and clean is not None else loss

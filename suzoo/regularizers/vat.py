@@ -67,7 +67,7 @@ def vat_loss(
         with _replayed(), disturbance.added():
             divergence = _kl(log_p, _log_softmax(compute_logits()), mask)
         direction = disturbance.gradients(divergence)
-    disturbance.set(rescaled(direction, epsilon, norm))
+    disturbance.set(rescaled(direction, epsilon, norm), final=True)
     with disturbance.added():
         return _kl(log_p, _log_softmax(compute_logits()), mask)
 

@@ -94,6 +94,17 @@ def test_compiles_without_a_graph_break(case):
     )
 
 
+@pytest.mark.slow
+@every_case
+def test_compiles_with_inductor(case):
+    scores, labels = draw(case)
+    torch.compiler.reset()
+    compiled = torch.compile(case, fullgraph=True)
+    torch.testing.assert_close(
+        value_and_grad(compiled, scores.float(), labels), value_and_grad(case, scores.float(), labels)
+    )
+
+
 @pytest.mark.parametrize("case", [c for c in CASES if c.masked_class], ids=case_id)
 def test_a_class_at_minus_infinity_is_a_class_that_is_not_there(case):
     scores, labels = draw(case)

@@ -83,6 +83,8 @@ def test_cosent_knows_only_the_order_of_labels_and_differences_of_scores():
     assert grad.sum().abs() < 1e-12 * grad.abs().sum()
     assert grad.abs().sum() <= 2 * 20.0 * (1 + 1e-12)
     shifted, _ = value_and_grad(scores + 0.3, labels)
+    far, far_grad = value_and_grad(scores - 1024, labels)  # a cross-encoder may have any offset
+    assert far.item() == pytest.approx(value.item(), rel=1e-9) and far_grad.isfinite().all()
     relabelled, _ = value_and_grad(scores, labels.exp() - 7)
     order = torch.randperm(30)
     permuted, permuted_grad = value_and_grad(scores[order], labels[order])

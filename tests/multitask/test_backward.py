@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from suzoo import distributed
 from suzoo.multitask import automatic_weight_decay, inverse_gradient_norm, min_norm, multitask_backward, pcgrad
 from suzoo.multitask import primary_auxiliary as primary
+from suzoo.regularizers import fgm, gradient_penalty
 from tests.ranks import run_ranks
 
 
@@ -132,6 +133,21 @@ def test_automatic_weight_decay_oracle():
 def mine() -> tuple:
     rows = slice(0, 4) if distributed.rank() == 0 else slice(4, 8)
     return tuple(x[rows] for x in data())
+
+
+def test_multitask_backward_of_adversarial_losses():
+    """A disturbance is a leaf of the graph with the shape of the batch: no parameter, and no gradient for it."""
+    model, embedding = TwoTasks(), nn.Embedding(9, 4).double()
+    ids = torch.arange(8)
+
+    def loss(task):
+        return model(embedding(ids[None])[0], *data()[1:])[task]
+
+    losses = [fgm(lambda t=task: loss(t), embedding) for task in range(2)]
+    losses.append(gradient_penalty(lambda: loss(0), embedding))
+    shared = [*model.encoder.parameters(), *embedding.parameters()]
+    weights = multitask_backward(losses, shared, min_norm)
+    assert weights.sum().item() == pytest.approx(1) and embedding.weight.grad.isfinite().all()
 
 
 def under_ddp() -> list[torch.Tensor]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
@@ -97,6 +98,7 @@ def test_matrix_norm_is_what_moving_the_matrix_does(num_steps, step_size):
 @pytest.mark.parametrize("norm", ["token", "sample", "batch"])
 def test_fgm_moves_by_epsilon_and_not_the_padding(norm):
     model, inputs = classifier(), batch()
+    del inputs["attention_mask"]  # the model would attend to the padding
     outputs = []
     handle = model.bert.embeddings.LayerNorm.register_forward_pre_hook(lambda _, args: outputs.append(args[0].detach()))
     loss = fgm(lambda: model(**inputs).loss, model.get_input_embeddings(), epsilon=0.25, norm=norm)
@@ -111,6 +113,19 @@ def test_fgm_moves_by_epsilon_and_not_the_padding(norm):
     }[norm]
     torch.testing.assert_close(sizes, torch.full_like(sizes, 0.25))
     assert loss > model(**inputs).loss
+
+
+def test_vat_never_moves_the_padding_and_probes_with_xi():
+    model, inputs = classifier(), batch()
+    del inputs["attention_mask"], inputs["labels"]
+    outputs = []
+    handle = model.bert.embeddings.LayerNorm.register_forward_pre_hook(lambda _, args: outputs.append(args[0].detach()))
+    vat_loss(lambda: model(**inputs).logits, model.get_input_embeddings(), xi=0.1, epsilon=0.5)
+    handle.remove()
+    for disturbed, length in zip(outputs[1:], (0.1, 0.5), strict=True):
+        moved = disturbed - outputs[0]
+        assert (moved[inputs["input_ids"] == 0] == 0).all()
+        torch.testing.assert_close(moved.flatten(1).norm(dim=1), torch.full((4,), length, dtype=torch.float64))
 
 
 def test_fgm_restores_the_layer_also_when_the_body_raises():
@@ -367,6 +382,35 @@ def attacked_gradients_of_a_rank() -> dict[str, list[torch.Tensor]]:
         compute().backward()
         results[name] = [p.grad.clone() for p in model.parameters()]
     return results
+
+
+def under_fsdp2() -> dict[str, list[torch.Tensor] | str]:
+    model = classifier()
+    fully_shard(model.bert.encoder.layer[0])
+    fully_shard(model)
+    mine = slice(0, 2) if distributed.rank() == 0 else slice(2, 4)
+    results: dict[str, list[torch.Tensor] | str] = {}
+    for name, compute in losses_of(model, {k: v[mine] for k, v in batch().items()}).items():
+        model.zero_grad()
+        try:
+            compute().backward()
+            results[name] = [p.grad.full_tensor() for p in model.parameters()]
+        except ValueError as error:
+            results[name] = str(error)
+    return results
+
+
+def test_two_ranks_under_fsdp2_are_one_process_and_the_penalty_is_refused():
+    model = classifier()
+    of_ranks = run_ranks(under_fsdp2)
+    for name, compute in losses_of(model, batch()).items():
+        if name == "penalty":
+            assert all("FSDP2" in results[name] for results in of_ranks)
+            continue
+        model.zero_grad()
+        compute().backward()
+        for results in of_ranks:
+            torch.testing.assert_close(results[name], [p.grad for p in model.parameters()], rtol=1e-9, atol=1e-12)
 
 
 def test_two_ranks_under_ddp_are_one_process():
