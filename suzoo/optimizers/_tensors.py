@@ -35,7 +35,7 @@ def local(tensor: Any) -> Any:
 
 
 def mean(tensor: Tensor, dim: int) -> Tensor:
-    """Mean over dim, kept as size 1, over all shards. (DTensor's own mean is wrong for uneven shards.)"""
+    """Mean over dim, kept as size 1, over all shards: a sum, so that shards of any size simply add up."""
     return full(tensor.sum(dim, keepdim=True)) / max(tensor.shape[dim], 1)
 
 

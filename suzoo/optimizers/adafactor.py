@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
-from suzoo.optimizers._adafactor_fused import adafactor_fused
+from suzoo.optimizers._adafactor_passes import adafactor_passes
 from suzoo.optimizers._rule import COMPILE_FROM, RuleOptimizer, check_not_negative
 from suzoo.optimizers._tensors import (
+    CHUNK,
     Rounding,
     compute_dtype,
     full,
@@ -164,8 +165,8 @@ class AdaFactor(RuleOptimizer):
         min_dim_size_to_factor: keep the second moment whole when one of the two is smaller.
         momentum_on: average the clipped "update" (bojone, BigVision) or the whole "step" (mesh, transformers).
         rounding: see `RuleOptimizer`. momentum_dtype: see `Lion`.
-        foreach: multi-tensor kernels for vectors without momentum; off only with False. compile: four kernels for each
-            large matrix (see `_adafactor_fused`).
+        foreach: multi-tensor kernels for vectors without momentum; off only with False. compile: three passes for each
+            large matrix (see `_adafactor_passes`).
 
     Raises:
         ValueError: an option out of range.
@@ -281,9 +282,11 @@ class AdaFactor(RuleOptimizer):
         for param in params:
             options = self._options(group, param)
             state, grad = self.state[param], gradient_of(param)
-            compiled = group["compile"] and param.numel() >= COMPILE_FROM and not isinstance(param, DTensor)
-            if compiled and param.dim() == 2 and options["dims"] and param.is_contiguous() and grad.is_contiguous():
-                adafactor_fused(param.detach(), grad, state, group["rounding"], options)
+            compiled = group["compile"] and param.numel() >= COMPILE_FROM
+            in_pieces = not param.is_cuda and param.numel() > CHUNK
+            whole = not isinstance(param, DTensor) and param.dim() == 2 and options["dims"] is not None
+            if whole and (compiled or in_pieces) and param.is_contiguous() and grad.is_contiguous():
+                adafactor_passes(param.detach(), grad, state, group["rounding"], options, compiled)
             elif self._foreach_can(group, param):
                 together.setdefault((param.dtype, param.device, *options.values()), []).append(param)
             else:
