@@ -121,6 +121,9 @@ def test_every_way_to_generate_equals_the_uncached_forward(layout, positions):
     )
     lookup = [model.generate(row[None], prompt_lookup_num_tokens=3, **options)[0, len(row) :].tolist() for row in rows]
     assert lookup == expected
+    helper = tiny("dialogpt", layout=layout, position_embedding_type=positions)
+    helped = [model.generate(row[None], assistant_model=helper, **options)[0, len(row) :].tolist() for row in rows]
+    assert helped == expected
 
 
 def test_generating_from_embeddings():

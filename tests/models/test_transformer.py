@@ -254,7 +254,9 @@ def test_lora(family):
     model = tiny(family, double=False)
     inputs = inputs_of(family, tokens(2, 6))
     before = model(**inputs).logits
-    tuned = get_peft_model(model, LoraConfig(target_modules=["query", "value"], init_lora_weights=False))
+    task = None if family == "tta" else "CAUSAL_LM"
+    lora = LoraConfig(task_type=task, target_modules=["query", "value"], init_lora_weights=False)
+    tuned = get_peft_model(model, lora)
     outputs = tuned(**inputs, labels=inputs["input_ids"])
     assert not torch.allclose(outputs.logits, before)
     outputs.loss.backward()
@@ -262,6 +264,10 @@ def test_lora(family):
     assert trained and all("lora" in name for name in trained)
     with tuned.disable_adapter():
         torch.testing.assert_close(tuned(**inputs).logits, before)
+    if family != "tta":
+        options = {"max_new_tokens": 5, "eos_token_id": None}
+        by_adapter = tuned.generate(input_ids=inputs["input_ids"], **options)
+        assert torch.equal(tuned.merge_and_unload().generate(inputs["input_ids"], **options), by_adapter)
 
 
 @FAMILY

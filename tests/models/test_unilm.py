@@ -159,13 +159,21 @@ def test_continuing_from_a_filled_cache():
     first = model.generate(prompt, max_new_tokens=3, **options)
     second = model.generate(first.sequences, past_key_values=first.past_key_values, max_new_tokens=5, **options)
     assert torch.equal(second.sequences, whole)
-    with pytest.raises(ValueError, match="cannot follow a filled cache"):
-        model.generate(
-            whole,
-            past_key_values=model(prompt, token_type_ids=torch.zeros_like(prompt), use_cache=True).past_key_values,
-            token_type_ids=torch.zeros_like(whole),
-            max_new_tokens=1,
+    for types in (torch.zeros_like(first.sequences), torch.ones_like(first.sequences)):
+        cache = model(prompt, token_type_ids=torch.zeros_like(prompt), use_cache=True).past_key_values
+        again = model.generate(
+            first.sequences, past_key_values=cache, token_type_ids=types, max_new_tokens=5, eos_token_id=None
         )
+        assert torch.equal(again, whole)
+
+
+def test_assistant_model_changes_nothing():
+    model, prompt = tiny("unilm"), tokens(1, 6)
+    options = {"max_new_tokens": 8, "eos_token_id": None}
+    expected = model.generate(prompt, **options)
+    for seed in (0, 3):  # the model itself, and one that guesses badly
+        assert torch.equal(model.generate(prompt, assistant_model=tiny("unilm", seed=seed), **options), expected)
+    assert model.generate(max_new_tokens=3, eos_token_id=None).shape == (1, 4)  # from [CLS] alone
 
 
 def test_generating_from_embeddings():
