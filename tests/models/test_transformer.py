@@ -102,6 +102,23 @@ def test_a_row_of_padding_harms_nobody(family, implementation, dtype):
 
 
 @FAMILY
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_stays_near_and_finite(family, positions, dtype):
+    model = tiny(family, double=False, position_embedding_type=positions, initializer_range=0.1)
+    ids = tokens(2, 6)
+    mask = torch.tensor([[1] * 6, [0] * 5 + [1]])  # the second row is a lone token
+    inputs = {**inputs_of(family, ids), "attention_mask": mask}
+    exact = model(**inputs).logits
+    model.set_attn_implementation("eager")
+    with torch.autocast("cpu", dtype):
+        outputs = model(**inputs, labels=ids.masked_fill(mask == 0, -100))
+    torch.testing.assert_close(outputs.logits.float()[mask.bool()], exact[mask.bool()], rtol=0, atol=0.1)
+    outputs.loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@FAMILY
 def test_loss_is_the_mean_over_labels_and_zero_without(family):
     model = tiny(family, double=False)
     ids = tokens(2, 8)
