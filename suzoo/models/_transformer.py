@@ -189,7 +189,7 @@ class BackbonePreTrainedModel(PreTrainedModel):
 
     base_model_prefix = "bert"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["Embeddings", "Layer"]  # noqa: RUF012 the type is transformers'
+    _no_split_modules = ["Layer"]  # noqa: RUF012 not the embeddings: a shard of their own would tear the tied head off
     _can_compile_fullgraph = True
     _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = HEAD_IGNORES
