@@ -86,6 +86,20 @@ def test_padding_changes_nothing(family, implementation):
 
 
 @FAMILY
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("token_type", [0, 1])
+def test_a_single_token(family, positions, token_type):
+    model = tiny(family, position_embedding_type=positions)
+    logits = model(torch.tensor([[7]]), token_type_ids=torch.tensor([[token_type]])).logits[0]
+    expected = reference.logits(dict(model.named_parameters()), model.config, [7], [token_type], FAMILIES[family][2])
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-10)
+    if family != "tta":
+        options = {"max_new_tokens": 4, "eos_token_id": None}
+        cached = model.generate(torch.tensor([[7]]), **options)
+        assert torch.equal(cached, model.generate(torch.tensor([[7]]), use_cache=False, **options))
+
+
+@FAMILY
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_row_of_padding_harms_nobody(family, implementation, dtype):

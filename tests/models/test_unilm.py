@@ -121,6 +121,15 @@ def test_batched_greedy_equals_the_uncached_forward_of_each_row(positions, left)
     assert [row.tolist() for row in out] == expected
 
 
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_a_prompt_of_padding_harms_no_other(implementation):
+    model = tiny("unilm", attn_implementation=implementation)
+    batch, mask, rows = prompts(left=True)
+    batch, mask = torch.cat([batch, torch.zeros_like(batch[:1])]), torch.cat([mask, torch.zeros_like(mask[:1])])
+    out = model.generate(batch, attention_mask=mask, max_new_tokens=5, eos_token_id=None, pad_token_id=0)[:, 9:]
+    assert [row.tolist() for row in out[:3]] == [greedy_by_hand(model, row, 5) for row in rows]
+
+
 def test_beams_and_sampling_do_not_depend_on_cache_or_padding():
     model = tiny("unilm")
     batch, mask, rows = prompts(left=True)
