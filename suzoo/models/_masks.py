@@ -48,6 +48,8 @@ def prefix_mask(
     Args:
         is_source: (B, L) boolean, True where the new token belongs to the source.
     """
+    if attention_mask is not None and len(attention_mask.shape) == 4:
+        return attention_mask  # before the cache is asked: compiled with a static cache, its length is unknown here
     if past_key_values is not None and past_key_values.get_seq_length() > 0:
         return causal_mask(config, inputs_embeds, attention_mask, past_key_values)
     # tokens of one block see each other; -1 is no block, which leaves the causal rule

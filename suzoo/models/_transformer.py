@@ -189,7 +189,7 @@ class BackbonePreTrainedModel(PreTrainedModel):
 
     base_model_prefix = "bert"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["Embeddings", "Layer"]  # noqa: RUF012 the type is transformers'
+    _no_split_modules = ["Layer"]  # noqa: RUF012 not the embeddings: a shard of their own would tear the tied head off
     _can_compile_fullgraph = True
     _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = HEAD_IGNORES
@@ -197,11 +197,11 @@ class BackbonePreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": Layer, "attentions": SelfAttention}  # noqa: RUF012
 
     @property
-    def _supports_sdpa(self) -> bool:  # ty: ignore[incompatible-property-override]
+    def _supports_sdpa(self) -> bool:
         return self.config.position_embedding_type != "nezha"
 
     @property
-    def _supports_flex_attn(self) -> bool:  # ty: ignore[incompatible-property-override]
+    def _supports_flex_attn(self) -> bool:
         return self.config.position_embedding_type != "nezha"
 
     @torch.no_grad()

@@ -167,12 +167,13 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
     def generate(self, inputs: Tensor | None = None, generation_config=None, *args: Any, **kwargs: Any):
         """transformers' `generate`, where the prompt is the source and what is generated is the target.
 
-        Token types may be left out: a prompt is source, tokens after a filled cache are target. Right padding is turned
-        into left padding, also in the returned prompt.
+        Token types may be left out: a prompt is source. Tokens on top of a filled cache are target, whatever their
+        type: what the cache holds has not seen them, so they cannot be source any more. Right padding is turned into
+        left padding, also in the returned prompt.
 
         Raises:
-            ValueError: `prefill_chunk_size` is set (the source must be read in one piece to see itself), source tokens
-                follow a filled cache, or the target cannot fit behind the source.
+            ValueError: `prefill_chunk_size` is set (the source must be read in one piece to see itself), or the target
+                cannot fit behind the source.
         """
         configs = (generation_config, self.generation_config)
         if setting("prefill_chunk_size", kwargs, *configs) is not None:
@@ -180,28 +181,30 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
                 "prefill_chunk_size would read the source in pieces that cannot see what follows them; leave it out"
             )
         take_prompt(inputs, kwargs)
+        bos_token_id = setting("bos_token_id", kwargs, *configs)
         prompt = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
+        if prompt is None and bos_token_id is not None:
+            prompt = kwargs["input_ids"] = torch.full((1, 1), bos_token_id, device=self.device)
         if prompt is not None:
             past = kwargs.get("past_key_values")
             num_past = 0 if past is None else int(past.get_seq_length())
             if kwargs.get("token_type_ids") is None:
-                fill = torch.ones if num_past else torch.zeros
-                kwargs["token_type_ids"] = fill(prompt.shape[:2], dtype=torch.long, device=prompt.device)
-            elif num_past and (kwargs["token_type_ids"][:, num_past:] == 0).any():
-                raise ValueError("source tokens cannot follow a filled cache, what it holds has not seen them")
+                kwargs["token_type_ids"] = torch.zeros(prompt.shape[:2], dtype=torch.long, device=prompt.device)
+            kwargs["num_source_slots"] = num_past or prompt.shape[1]
             left_pad_prompt(kwargs, setting("pad_token_id", kwargs, *configs), num_past)
             prompt_length_must_fit(kwargs, setting("max_new_tokens", kwargs, *configs), self.config)
         return super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
 
-    def _update_model_kwargs_for_generation(self, outputs, model_kwargs, is_encoder_decoder=False, num_new_tokens=1):
-        # transformers repeats the last type, which after the prompt is source
-        token_type_ids = model_kwargs.pop("token_type_ids")
-        model_kwargs = super()._update_model_kwargs_for_generation(
-            outputs, model_kwargs, is_encoder_decoder, num_new_tokens
+    def prepare_inputs_for_generation(
+        self, input_ids, *args: Any, inputs_embeds=None, num_source_slots: int | None = None, **kwargs: Any
+    ):
+        if num_source_slots is not None:
+            # behind the prompt transformers repeats the last type, which is source
+            kwargs["token_type_ids"] = kwargs["token_type_ids"].clone()
+            kwargs["token_type_ids"][:, num_source_slots:] = 1
+        return super().prepare_inputs_for_generation(  # ty: ignore[invalid-argument-type]
+            input_ids, *args, inputs_embeds=inputs_embeds, **kwargs
         )
-        target = token_type_ids.new_ones(token_type_ids.shape[0], num_new_tokens)
-        model_kwargs["token_type_ids"] = torch.cat([token_type_ids, target], dim=-1)
-        return model_kwargs
 
     @staticmethod
     def create_masks_for_generate(

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BertLMHeadModel, DynamicCache, StaticCache
+from transformers import AutoModelForCausalLM, BertLMHeadModel, CompileConfig, DynamicCache, StaticCache
 
 from suzoo.models import DialoGPTConfig, DialoGPTForCausalLM
 from tests.models.tiny import POSITIONS, SIZES, tiny, tokens
@@ -121,6 +121,9 @@ def test_every_way_to_generate_equals_the_uncached_forward(layout, positions):
     )
     lookup = [model.generate(row[None], prompt_lookup_num_tokens=3, **options)[0, len(row) :].tolist() for row in rows]
     assert lookup == expected
+    helper = tiny("dialogpt", layout=layout, position_embedding_type=positions)
+    helped = [model.generate(row[None], assistant_model=helper, **options)[0, len(row) :].tolist() for row in rows]
+    assert helped == expected
 
 
 def test_generating_from_embeddings():
@@ -170,3 +173,17 @@ def test_config_and_limits():
     with pytest.raises(ValueError, match="do not fit in 64"):
         tiny("dialogpt").generate(tokens(1, 60), max_new_tokens=20)
     assert DialoGPTForCausalLM(DialoGPTConfig(**SIZES))._supports_flash_attn
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_compiled_static_cache_generates_the_same(layout):
+    model = tiny("dialogpt", layout=layout, double=False)
+    prompt = torch.tensor([[1, 5, 6, 2], [0, 1, 7, 2]])
+    options = {"attention_mask": (prompt != 0).long(), "max_new_tokens": 8, "eos_token_id": None, "pad_token_id": 0}
+    compile_config = CompileConfig(fullgraph=True, dynamic=False, mode="default")
+    compile_config._compile_all_devices = True  # transformers compiles on accelerators only, but for its own tests
+    expected = model.generate(prompt, **options)
+    out = model.generate(prompt, cache_implementation="static", compile_config=compile_config, **options)
+    assert torch.equal(out, expected)
+    assert model._compiled_call is not None

@@ -86,6 +86,20 @@ def test_padding_changes_nothing(family, implementation):
 
 
 @FAMILY
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("token_type", [0, 1])
+def test_a_single_token(family, positions, token_type):
+    model = tiny(family, position_embedding_type=positions)
+    logits = model(torch.tensor([[7]]), token_type_ids=torch.tensor([[token_type]])).logits[0]
+    expected = reference.logits(dict(model.named_parameters()), model.config, [7], [token_type], FAMILIES[family][2])
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-10)
+    if family != "tta":
+        options = {"max_new_tokens": 4, "eos_token_id": None}
+        cached = model.generate(torch.tensor([[7]]), **options)
+        assert torch.equal(cached, model.generate(torch.tensor([[7]]), use_cache=False, **options))
+
+
+@FAMILY
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_row_of_padding_harms_nobody(family, implementation, dtype):
@@ -97,6 +111,23 @@ def test_a_row_of_padding_harms_nobody(family, implementation, dtype):
     labels = ids.masked_fill(mask == 0, -100)
     outputs = model(**inputs, attention_mask=mask, labels=labels)
     torch.testing.assert_close(outputs.logits[:1], alone, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.2)
+    outputs.loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@FAMILY
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_stays_near_and_finite(family, positions, dtype):
+    model = tiny(family, double=False, position_embedding_type=positions, initializer_range=0.1)
+    ids = tokens(2, 6)
+    mask = torch.tensor([[1] * 6, [0] * 5 + [1]])  # the second row is a lone token
+    inputs = {**inputs_of(family, ids), "attention_mask": mask}
+    exact = model(**inputs).logits
+    model.set_attn_implementation("eager")
+    with torch.autocast("cpu", dtype):
+        outputs = model(**inputs, labels=ids.masked_fill(mask == 0, -100))
+    torch.testing.assert_close(outputs.logits.float()[mask.bool()], exact[mask.bool()], rtol=0, atol=0.1)
     outputs.loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
@@ -254,7 +285,9 @@ def test_lora(family):
     model = tiny(family, double=False)
     inputs = inputs_of(family, tokens(2, 6))
     before = model(**inputs).logits
-    tuned = get_peft_model(model, LoraConfig(target_modules=["query", "value"], init_lora_weights=False))
+    task = None if family == "tta" else "CAUSAL_LM"
+    lora = LoraConfig(task_type=task, target_modules=["query", "value"], init_lora_weights=False)
+    tuned = get_peft_model(model, lora)
     outputs = tuned(**inputs, labels=inputs["input_ids"])
     assert not torch.allclose(outputs.logits, before)
     outputs.loss.backward()
@@ -262,6 +295,10 @@ def test_lora(family):
     assert trained and all("lora" in name for name in trained)
     with tuned.disable_adapter():
         torch.testing.assert_close(tuned(**inputs).logits, before)
+    if family != "tta":
+        options = {"max_new_tokens": 5, "eos_token_id": None}
+        by_adapter = tuned.generate(input_ids=inputs["input_ids"], **options)
+        assert torch.equal(tuned.merge_and_unload().generate(inputs["input_ids"], **options), by_adapter)
 
 
 @FAMILY

@@ -121,6 +121,15 @@ def test_batched_greedy_equals_the_uncached_forward_of_each_row(positions, left)
     assert [row.tolist() for row in out] == expected
 
 
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_a_prompt_of_padding_harms_no_other(implementation):
+    model = tiny("unilm", attn_implementation=implementation)
+    batch, mask, rows = prompts(left=True)
+    batch, mask = torch.cat([batch, torch.zeros_like(batch[:1])]), torch.cat([mask, torch.zeros_like(mask[:1])])
+    out = model.generate(batch, attention_mask=mask, max_new_tokens=5, eos_token_id=None, pad_token_id=0)[:, 9:]
+    assert [row.tolist() for row in out[:3]] == [greedy_by_hand(model, row, 5) for row in rows]
+
+
 def test_beams_and_sampling_do_not_depend_on_cache_or_padding():
     model = tiny("unilm")
     batch, mask, rows = prompts(left=True)
@@ -159,13 +168,21 @@ def test_continuing_from_a_filled_cache():
     first = model.generate(prompt, max_new_tokens=3, **options)
     second = model.generate(first.sequences, past_key_values=first.past_key_values, max_new_tokens=5, **options)
     assert torch.equal(second.sequences, whole)
-    with pytest.raises(ValueError, match="cannot follow a filled cache"):
-        model.generate(
-            whole,
-            past_key_values=model(prompt, token_type_ids=torch.zeros_like(prompt), use_cache=True).past_key_values,
-            token_type_ids=torch.zeros_like(whole),
-            max_new_tokens=1,
+    for types in (torch.zeros_like(first.sequences), torch.ones_like(first.sequences)):
+        cache = model(prompt, token_type_ids=torch.zeros_like(prompt), use_cache=True).past_key_values
+        again = model.generate(
+            first.sequences, past_key_values=cache, token_type_ids=types, max_new_tokens=5, eos_token_id=None
         )
+        assert torch.equal(again, whole)
+
+
+def test_assistant_model_changes_nothing():
+    model, prompt = tiny("unilm"), tokens(1, 6)
+    options = {"max_new_tokens": 8, "eos_token_id": None}
+    expected = model.generate(prompt, **options)
+    for seed in (0, 3):  # the model itself, and one that guesses badly
+        assert torch.equal(model.generate(prompt, assistant_model=tiny("unilm", seed=seed), **options), expected)
+    assert model.generate(max_new_tokens=3, eos_token_id=None).shape == (1, 4)  # from [CLS] alone
 
 
 def test_generating_from_embeddings():
