@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from suzoo.losses.citations import cite
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder
 
 
 class EmbeddingLoss(nn.Module):
@@ -41,7 +45,7 @@ class PairScoreLoss(nn.Module):
         names: the losses it uses, as in `cite`; they reach the model card.
     """
 
-    def __init__(self, model: nn.Module, function: Callable[[Tensor, Tensor], Tensor], *, names: Iterable[str] = ()):
+    def __init__(self, model: CrossEncoder, function: Callable[[Tensor, Tensor], Tensor], *, names: Iterable[str] = ()):
         super().__init__()
         self.model, self.function, self.names = model, function, tuple(names)
         self.citation = cite(*self.names)

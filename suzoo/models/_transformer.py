@@ -197,11 +197,11 @@ class BackbonePreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": Layer, "attentions": SelfAttention}  # noqa: RUF012
 
     @property
-    def _supports_sdpa(self) -> bool:  # ty: ignore[incompatible-property-override]
+    def _supports_sdpa(self) -> bool:
         return self.config.position_embedding_type != "nezha"
 
     @property
-    def _supports_flex_attn(self) -> bool:  # ty: ignore[incompatible-property-override]
+    def _supports_flex_attn(self) -> bool:
         return self.config.position_embedding_type != "nezha"
 
     @torch.no_grad()

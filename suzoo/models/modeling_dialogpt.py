@@ -44,7 +44,7 @@ class DialoGPTPreTrainedModel(BackbonePreTrainedModel):
     config_class = DialoGPTConfig
 
     @property
-    def _supports_flash_attn(self) -> bool:  # ty: ignore[incompatible-property-override]
+    def _supports_flash_attn(self) -> bool:
         return self.config.position_embedding_type != "nezha"
 
 
