@@ -108,7 +108,7 @@ def _keras_layer(layer: str) -> list[str]:
 def read_checkpoint(path: Path) -> Arrays:
     """The variables of a TensorFlow checkpoint, without those of the optimizer and of the other heads."""
     try:
-        import tensorflow as tf  # ty: ignore[import-not-found]  (optional, large)
+        import tensorflow as tf
     except ModuleNotFoundError as error:
         raise ValueError("reading TensorFlow checkpoints needs tensorflow: pip install tensorflow") from error
     reader = tf.train.load_checkpoint(str(path))

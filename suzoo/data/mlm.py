@@ -31,7 +31,7 @@ def segment_chinese(text: str) -> list[str]:
         DataError: jieba is not installed.
     """
     try:
-        import jieba  # ty: ignore[import-not-found]  (optional)
+        import jieba
     except ImportError as error:
         raise DataError(
             "word boundaries need jieba (pip install jieba), or a column of words divided by blanks"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from suzoo.losses.citations import cite
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder
 
 
 class EmbeddingLoss(nn.Module):
@@ -42,17 +45,18 @@ class PairScoreLoss(nn.Module):
         names: the losses it uses, as in `cite`; they reach the model card.
     """
 
-    def __init__(self, model: nn.Module, function: Callable[[Tensor, Tensor], Tensor], *, names: Iterable[str] = ()):
+    def __init__(self, model: CrossEncoder, function: Callable[[Tensor, Tensor], Tensor], *, names: Iterable[str] = ()):
         super().__init__()
         self.model, self.function, self.names = model, function, tuple(names)
         self.citation = cite(*self.names)
 
     def forward(self, inputs, labels: Tensor, prompt: str | None = None, task: str | None = None) -> Tensor:
         """`inputs`: the two columns of texts."""
-        model: Any = self.model  # a CrossEncoder, whose library is not imported here
-        tokens = model.preprocess(list(zip(*inputs, strict=True)), prompt=prompt, task=task)
-        tokens = {key: value.to(model.device) if isinstance(value, Tensor) else value for key, value in tokens.items()}
-        return self.function(model(tokens)["scores"].view(-1), labels)
+        tokens = self.model.preprocess(list(zip(*inputs, strict=True)), prompt=prompt, task=task)
+        tokens = {
+            key: value.to(self.model.device) if isinstance(value, Tensor) else value for key, value in tokens.items()
+        }
+        return self.function(self.model(tokens)["scores"].view(-1), labels)
 
     def get_config_dict(self) -> dict[str, str]:
         return {"losses": ", ".join(self.names)}

@@ -245,6 +245,7 @@ class CoSENTModel(StockEncoderWrapper):
         rows, pooled, states, places = [], [], [], []
         for group, inputs, mask, flat in padded_groups(input_ids, token_type_ids, lengths, self.config.pad_token_id):
             out = self._forward_padded(**inputs, **kwargs)
+            assert out.last_hidden_state is not None
             rows.append(group)
             pooled.append(out.sentence_embedding)
             states.append(out.last_hidden_state[mask])

@@ -150,7 +150,9 @@ class HiddenAccumulation(RuleOptimizer):
 
     def _refuse_changed(self, param: Tensor) -> None:
         assert param.grad is not None
-        version, sample = self._seen.get(param, (param.grad._version, None))
+        if param not in self._seen:
+            return
+        version, sample = self._seen[param]
         # a new version alone may be a multiplication by 1: transformers' Trainer measures the norm that way
         if param.grad._version != version and not torch.equal(_sample(param.grad), sample):
             raise RuntimeError(

@@ -148,7 +148,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 raise ValueError("stochastic rounding is for bfloat16 parameters; use 'kahan' for float16")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # ty: ignore[incompatible-method-override]  (torch overloads it)
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One update. `closure`, if given, reevaluates the loss first; its value is returned."""
         loss = None
         if closure is not None:

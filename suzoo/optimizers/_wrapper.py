@@ -14,11 +14,11 @@ class OptimizerWrapper(Optimizer):
     optimizer: Optimizer
 
     @property
-    def state(self):  # ty: ignore[incompatible-property-override]
+    def state(self):
         return self.optimizer.state
 
     @property
-    def param_groups(self):  # ty: ignore[incompatible-property-override]
+    def param_groups(self):
         return self.optimizer.param_groups
 
     @property

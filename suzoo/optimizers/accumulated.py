@@ -83,9 +83,7 @@ class Accumulated(OptimizerWrapper):
         return [param for group in self.param_groups for param in group["params"]]
 
     @torch.no_grad()
-    def step(  # ty: ignore[incompatible-method-override]  (torch overloads it)
-        self, closure: Callable[[], float] | None = None, *, weight: float | None = None
-    ) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None, *, weight: float | None = None) -> float | None:
         """Count a micro-step; at the end of a window, step. Returns the value of `closure`, if given.
 
         Raises:

@@ -208,7 +208,7 @@ class LoRAOptimizer(OptimizerWrapper):
         self.optimizer.zero_grad(set_to_none)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # ty: ignore[incompatible-method-override]  (torch overloads it)
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Move A and B by the inner optimizer, and W with them."""
         loss = None
         if closure is not None:

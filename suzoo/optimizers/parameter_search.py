@@ -133,7 +133,7 @@ class ParameterSearch(OptimizerWrapper):
         return DTensor.from_local(values, param.device_mesh, placements, run_check=False).full_tensor()
 
     @torch.no_grad()
-    def step(self, task_loss: Callable[[], float]) -> SearchResult:  # ty: ignore[incompatible-method-override]
+    def step(self, task_loss: Callable[[], float]) -> SearchResult:
         """One update.
 
         Args:
