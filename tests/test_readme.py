@@ -73,3 +73,8 @@ def test_every_file_the_readmes_link_to_exists():
     for readme in READMES:
         links = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / readme).read_text(encoding="utf-8"))
         assert links and all((ROOT / link).exists() for link in links), readme
+
+
+def test_every_file_that_methods_md_names_exists():
+    paths = re.findall(r"`((?:suzoo|tests)/[\w/.]+)`", (ROOT / "docs/methods.md").read_text(encoding="utf-8"))
+    assert len(paths) > 60 and [path for path in paths if not (ROOT / path).exists()] == []
