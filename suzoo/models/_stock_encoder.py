@@ -35,7 +35,7 @@ class StockEncoderWrapper(PreTrainedModel):
         super().__init__(config)
         self.encoder = self._auto_model.from_config(config) if encoder is None else encoder
         self.loss_type = None  # by hand: transformers would guess one from the class name
-        self.max_seq_length: int | None = None
+        self.max_seq_length = None
         self._tokenizer = None
         self.post_init()
         # FSDP wraps these and then the input embeddings by themselves: one must not hold the other
@@ -103,14 +103,30 @@ class StockEncoderWrapper(PreTrainedModel):
 
     def _max_length(self, tokenizer, max_length: int | None) -> int | None:
         """Tokens per input: the argument, else the model's setting, else what the positions and the tokenizer allow."""
-        limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 1e9 else []
-        positions = getattr(self.config, "max_position_embeddings", None)
-        if positions and positions > 0:
-            limits.append(positions - (self.config.pad_token_id + 1 if self._positions_start_behind_padding else 0))
-        most = min(limits, default=None)
+        limits = [tokenizer.model_max_length, self.num_positions]
+        most = min((limit for limit in limits if limit is not None and limit < 1e9), default=None)
         if max_length is not None and most is not None and max_length > most:
             raise ValueError(f"max_length={max_length}, but this model has positions for {most} tokens")
         return max_length or self.max_seq_length or most
+
+    @property
+    def num_positions(self) -> int | None:
+        """Tokens the position embeddings are enough for; None for encoders without such a limit."""
+        positions = getattr(self.config, "max_position_embeddings", None)
+        if not positions or positions < 0:
+            return None
+        return positions - (self.config.pad_token_id + 1 if self._positions_start_behind_padding else 0)
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Tokens per input that `encode` and `predict` cut at; None leaves it to the positions and the tokenizer."""
+        return self._max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, length: int | None) -> None:
+        if length is not None and self.num_positions is not None and length > self.num_positions:
+            raise ValueError(f"max_seq_length={length}, but this model has positions for {self.num_positions} tokens")
+        self._max_seq_length = length
 
     @property
     def _positions_start_behind_padding(self) -> bool:

@@ -126,7 +126,10 @@ class CoSENTModel(StockEncoderWrapper):
             default_prompt_name=prompts.get("default_prompt_name"),
         )
         lengths = read_json(path, "sentence_bert_config.json", kwargs) or {}
-        model.max_seq_length = max_seq_length or lengths.get("max_seq_length")
+        saved_length = lengths.get("max_seq_length")  # some folders promise more than their positions
+        if saved_length is not None and model.num_positions is not None:
+            saved_length = min(saved_length, model.num_positions)
+        model.max_seq_length = max_seq_length or saved_length
         model.eval()
         return (model, info) if with_info else model
 
