@@ -242,8 +242,8 @@ def main() -> None:
                 lambda _, c=case: forward_backward(c.peer, c.leaf),
                 options.rounds,
             )
-            # below a few MiB the resident size says nothing
-            memory = f"{peer_memory / ours_memory:.2f}" if min(ours_memory, peer_memory) > 4 else "-"
+            # the code that is paged in takes about 10 MiB
+            memory = f"{peer_memory / ours_memory:.2f}" if min(ours_memory, peer_memory) > 16 else "-"
             star = "" if case.same_value else "*"
             print(
                 f"| {name}{star} | {case.size} | {ratio.median:.2f} | {ratio.q10:.2f}..{ratio.q90:.2f} | "
