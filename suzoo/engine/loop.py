@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -150,7 +151,13 @@ def fit(
         if accelerator.is_main_process:
             run.forget_after(result.step)
 
-    bar = tqdm(total=num_steps, initial=result.step, desc="train", disable=not accelerator.is_local_main_process)
+    bar = tqdm(
+        total=num_steps,
+        initial=result.step,
+        desc="train",
+        mininterval=0.1 if sys.stderr.isatty() else 10.0,  # a log file needs fewer lines
+        disable=not accelerator.is_local_main_process,
+    )
     model.train()
     last_log, last_step = time.perf_counter(), result.step
     with bar, _Signals() as signals:
