@@ -23,7 +23,8 @@ class CoSENT(Training):
 def quickstart() -> CoSENT:
     """accelerate launch training/train_cosent.py quickstart
 
-    A small encoder from scratch on the embedded Chinese pairs (synthetic).
+    A small encoder from scratch on the embedded Chinese pairs (synthetic): dev Spearman .546, where the overlap of
+    characters gives -.14.
     """
     return CoSENT(
         output_dir="out/quickstart",
@@ -56,7 +57,7 @@ def scratch() -> CoSENT:
 def sbert() -> CoSENT:
     """accelerate launch training/train_cosent.py sbert --data pairs.tsv --dev dev.tsv --class-threshold 2.5
 
-    The Sentence-BERT baseline at the budget of `scratch`.
+    The Sentence-BERT baseline at the budget of `scratch`; training/LOG.md compares the two.
     """
     return replace(scratch(), output_dir="out/sbert", loss="sbert")
 
