@@ -42,6 +42,7 @@ class HiddenAccumulation(RuleOptimizer):
 
     def _start_accumulating(self, free_gradients: bool) -> None:
         """Called at the end of the subclass's __init__."""
+        self.accumulation_steps: int = self.param_groups[0]["accumulation_steps"]
         self._free_gradients = free_gradients
         self._seen: dict[Tensor, tuple[int, Tensor]] = {}
         if self.folds_gradients:
@@ -50,6 +51,7 @@ class HiddenAccumulation(RuleOptimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.accumulation_steps = self.param_groups[0]["accumulation_steps"]
         self.__dict__.setdefault("_seen", {})  # a copy has no hooks, hence nothing to compare
 
     def _make_hook(self, index: int) -> Callable[[Tensor], None]:
@@ -77,10 +79,6 @@ class HiddenAccumulation(RuleOptimizer):
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._free_gradients = (), False
-
-    @property
-    def accumulation_steps(self) -> int:
-        return self.param_groups[0]["accumulation_steps"]
 
     @property
     def folds_gradients(self) -> bool:

@@ -199,6 +199,16 @@ def test_accumulation_refuses_grad_scaler(make):
         scaler.step(optimizer)
 
 
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_training_loop_can_ask_whether_to_leave_gradients_alone(name):
+    """`engine.fit` refuses clipping and micro-batches by these two; copies and loaded states know them too."""
+    optimizer = HIDDEN[name](mlp().parameters(), accumulation_steps=3)
+    assert vars(optimizer)["accumulation_steps"] == 3 and optimizer.folds_gradients
+    assert vars(copy.deepcopy(optimizer))["accumulation_steps"] == 3
+    assert not HIDDEN[name](mlp().parameters()).folds_gradients
+    assert HIDDEN[name](mlp().parameters(), free_gradients=True).folds_gradients
+
+
 def test_at_boundary_drives_the_schedule_once_per_window():
     optimizer = AccumulatedSGD([param := nn.Parameter(torch.zeros(1))], 1.0, accumulation_steps=3)
     seen = []
