@@ -111,7 +111,7 @@ def fit(
             accumulates by itself and was given micro-batches or clipping.
         Interrupted: after SIGTERM or Ctrl-C, with a checkpoint written.
     """
-    if getattr(optimizer, "optimizer", optimizer).__dict__.get("accumulation_steps", 1) > 1:
+    if getattr(getattr(optimizer, "optimizer", optimizer), "folds_gradients", False):
         if max_grad_norm is not None:
             raise ValueError("this optimizer accumulates inside its state: it can't be clipped, set max_grad_norm=None")
         if getattr(batches, "num_micro_batches", 1) > 1:

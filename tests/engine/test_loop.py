@@ -13,6 +13,7 @@ from torch import nn
 
 from suzoo.engine import RandomBatches, RunFolder, fit
 from suzoo.engine.loop import Interrupted
+from suzoo.optimizers import AccumulatedSGD
 
 
 class Line(nn.Module):
@@ -124,7 +125,8 @@ def test_a_signal_leaves_a_checkpoint_and_resuming_gives_the_same_bits(tmp_path,
 
 def test_an_optimizer_that_accumulates_refuses_clipping_and_micro_batches(tmp_path):
     training = Training(tmp_path / "run")
-    training.optimizer.accumulation_steps = 4
+    training.optimizer = AccumulatedSGD(training.model.parameters(), lr=0.1, accumulation_steps=4)
+    training.schedule = None
     with pytest.raises(ValueError, match="max_grad_norm=None"):
         training.fit()
     training.options["max_grad_norm"] = None
