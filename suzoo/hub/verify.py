@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.abc
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -34,9 +35,9 @@ class Door:
 
     Attributes:
         name: how a user opens it, as promised in the golden file.
-        status: "ok", "failed" or "not checked" (a library it needs is not installed).
+        status: "ok", "failed" or "not checked" (a library it needs is not installed or too old).
         difference: largest absolute difference to the golden outputs, None if none could be computed.
-        note: what went wrong, or what to install.
+        note: what went wrong, or what is needed.
     """
 
     name: str
@@ -183,15 +184,17 @@ def open_remote_cross_encoder(folder: str, promise: dict) -> dict:
     return {"output": model.predict([tuple(pair) for pair in promise["inputs"]])}
 
 
-# name as a user would write it: (library it needs beyond transformers, function)
+# older versions would register our class over the stock one of the same config, and refuse to
+STOCK_CONFIG_REMOTE_CODE = "transformers>=5.19"
+# name as a user would write it: (library it needs beyond any transformers, function)
 DOORS = {
     "SentenceTransformer": ("sentence-transformers", open_sentence_transformer),
     "AutoModel": (None, open_auto_model),
-    "AutoModel, trust_remote_code": (None, open_remote_encoder),
+    "AutoModel, trust_remote_code": (STOCK_CONFIG_REMOTE_CODE, open_remote_encoder),
     "CrossEncoder": ("sentence-transformers", open_cross_encoder),
     "AutoModelForSequenceClassification": (None, open_sequence_classification),
     "text-classification pipeline": (None, open_classification_pipeline),
-    "AutoModelForSequenceClassification, trust_remote_code": (None, open_remote_cross_encoder),
+    "AutoModelForSequenceClassification, trust_remote_code": (STOCK_CONFIG_REMOTE_CODE, open_remote_cross_encoder),
 }
 
 
@@ -240,11 +243,22 @@ def check_door(name: str, open_door, folder: str | Path) -> Door:
 
 
 def check_promised_door(name: str, folder: str | Path) -> Door:
-    """Open the door called `name`, unless a library it needs is not installed."""
-    library, open_door = DOORS[name]
-    if library and importlib.util.find_spec(library.replace("-", "_")) is None:
-        return Door(name, "not checked", note=f"install {library}")
-    return check_door(name, open_door, folder)
+    """Open the door called `name`, unless a library it needs is not installed or too old."""
+    requirement, open_door = DOORS[name]
+    missing = requirement and unmet(requirement)
+    return Door(name, "not checked", note=missing) if missing else check_door(name, open_door, folder)
+
+
+def unmet(requirement: str) -> str:
+    """What to do for "library" or "library>=version", "" when it is there."""
+    from packaging.version import Version
+
+    library, _, oldest = requirement.partition(">=")
+    if importlib.util.find_spec(library.replace("-", "_")) is None:
+        return f"install {library}"
+    if oldest and Version(importlib.metadata.version(library)) < Version(oldest):
+        return f"needs {library} {oldest} or later"
+    return ""
 
 
 class _NoSuzoo(importlib.abc.MetaPathFinder):

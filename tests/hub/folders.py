@@ -8,13 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
+from suzoo.hub import verify
 from suzoo.hub.card import write_card
 from suzoo.hub.golden import write_golden
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel
 from tests.tiny import tiny_config, tiny_tokenizer
 
+_unmet = verify.unmet(verify.STOCK_CONFIG_REMOTE_CODE)
+opens_remote_code_over_a_stock_config = pytest.mark.skipif(bool(_unmet), reason=_unmet)
 ROOT = Path(__file__).parent.parent.parent
 STSB = "sentence-transformers/stsb"
 RUN = {

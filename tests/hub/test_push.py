@@ -13,7 +13,7 @@ from suzoo.hub import push as p
 from suzoo.hub.card import REPO_PLACEHOLDER
 from suzoo.hub.push import PushError, push
 from suzoo.hub.verify import Door
-from tests.hub.folders import run_python
+from tests.hub.folders import opens_remote_code_over_a_stock_config, run_python
 
 REPO = "alice/tiny-cosent"
 
@@ -34,6 +34,7 @@ def commits(hub, repo_id: str = REPO) -> int:
     return len(hub.repos[repo_id].messages) - 1  # without the initial one
 
 
+@opens_remote_code_over_a_stock_config
 def test_push_then_load_by_name_in_every_way_of_the_card(
     hub, as_user, folder, cross_encoder_folder, tmp_path, monkeypatch
 ):

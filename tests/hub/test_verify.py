@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from suzoo.hub import verify as v
 from suzoo.hub.golden import check_with_suzoo, save_golden, write_golden
 from suzoo.models import CoSENTModel
-from tests.hub.folders import finish_run, make_cross_encoder, make_encoder
+from tests.hub.folders import finish_run, make_cross_encoder, make_encoder, opens_remote_code_over_a_stock_config
 from tests.tiny import FAMILIES, tiny_tokenizer
 
 
@@ -37,6 +37,7 @@ def flip_one_weight(folder: Path) -> None:
     save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
+@opens_remote_code_over_a_stock_config
 def test_every_door_of_the_encoder_opens_without_suzoo(encoder_folder):
     doors = v.verify(encoder_folder)
     assert [door.name for door in doors] == ["SentenceTransformer", "AutoModel", "AutoModel, trust_remote_code"]
@@ -44,6 +45,7 @@ def test_every_door_of_the_encoder_opens_without_suzoo(encoder_folder):
     assert v.passed([*doors, check_with_suzoo(encoder_folder)])
 
 
+@opens_remote_code_over_a_stock_config
 def test_every_door_of_the_cross_encoder_opens_as_a_plain_file(cross_encoder_folder):
     """The script is run as somebody without suzoo would: `python verify.py FOLDER`."""
     done = subprocess.run(
@@ -57,6 +59,7 @@ def test_every_door_of_the_cross_encoder_opens_as_a_plain_file(cross_encoder_fol
     assert check_with_suzoo(cross_encoder_folder).status == "ok"
 
 
+@opens_remote_code_over_a_stock_config
 def test_wrong_pooling_and_code_that_needs_suzoo_fail_at_their_own_doors(broken):
     pooling = json.loads((broken / "1_Pooling/config.json").read_text())
     pooling |= {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}
@@ -70,6 +73,7 @@ def test_wrong_pooling_and_code_that_needs_suzoo_fail_at_their_own_doors(broken)
     assert check_with_suzoo(broken).status == "failed"
 
 
+@opens_remote_code_over_a_stock_config
 def test_a_process_that_dies_fails_the_door_it_died_in(broken):
     promise_only(broken, ["AutoModel", "AutoModel, trust_remote_code"])
     with (broken / "modeling_cosent.py").open("a") as code:
@@ -121,6 +125,21 @@ def test_a_door_whose_library_is_missing_is_not_passed(encoder_folder, monkeypat
 
 
 @pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("encoder", "AutoModel, trust_remote_code"),
+        ("cross_encoder", "AutoModelForSequenceClassification, trust_remote_code"),
+    ],
+)
+def test_remote_code_over_a_stock_config_is_not_checked_with_old_transformers(kind, name, request, monkeypatch):
+    monkeypatch.setattr(v.importlib.metadata, "version", lambda name: "5.18.2")
+    door = v.check_promised_door(name, request.getfixturevalue(f"{kind}_folder"))
+    assert (door.status, door.note) == ("not checked", "needs transformers 5.19 or later")
+    monkeypatch.setattr(v.importlib.metadata, "version", lambda name: "5.19.0")
+    assert v.unmet(v.STOCK_CONFIG_REMOTE_CODE) == ""
+
+
+@pytest.mark.parametrize(
     ("outputs", "wrong"),
     [
         ({"output": [[1.0, 2.0]]}, ""),
@@ -158,6 +177,7 @@ def test_a_folder_that_promises_nothing_is_said_in_one_sentence(broken, tmp_path
 
 
 @pytest.mark.slow
+@opens_remote_code_over_a_stock_config
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_opens_through_every_door(family, tmp_path):
     for name, model in [("encoder", make_encoder("cls", family)), ("cross", make_cross_encoder(family))]:
