@@ -56,6 +56,8 @@ def training(pairs, path: str, options: Options, bf16: bool) -> None:
         output_dir="/tmp/bench_cosent", bf16=bf16, use_cpu=True, report_to="none", disable_tqdm=True
     )
     trainer = SentenceTransformerTrainer(model=peer, args=arguments, loss=CoSENTLoss(peer))
+    if bf16:  # what Accelerator.prepare does to the model in train()
+        peer.forward = torch.autocast("cpu", torch.bfloat16)(peer.forward)
     trainer.current_gradient_accumulation_steps = 1  # set by train(), whose steps are taken here one by one
     peer_optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-6, fused=True)
     collated = [

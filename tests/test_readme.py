@@ -33,7 +33,11 @@ def workplace(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(train_cosent, "publish", lambda *args: None)
-        patch.setattr(sys, "argv", ["train_cosent.py", "quickstart", "--epochs", "0.1", "--max-dev-samples", "64"])
+        patch.setattr(
+            sys,
+            "argv",
+            ["train_cosent.py", "quickstart", "--epochs", "0.1", "--max-dev-samples", "64", "--cpu-threads", "1"],
+        )
         AcceleratorState._reset_state(reset_partial_state=True)
         train_cosent.main()
     return folder

@@ -34,6 +34,8 @@ TINY = [
     "2",
     "--batch-size",
     "32",
+    "--cpu-threads",
+    "1",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -88,6 +89,8 @@ class Training:
     """Mixed precision."""
     compile: bool = False
     """torch.compile the encoder."""
+    cpu_threads: int = 0
+    """Threads per process on the CPU; 0 shares the cores out (accelerate launch alone would give 1)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass, to save memory."""
     lora_r: int = 0
@@ -119,6 +122,9 @@ class Training:
             accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
         main_process = accelerator.is_main_process
         run = RunFolder(self.output_dir, overwrite=self.overwrite, resume=self.resume, main=main_process)
+        if accelerator.device.type == "cpu":
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            torch.set_num_threads(self.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
         set_seed(self.seed)
         logger.info(
             "%s, %d process(es) on %s, precision %s",
