@@ -198,3 +198,20 @@ def test_a_loss_of_nan_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
     message = refused(monkeypatch, capsys, "quickstart", "--output-dir", tmp_path / "run", *TINY)
     assert "loss is nan at step 11" in message and "step-00000008" in message
     assert (tmp_path / "run/checkpoints/step-00000008/manifest.json").exists()
+
+
+def test_two_processes_and_shards_train_the_same_model(tmp_path):
+    """The shipped Accelerate configs, over CPU processes: data parallel and FSDP2 end at the weights of each other."""
+    weights = []
+    for config in ("ddp_cpu", "fsdp2_cpu"):
+        folder = tmp_path / config
+        command = ["accelerate", "launch", "--config_file", str(ROOT / f"training/accelerate/{config}.yaml")]
+        command += [str(ROOT / "training/train_cosent.py"), "quickstart", "--output-dir", str(folder), *TINY]
+        done = subprocess.run([*command, "--micro-batches", "2"], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert f"verified: {folder}" in done.stdout
+        assert ("FSDP, 2" in done.stderr) == (config == "fsdp2_cpu")
+        weights.append(load_file(folder / "model.safetensors"))
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], atol=1e-4, rtol=1e-3)
