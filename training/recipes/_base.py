@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -194,5 +195,5 @@ Recipe = TypeVar("Recipe", bound=Training)
 
 def parse(recipes: Mapping[str, Callable[[], Recipe]], description: str) -> Recipe:
     """The recipe the command line names, with its flags applied."""
-    choices = {name: (function.__doc__ or "", function()) for name, function in recipes.items()}
+    choices = {name: (inspect.getdoc(function) or "", function()) for name, function in recipes.items()}
     return tyro.extras.overridable_config_cli(choices, description=description)
