@@ -11,7 +11,7 @@ from torch import nn
 from suzoo.losses import chunked_loss, cross_entropy_loss, focal_loss, gamma_cross_entropy, tailr_loss
 
 
-def setup(dtype=torch.float64):
+def make_case(dtype=torch.float64):
     torch.manual_seed(0)
     head = nn.Linear(4, 11).to(dtype)
     hidden = torch.randn(3, 9, 4, dtype=dtype, requires_grad=True)
@@ -32,7 +32,7 @@ def setup(dtype=torch.float64):
 @pytest.mark.parametrize("chunk_size", [1, 4, 100])
 @pytest.mark.parametrize("num_items", [None, 20])
 def test_chunked_loss_is_the_loss(loss, chunk_size, num_items):
-    head, hidden, labels = setup()
+    head, hidden, labels = make_case()
     seen = []
     handle = head.register_forward_hook(lambda _, args, output: seen.append(len(output)))
     actual = chunked_loss(loss, head, hidden, labels, chunk_size=chunk_size, num_items=num_items)
@@ -46,14 +46,14 @@ def test_chunked_loss_is_the_loss(loss, chunk_size, num_items):
 
 
 def test_chunked_loss_of_nothing_is_zero_with_zero_gradients():
-    head, hidden, labels = setup()
+    head, hidden, labels = make_case()
     loss = chunked_loss(cross_entropy_loss, head, hidden, torch.full_like(labels, -100))
     loss.backward()
     assert loss == 0 and (hidden.grad == 0).all() and (head.weight.grad == 0).all()
 
 
 def test_chunked_loss_adds_up_in_float32():
-    head, hidden, labels = setup(torch.bfloat16)
+    head, hidden, labels = make_case(torch.bfloat16)
     loss = chunked_loss(cross_entropy_loss, head, hidden, labels, chunk_size=2)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, cross_entropy_loss(head(hidden), labels), rtol=1e-2, atol=0)
