@@ -117,6 +117,8 @@ def fit(
         if getattr(batches, "num_micro_batches", 1) > 1:
             raise ValueError("this optimizer accumulates by itself: give it one micro-batch per step")
     bare = accelerator.unwrap_model(model, keep_torch_compile=False)
+    # NCCL reduces tensors of its own device only; alone, numbers stay on the CPU, which has float64 everywhere
+    meeting_place = accelerator.device if accelerator.num_processes > 1 else torch.device("cpu")
     evaluate_every = evaluate_every or batches.steps_per_epoch
     result = FitResult()
 
@@ -163,7 +165,7 @@ def fit(
     with bar, _Signals() as signals:
         while result.step < num_steps and not result.stopped_early:
             metrics = step(batches[result.step])
-            loss = float(all_reduce_mean(torch.as_tensor(metrics["loss"], dtype=torch.float32)))
+            loss = float(all_reduce_mean(torch.as_tensor(metrics["loss"], dtype=torch.float32, device=meeting_place)))
             if not math.isfinite(loss):
                 _refuse_loss(loss, result.step, batches, run)
             if max_grad_norm is not None:
@@ -190,7 +192,10 @@ def fit(
             if evaluate and (result.step % evaluate_every == 0 or result.step == num_steps):
                 model.eval()
                 # the same decision on every rank
-                scores = {k: float(all_reduce_mean(torch.tensor(v, dtype=torch.double))) for k, v in evaluate().items()}
+                scores = {
+                    name: float(all_reduce_mean(torch.tensor(value, dtype=torch.double, device=meeting_place)))
+                    for name, value in evaluate().items()
+                }
                 model.train()
                 if monitor not in scores:
                     raise ValueError(f"evaluate returned {', '.join(scores)}, but monitor is {monitor!r}")

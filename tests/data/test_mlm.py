@@ -95,7 +95,6 @@ def test_masking_is_dynamic_and_comes_from_the_generator(tokenizer):
 
 
 def test_words_by_jieba():
-    pytest.importorskip("jieba")
     words = segment_chinese("我们 在自行车上")
     assert "".join(words) == "我们在自行车上" and "自行车" in words and "我们" in words
 
