@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import DistributedType
 from torch import nn
+from transformers import BertConfig
 
 from recipes._base import parse
 from recipes.cosent import RECIPES
@@ -57,11 +58,11 @@ def main() -> None:
 
     # Model
     texts = [text for pair in train for text in (pair.text1, pair.text2)]
-    tokenizer = recipe.tokenizer(texts)
+    tokenizer = recipe.load_tokenizer(texts)
     if recipe.model:
         model = CoSENTModel.from_pretrained(recipe.model, pooling=recipe.pooling, max_seq_length=recipe.max_length)
     else:
-        model = CoSENTModel(recipe.bert_config(tokenizer), pooling=recipe.pooling or "cls")
+        model = CoSENTModel(BertConfig(**recipe.sizes(tokenizer)), pooling=recipe.pooling or "cls")
         model.max_seq_length = recipe.max_length
     model.tokenizer = tokenizer
     model.encoder = recipe.adapt(model.encoder)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate.utils import DistributedType
+from transformers import BertConfig
 
 from recipes._base import parse
 from recipes.cross_encoder import RECIPES
@@ -45,11 +46,11 @@ def main() -> None:
         raise ValueError("--loss bce takes labels from 0 to 1; grades beyond that need --loss cosent")
 
     # Model
-    tokenizer = recipe.tokenizer([text for pair in train for text in (pair.text1, pair.text2)])
+    tokenizer = recipe.load_tokenizer([text for pair in train for text in (pair.text1, pair.text2)])
     if recipe.model:
         model = CoSENTCrossEncoder.from_pretrained(recipe.model, max_seq_length=recipe.max_length)
     else:
-        model = CoSENTCrossEncoder(recipe.bert_config(tokenizer))
+        model = CoSENTCrossEncoder(BertConfig(**recipe.sizes(tokenizer)))
         model.max_seq_length = recipe.max_length
     model.tokenizer = tokenizer
     model.encoder = recipe.adapt(model.encoder)

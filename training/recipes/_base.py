@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -14,7 +14,7 @@ import tyro
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env, set_seed
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import BertConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from suzoo.data import train_wordpiece
 from suzoo.engine import RunFolder
@@ -36,7 +36,7 @@ class Training:
     seed: int = 0
     """Of weights, dropout and the order of the data."""
 
-    data: str = "embedded:pairs_zh"
+    data: str
     """Training data: embedded:<name>, a file or folder (jsonl, csv, tsv, parquet, .gz), or a Hub dataset."""
     split: str | None = None
     """Split of --data, where it has several."""
@@ -44,12 +44,8 @@ class Training:
     """Data to choose the best weights by; default is the dev split of --data."""
     dev_split: str | None = None
     """Split of --dev."""
-    ranked: str | None = None
-    """Query data (query, positive, negative) to report MRR@10, NDCG@10 and recall on at the end."""
-    ranked_split: str | None = None
-    """Split of --ranked."""
     columns: tuple[str, ...] = ()
-    """Column names of the data: text1=sentence1 text2=sentence2 score=label."""
+    """Column names of the data, as in text1=sentence1 text2=sentence2 score=label."""
     skip_bad_rows: bool = False
     """Count and leave out rows that can't be read, instead of stopping at the first."""
     max_train_samples: int | None = None
@@ -58,22 +54,22 @@ class Training:
     """Use only this many dev rows, from the start."""
 
     model: str | None = None
-    """Folder or Hub name of any encoder; without it a small BERT is trained from scratch on its own vocabulary."""
+    """Folder or Hub name to start from; without it a small BERT is trained from scratch."""
+    vocabulary: str | None = None
+    """Tokenizer (folder or Hub name) of the model from scratch; default is one learnt from the training texts."""
     hidden_size: int = 256
     """Of the model from scratch."""
     num_layers: int = 4
     """Of the model from scratch."""
     vocab_size: int = 8000
-    """Of the model from scratch; the tokenizer is learnt from the training texts."""
+    """Of the tokenizer learnt from the training texts."""
     max_length: int = 64
     """Tokens per text; longer texts are cut."""
 
     epochs: float = 1
     """Passes over the training data."""
-    batch_size: int = 32
-    """Examples per optimizer step, over all processes."""
     micro_batches: int = 1
-    """Parts in which each process computes its share; the gradient stays that of the whole batch."""
+    """Parts in which each process computes its share of a step; the gradient stays that of the whole step."""
     optimizer: str = "adamw"
     """Name in the script's OPTIMIZERS."""
     lr: float = 2e-5
@@ -96,8 +92,6 @@ class Training:
     """Recompute activations in the backward pass, to save memory."""
     lora_r: int = 0
     """Rank of LoRA adapters; 0 trains all weights."""
-    lora_save: Literal["merged", "adapter"] = "merged"
-    """Save the adapters merged into the weights, or alone."""
 
     evaluate_every: int | None = None
     """Optimizer steps between evaluations; default is one epoch."""
@@ -108,8 +102,6 @@ class Training:
 
     def start(self) -> tuple[Accelerator, RunFolder]:
         """Processes, precision, trackers, seed, and the checked output folder."""
-        if self.adapter_only and (self.model is None or self.push_to):
-            raise ValueError("--lora-save adapter needs a --model, and can't be pushed: use --lora-save merged")
         tracker = None if self.tracker == "none" else self.tracker
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or several CPU processes would not find each other
@@ -148,10 +140,6 @@ class Training:
             encoder.compile(dynamic=True)
         return encoder
 
-    @property
-    def adapter_only(self) -> bool:
-        return self.lora_r > 0 and self.lora_save == "adapter"
-
     def choose(self, optimizers: Mapping[str, Callable]) -> Callable:
         """The optimizer class of that name."""
         if self.optimizer not in optimizers:
@@ -159,35 +147,65 @@ class Training:
         return optimizers[self.optimizer]
 
     @property
-    def batch_options(self) -> dict[str, int]:
-        """The fields that `RandomBatches` takes."""
-        return {"batch_size": self.batch_size, "seed": self.seed, "num_micro_batches": self.micro_batches}
-
-    @property
     def loop_options(self) -> dict[str, Any]:
         """The fields that `fit` takes under the same names."""
         names = ("max_grad_norm", "evaluate_every", "patience", "resume")
         return {name: getattr(self, name) for name in names}
 
-    def tokenizer(self, texts: list[str]) -> Any:
-        """The tokenizer of --model, or a WordPiece one learnt from the texts."""
-        if self.model is None:
-            return train_wordpiece(texts, vocab_size=self.vocab_size)
-        return load_tokenizer(self.model)
+    def load_tokenizer(self, texts: Iterable[str]) -> Any:
+        """The tokenizer of --model or --vocabulary, or a WordPiece one learnt from the texts."""
+        source = self.model or self.vocabulary
+        return load_tokenizer(source) if source else train_wordpiece(texts, vocab_size=self.vocab_size)
 
-    def bert_config(self, tokenizer) -> BertConfig:
-        """The small model from scratch."""
+    def sizes(self, tokenizer) -> dict[str, int]:
+        """The fields of the small model from scratch, by BERT's names."""
         if self.hidden_size % 32:
             raise ValueError(f"--hidden-size {self.hidden_size} is not a multiple of 32, the size of an attention head")
-        return BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=self.hidden_size,
-            num_hidden_layers=self.num_layers,
-            num_attention_heads=self.hidden_size // 32,
-            intermediate_size=4 * self.hidden_size,
-            max_position_embeddings=max(64, 2 * self.max_length),
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        return {
+            "vocab_size": len(tokenizer),
+            "hidden_size": self.hidden_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.hidden_size // 32,
+            "intermediate_size": 4 * self.hidden_size,
+            "max_position_embeddings": max(64, 2 * self.max_length),
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleTraining(Training):
+    """Steps of a fixed number of random examples, as losses that compare the examples of a batch need."""
+
+    batch_size: int = 32
+    """Examples per optimizer step, over all processes."""
+    lora_save: Literal["merged", "adapter"] = "merged"
+    """Save the adapters merged into the weights, or alone."""
+
+    def start(self) -> tuple[Accelerator, RunFolder]:
+        if self.adapter_only and (self.model is None or self.push_to):
+            raise ValueError("--lora-save adapter needs a --model, and can't be pushed: use --lora-save merged")
+        return super().start()
+
+    @property
+    def adapter_only(self) -> bool:
+        return self.lora_r > 0 and self.lora_save == "adapter"
+
+    @property
+    def batch_options(self) -> dict[str, int]:
+        """The fields that `RandomBatches` takes."""
+        return {"batch_size": self.batch_size, "seed": self.seed, "num_micro_batches": self.micro_batches}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairTraining(ExampleTraining):
+    """What the scripts on pairs of texts share."""
+
+    data: str = "embedded:pairs_zh"
+    """Training data: embedded:<name>, a file or folder (jsonl, csv, tsv, parquet, .gz), or a Hub dataset."""
+    ranked: str | None = None
+    """Query data (query, positive, negative) to report MRR@10, NDCG@10 and recall on at the end."""
+    ranked_split: str | None = None
+    """Split of --ranked."""
 
 
 Recipe = TypeVar("Recipe", bound=Training)

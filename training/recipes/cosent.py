@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from recipes._base import Training
+from recipes._base import PairTraining
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoSENT(Training):
+class CoSENT(PairTraining):
     loss: Literal["cosent", "sbert"] = "cosent"
     """cosent: rank pairs by cosine. sbert: Sentence-BERT's classifier over [u; v; |u-v|], the article's baseline."""
     scale: float = 20.0

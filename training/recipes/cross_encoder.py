@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from recipes._base import Training
+from recipes._base import PairTraining
 
 
 @dataclass(frozen=True, kw_only=True)
-class CrossEncoder(Training):
+class CrossEncoder(PairTraining):
     loss: Literal["cosent", "bce"] = "cosent"
     """cosent: rank the pairs of a batch (kexue.fm/archives/9341). bce: cross-entropy of each, labels in [0, 1]."""
     scale: float = 1.0
