@@ -2,6 +2,7 @@
 
 from suzoo.data._errors import DataError
 from suzoo.data.confusions import read_confusions
+from suzoo.data.dialogpt import dialogue_batch, encode_dialogue
 from suzoo.data.fingerprints import describe, fingerprint
 from suzoo.data.flat import flat_batch
 from suzoo.data.mlm import encode_words, masked_batch, segment_chinese
@@ -9,6 +10,9 @@ from suzoo.data.readers import Pair, Ranked, check_labels, parse_columns, read_p
 from suzoo.data.sequences import SourceTarget, read_dialogues, read_seq2seq
 from suzoo.data.token_batches import TokenBatches
 from suzoo.data.tokenizer import train_unigram, train_wordpiece
+from suzoo.data.tta import encode_sentence, tta_batch
+from suzoo.data.unilm import encode_source_target, unilm_batch
+from suzoo.data.vocabulary import slim_vocabulary, tokens_to_keep, without_inner_spaces
 
 __all__ = [
     "DataError",
@@ -18,6 +22,10 @@ __all__ = [
     "TokenBatches",
     "check_labels",
     "describe",
+    "dialogue_batch",
+    "encode_dialogue",
+    "encode_sentence",
+    "encode_source_target",
     "encode_words",
     "fingerprint",
     "flat_batch",
@@ -31,6 +39,11 @@ __all__ = [
     "read_seq2seq",
     "read_texts",
     "segment_chinese",
+    "slim_vocabulary",
+    "tokens_to_keep",
     "train_unigram",
     "train_wordpiece",
+    "tta_batch",
+    "unilm_batch",
+    "without_inner_spaces",
 ]

@@ -5,5 +5,15 @@ from suzoo.engine.cached_gradients import batch_coupled_backward
 from suzoo.engine.checkpoint import full_state_dict
 from suzoo.engine.loop import FitResult, fit
 from suzoo.engine.record import RunFolder, run_script
+from suzoo.engine.token_mean import token_mean_backward
 
-__all__ = ["FitResult", "RandomBatches", "RunFolder", "batch_coupled_backward", "fit", "full_state_dict", "run_script"]
+__all__ = [
+    "FitResult",
+    "RandomBatches",
+    "RunFolder",
+    "batch_coupled_backward",
+    "fit",
+    "full_state_dict",
+    "run_script",
+    "token_mean_backward",
+]

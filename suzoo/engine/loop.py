@@ -86,6 +86,7 @@ def fit(
     evaluate: Callable[[], dict[str, float]] | None = None,
     evaluate_every: int | None = None,
     monitor: str = "spearman",
+    greater_is_better: bool = True,
     patience: int | None = None,
     keep_checkpoints: int = 2,
     resume: bool = False,
@@ -101,8 +102,9 @@ def fit(
         run: where metrics and checkpoints go.
         schedule: stepped once per optimizer step.
         max_grad_norm: gradients are clipped to this total norm; None leaves them.
-        evaluate: -> numbers, larger is better for `monitor`; every `evaluate_every` steps (default: each epoch) and at
-            the end. With it, the best weights are loaded back at the end; without it the last ones stay.
+        evaluate: -> numbers; every `evaluate_every` steps (default: each epoch) and at the end. With it, the best
+            weights are loaded back at the end; without it the last ones stay.
+        monitor, greater_is_better: by which number the best weights are chosen, and in which direction.
         patience: stop after this many evaluations without a gain.
         resume: continue from the newest complete checkpoint of `run`.
 
@@ -203,7 +205,8 @@ def fit(
                 if accelerator.is_main_process:
                     run.log({"step": result.step, "dev": scores})
                     bar.write(f"step {result.step}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
-                if result.best_value is None or scores[monitor] > result.best_value:
+                gain = greater_is_better == (scores[monitor] > (result.best_value or 0.0))
+                if result.best_value is None or (gain and scores[monitor] != result.best_value):
                     result.best_step, result.best_value = result.step, scores[monitor]
                     result.evaluations_without_gain = 0
                     save(run.checkpoints / f"best-{result.step:08d}")

@@ -12,11 +12,12 @@ Shapes: B batch, L new tokens, S cached and new tokens, D hidden, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache
+from transformers import AutoTokenizer, BatchEncoding, Cache, DynamicCache, PreTrainedTokenizerBase
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -32,6 +33,7 @@ from ._transformer import (
     Encoder,
     MLMHead,
     MLMHeadPreTrainedModel,
+    evaluating,
     keep_logits,
     num_cached,
 )
@@ -106,6 +108,7 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
         super().__init__(config)
         self.bert = UniLMModel(config)
         self.cls = MLMHead(config)
+        self._tokenizer: PreTrainedTokenizerBase | None = None
         self.post_init()
 
     @can_return_tuple
@@ -194,6 +197,57 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
             left_pad_prompt(kwargs, setting("pad_token_id", kwargs, *configs), num_past)
             prompt_length_must_fit(kwargs, setting("max_new_tokens", kwargs, *configs), self.config)
         return super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
+
+    def generate_texts(
+        self,
+        sources: Sequence[str],
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        batch_size: int = 16,
+        max_source_tokens: int | None = None,
+        **generation: Any,
+    ) -> list[str]:
+        """The target of each source, as title, summary or answer: what `generate` writes, as text.
+
+        Args:
+            sources: N texts.
+            tokenizer: default the one saved with the model.
+            batch_size: sources per call, taken in order of length.
+            max_source_tokens: longer sources are cut at their end; default what fits beside `max_new_tokens`.
+            generation: what `generate` takes, such as `num_beams` or `max_new_tokens`.
+        """
+        if isinstance(sources, str):
+            raise ValueError("sources is a list of texts; put the one text into a list")
+        tokenizer = tokenizer or self._own_tokenizer()
+        if max_source_tokens is None:
+            max_new = setting("max_new_tokens", generation, generation.get("generation_config"), self.generation_config)
+            max_source_tokens = self.config.max_position_embeddings - (max_new or 32)
+        encodings = [
+            tokenizer(source, truncation=True, max_length=max_source_tokens, split_special_tokens=True)
+            for source in sources
+        ]
+        order = sorted(range(len(sources)), key=lambda row: len(encodings[row]["input_ids"]))
+        targets = [""] * len(sources)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch: BatchEncoding = tokenizer.pad(
+                [encodings[row] for row in rows], padding_side="left", return_tensors="pt"
+            )
+            with evaluating(self):
+                output = self.generate(**batch.to(self.device), **generation)
+            new_tokens = output[:, batch["input_ids"].shape[1] :]
+            for row, text in zip(rows, tokenizer.batch_decode(new_tokens, skip_special_tokens=True), strict=True):
+                targets[row] = text
+        return targets
+
+    def _own_tokenizer(self) -> PreTrainedTokenizerBase:
+        if self._tokenizer is None:
+            if not self.config._name_or_path:
+                raise ValueError("this model was not loaded from a folder, so it has no tokenizer: pass tokenizer=")
+            # with the config at hand transformers need not ask whether to trust the code it came with
+            self._tokenizer = AutoTokenizer.from_pretrained(self.config._name_or_path, config=self.config)
+        assert self._tokenizer is not None
+        return self._tokenizer
 
     def prepare_inputs_for_generation(
         self, input_ids, *args: Any, inputs_embeds=None, num_source_slots: int | None = None, **kwargs: Any

@@ -136,7 +136,6 @@ class Training:
             lora = LoraConfig(r=self.lora_r, lora_alpha=2 * self.lora_r, target_modules="all-linear")
             encoder = get_peft_model(encoder, lora)  # ty: ignore[invalid-assignment]
         if self.compile:
-            encoder.set_attn_implementation("sdpa")  # padded groups: a ragged layout would recompile in every step
             encoder.compile(dynamic=True)
         return encoder
 
@@ -157,7 +156,7 @@ class Training:
         source = self.model or self.vocabulary
         return load_tokenizer(source) if source else train_wordpiece(texts, vocab_size=self.vocab_size)
 
-    def sizes(self, tokenizer) -> dict[str, int]:
+    def sizes(self, tokenizer) -> dict[str, Any]:
         """The fields of the small model from scratch, by BERT's names."""
         if self.hidden_size % 32:
             raise ValueError(f"--hidden-size {self.hidden_size} is not a multiple of 32, the size of an attention head")
@@ -185,6 +184,11 @@ class ExampleTraining(Training):
         if self.adapter_only and (self.model is None or self.push_to):
             raise ValueError("--lora-save adapter needs a --model, and can't be pushed: use --lora-save merged")
         return super().start()
+
+    def adapt(self, encoder: PreTrainedModel) -> PreTrainedModel | PeftModel:
+        if self.compile:
+            encoder.set_attn_implementation("sdpa")  # padded groups: a ragged layout would recompile in every step
+        return super().adapt(encoder)
 
     @property
     def adapter_only(self) -> bool:

@@ -1,0 +1,124 @@
+"""What the scripts of DialoGPT, UniLM and T-TA share: fields, the module they train, its dev loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from tokenizers import models
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from recipes._base import Training
+from suzoo.data import TokenBatches, without_inner_spaces
+from suzoo.distributed import all_reduce_sum, rank, world_size
+from suzoo.losses import chunked_loss, cross_entropy_loss
+from suzoo.models._batching import token_budget_batches
+
+IGNORED = -100
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelTraining(Training):
+    micro_batch_tokens: int = 2048
+    """Size of a micro-batch on one process: examples times the longest of them; under 5 % of it is padding."""
+    positions: Literal["absolute", "nezha", "rope"] = "absolute"
+    """Of the model from scratch."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over the vocabulary; dev losses are without it."""
+    chunk_size: int = 0
+    """Labelled tokens whose logits exist at once, for large vocabularies; the head then computes twice. 0 is all."""
+
+    @property
+    def loss_options(self) -> dict[str, Any]:
+        """The fields that `fit` needs to choose the weights with the lowest dev loss."""
+        return {"monitor": "loss", "greater_is_better": False}
+
+    def batches(self, examples: Sequence[dict], collate: Callable) -> TokenBatches:
+        """Steps of `micro_batches` micro-batches of examples of like length."""
+        return TokenBatches(
+            examples,
+            [len(example["input_ids"]) for example in examples],
+            max_tokens=self.micro_batch_tokens,
+            collate=collate,
+            seed=self.seed,
+            num_micro_batches=self.micro_batches,
+        )
+
+    def dev_batches(self, examples: Sequence[dict], collate: Callable) -> list[Any]:
+        """Batches of like length that together hold every example once."""
+        groups = token_budget_batches([len(example["input_ids"]) for example in examples], self.micro_batch_tokens)
+        return [collate([examples[row] for row in rows]) for rows in groups]
+
+
+class LabelledLoss(nn.Module):
+    """A language model and the summed loss of its labelled tokens, as the one module that Accelerate prepares.
+
+    Where the model has BERT's parts, the head, its largest product, computes the labelled tokens only.
+
+    Args:
+        model: one with `bert` and `cls`, or any language model that returns `logits`.
+        loss: (logits, labels, reduction="sum") -> scalar; in eval mode it is plain cross-entropy, so that dev losses
+            of different runs compare.
+        chunk_size: tokens whose logits exist at once; 0 is all.
+    """
+
+    def __init__(self, model: Any, loss: Callable[..., Tensor] = cross_entropy_loss, chunk_size: int = 0):
+        super().__init__()
+        self.model, self.loss, self.chunk_size = model, loss, chunk_size
+        self._no_split_modules = model._no_split_modules  # where Accelerate looks for what to shard
+        self.has_berts_parts = hasattr(model, "bert") and hasattr(model, "cls")
+        if chunk_size and not self.has_berts_parts:
+            raise ValueError(f"--chunk-size needs a model with BERT's head, not {type(model).__name__}")
+
+    def forward(self, labels: Tensor, **inputs: Any) -> Tensor:
+        """Scalar. `labels` (B, L) stand where they are predicted: for causal models one place before the token."""
+        loss = self.loss if self.training else cross_entropy_loss
+        if not self.has_berts_parts:
+            return loss(self.model(**inputs).logits[labels != IGNORED], labels[labels != IGNORED], reduction="sum")
+        hidden = self.model.bert(**inputs)[0]
+        if self.chunk_size:
+            return chunked_loss(loss, self.model.cls, hidden, labels, chunk_size=self.chunk_size, num_items=1)
+        return loss(self.model.cls(hidden[labels != IGNORED]), labels[labels != IGNORED], reduction="sum")
+
+
+def next_token(labels: Tensor) -> Tensor:
+    """Labels (B, L) moved to where a causal model predicts them: one place to the left."""
+    return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+
+
+def num_labels(batch: dict[str, Tensor]) -> int:
+    return int((batch["labels"] != IGNORED).sum())
+
+
+@torch.no_grad()
+def dev_loss(module: nn.Module, batches: Sequence[dict[str, Tensor]], device: torch.device) -> dict[str, float]:
+    """`loss` (nats per labelled token) and `perplexity`; the batches are shared out over the ranks.
+
+    `module` is in eval mode. Every rank calls it as often as the others: where batches run out, on one without labels.
+    """
+    mine = list(batches[rank() :: world_size()])
+    if len(mine) < math.ceil(len(batches) / world_size()):
+        mine.append({**batches[0], "labels": torch.full_like(batches[0]["labels"], IGNORED)})
+    total = torch.zeros(2, dtype=torch.float32, device=device)
+    for batch in mine:
+        count = num_labels(batch)
+        on_device = {name: tensor.to(device) for name, tensor in batch.items()}
+        total += torch.stack([module(**on_device).float(), torch.tensor(float(count), device=device)])
+    loss_sum, count = all_reduce_sum(total).tolist()
+    return {"loss": loss_sum / count, "perplexity": math.exp(min(700.0, loss_sum / count))}
+
+
+def smoothed(label_smoothing: float) -> Callable[..., Tensor]:
+    """Cross-entropy with that label smoothing."""
+    return partial(cross_entropy_loss, label_smoothing=label_smoothing)
+
+
+def finished_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer to save: WordPiece would write Chinese with spaces between the characters."""
+    is_wordpiece = tokenizer.is_fast and isinstance(tokenizer.backend_tokenizer.model, models.WordPiece)
+    return without_inner_spaces(tokenizer) if is_wordpiece else tokenizer

@@ -1,0 +1,164 @@
+"""Train a UniLM sequence-to-sequence model: `accelerate launch training/train_unilm.py RECIPE [--flags]`.
+
+Reads in the order it runs: recipe, data, model, step, loop, evaluation, save, verify, push.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from transformers import GenerationConfig
+
+from recipes._base import parse
+from recipes._language_model import (
+    LabelledLoss,
+    dev_loss,
+    finished_tokenizer,
+    next_token,
+    num_labels,
+    smoothed,
+)
+from recipes.unilm import RECIPES
+from suzoo.data import describe, encode_source_target, read_seq2seq, unilm_batch
+from suzoo.distributed import rank
+from suzoo.engine import fit, full_state_dict, run_script, token_mean_backward
+from suzoo.evaluation import article_scores, generation_scores
+from suzoo.hub.publish import publish
+from suzoo.losses import rdrop_loss, tailr_loss
+from suzoo.models import UniLMConfig, UniLMForCausalLM
+from suzoo.optimizers import AdaFactor, AdaX, Lion, Tiger, get_schedule, param_groups
+from suzoo.regularizers import fgm, random_replacement, repeat_rows
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adafactor": AdaFactor, "adax": AdaX, "lion": Lion, "tiger": Tiger}
+
+
+def rdrop(logits, labels, *, alpha: float, reduction):
+    """R-Drop on rows that `repeat_rows` doubled: the second half are the same tokens under another dropout."""
+    (first, second), (labels, _) = logits.chunk(2), labels.chunk(2)
+    return rdrop_loss(first, second, labels, alpha=alpha, reduction=reduction)
+
+
+def main() -> None:
+    recipe = parse(RECIPES, __doc__)
+    if sum(value > 0 for value in (recipe.tailr, recipe.rdrop, recipe.label_smoothing)) > 1:
+        raise ValueError("--tailr, --rdrop and --label-smoothing are three losses: choose one")
+    if recipe.rdrop and recipe.chunk_size:
+        raise ValueError("--rdrop compares two passes over all tokens, which --chunk-size takes apart: choose one")
+    accelerator, run = recipe.start()
+
+    # Data
+    split = recipe.split or "train"
+    dev_source, dev_split = recipe.dev or recipe.data, recipe.dev_split or (None if recipe.dev else "dev")
+    options: dict[str, Any] = {"columns": recipe.columns, "skip_bad_rows": recipe.skip_bad_rows}
+    train = read_seq2seq(recipe.data, split=split, max_rows=recipe.max_train_samples, **options)
+    dev = read_seq2seq(dev_source, split=dev_split, max_rows=recipe.max_dev_samples, **options)
+    data = {"train": describe(recipe.data, split, train), "dev": describe(dev_source, dev_split, dev)}
+
+    # Model
+    tokenizer = recipe.load_tokenizer(text for row in train for text in (row.source, row.target))
+    if recipe.model:
+        model = UniLMForCausalLM.from_pretrained(recipe.model)
+    else:
+        ids = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
+        model = UniLMForCausalLM(
+            UniLMConfig(**recipe.sizes(tokenizer), **ids, position_embedding_type=recipe.positions)
+        )
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=recipe.max_target_length,
+        num_beams=recipe.num_beams,
+    )
+    tokenizer = finished_tokenizer(tokenizer)
+    model.bert = recipe.adapt(model.bert)  # ty: ignore[invalid-assignment]
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    whole = copy.deepcopy(model) if sharded else model  # no process can save or run its shards alone
+    loss = smoothed(recipe.label_smoothing)
+    if recipe.tailr:
+        loss = partial(tailr_loss, gamma=recipe.tailr)
+    elif recipe.rdrop:
+        loss = partial(rdrop, alpha=recipe.rdrop)
+    module = LabelledLoss(model, loss, recipe.chunk_size)
+
+    # Examples: [CLS] source [SEP] target [SEP], labels where the next token is one of the target
+    def encode(row):
+        budgets = {
+            "max_source_tokens": recipe.max_length - recipe.max_target_length,
+            "max_target_tokens": recipe.max_target_length,
+        }
+        return encode_source_target(tokenizer, row.source, row.target, **budgets)
+
+    def collate(examples):
+        batch = unilm_batch(examples, pad_token_id=tokenizer.pad_token_id)
+        return {**batch, "labels": next_token(batch["labels"])}
+
+    batches = recipe.batches([encode(row) for row in train], collate)
+    dev_batches = recipe.dev_batches([encode(row) for row in dev], collate)
+    num_steps = max(1, round(recipe.epochs * batches.steps_per_epoch))
+    optimizer = recipe.choose(OPTIMIZERS)(param_groups(module, weight_decay=recipe.weight_decay), lr=recipe.lr)
+    schedule = get_schedule(recipe.schedule, optimizer, num_steps=num_steps, warmup=recipe.warmup)
+    module, optimizer = accelerator.prepare(module, optimizer)
+    accelerator.init_trackers("suzoo")
+    torch.manual_seed(recipe.seed + rank())  # from here on every rank draws its own dropout
+
+    # Step
+    def batch_loss(batch, num_tokens):
+        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        if recipe.random_replacement:
+            target = (batch["token_type_ids"] == 1) & (batch["input_ids"] != tokenizer.sep_token_id)
+            batch["input_ids"] = random_replacement(batch["input_ids"], target, prob=recipe.random_replacement)
+        batch = repeat_rows(batch) if recipe.rdrop else batch
+
+        def mean():
+            return module(**batch) / num_tokens
+
+        return fgm(mean, model.get_input_embeddings(), epsilon=recipe.fgm) if recipe.fgm else mean()
+
+    def step(micro_batches):
+        return {"loss": token_mean_backward(accelerator, module, micro_batches, num_labels, batch_loss)}
+
+    # Loop
+    def evaluate() -> dict[str, float]:
+        return dev_loss(module, dev_batches, accelerator.device)
+
+    fit(
+        step,
+        accelerator=accelerator,
+        model=module,
+        optimizer=optimizer,
+        schedule=schedule,
+        batches=batches,
+        num_steps=num_steps,
+        run=run,
+        evaluate=evaluate,
+        **recipe.loop_options,
+        **recipe.loss_options,
+    )
+    scores = {"dev": evaluate()}
+
+    # Save, score, verify, push
+    if sharded:
+        whole.load_state_dict(full_state_dict(model))  # every process takes part
+    accelerator.end_training()
+    if recipe.lora_r:
+        whole.bert = whole.bert.merge_and_unload()  # ty: ignore[not-callable]
+    if accelerator.is_main_process:
+        if recipe.max_scored:
+            rows = dev[: recipe.max_scored]
+            titles = whole.generate_texts([row.source for row in rows], tokenizer=tokenizer)
+            references = [row.target for row in rows]
+            scores["generated"] = generation_scores(titles, references) | article_scores(titles, references)
+            print("\n".join(f"{title}  <- {row.source[:40]}…" for title, row in zip(titles[:3], rows, strict=False)))
+        whole.save_pretrained(run.path)
+        tokenizer.save_pretrained(run.path)
+        run.finish(recipe, scores, script="training/train_unilm.py", data=data)
+        publish(whole, tokenizer, run.path, recipe.push_to)
+
+
+if __name__ == "__main__":
+    run_script(main)
