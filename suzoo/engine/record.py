@@ -138,9 +138,10 @@ def format_scores(metrics: dict[str, dict[str, float]]) -> str:
     """The numbers as a text table, one line per split."""
     names = list(dict.fromkeys(name for values in metrics.values() for name in values))
     width = max(len(split) for split in metrics)
-    lines = ["  ".join([" " * width, *(f"{name:>10}" for name in names)])]
+    widths = {name: max(10, len(name)) for name in names}
+    lines = ["  ".join([" " * width, *(f"{name:>{widths[name]}}" for name in names)])]
     for split, values in metrics.items():
-        cells = (f"{values[name]:10.4f}" if name in values else " " * 10 for name in names)
+        cells = (f"{values[name]:{widths[name]}.4f}" if name in values else " " * widths[name] for name in names)
         lines.append("  ".join([f"{split:<{width}}", *cells]))
     return "\n".join(lines)
 

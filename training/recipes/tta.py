@@ -1,0 +1,72 @@
+"""Recipes of train_tta.py. Each docstring holds its command and the result it gave; training/LOG.md has the runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from recipes._language_model import LanguageModelTraining
+
+
+@dataclass(frozen=True, kw_only=True)
+class TTA(LanguageModelTraining):
+    data: str = "embedded:text_zh"
+    """Training texts, one sentence each: embedded:<name>, a .txt file, a table or a folder (also .gz), a Hub dataset."""
+    objective: Literal["tta", "mlm"] = "tta"
+    """tta: predict every token from all others (arXiv 2004.08097). mlm: the baseline, a stock BertForMaskedLM."""
+    query_init: Literal["mask", "position"] = "mask"
+    """tta from scratch: what the queries start from, the authors' code or their paper's formula."""
+    mask_probability: float = 0.15
+    """mlm: share of the tokens to predict, drawn anew for every batch."""
+    words: Literal["single", "blanks", "jieba"] = "single"
+    """mlm: mask single tokens, whole words divided by blanks in the text, or whole words found by jieba."""
+    typos: str | None = None
+    """tta: rows of a source with typos and its correction (columns source and target), to be corrected at the end."""
+    confusion: tuple[str, ...] = ()
+    """Confusion sets for --typos: files as suzoo.data.read_confusions takes them; `embedded` is the embedded set."""
+    max_scored: int = 200
+    """Dev texts whose exact pseudo-perplexity is computed at the end."""
+
+
+def quickstart() -> TTA:
+    """accelerate launch training/train_tta.py quickstart
+
+    A small T-TA from scratch on embedded Chinese sentences (synthetic), which then corrects embedded typos.
+    """
+    return TTA(
+        output_dir="out/tta",
+        hidden_size=128,
+        num_layers=3,
+        lr=1e-3,
+        epochs=10,
+        micro_batch_tokens=2048,
+        typos="embedded:typos_zh",
+        confusion=("embedded",),
+    )
+
+
+def scratch() -> TTA:
+    """accelerate launch training/train_tta.py scratch --data sentences.txt.gz --dev dev.txt
+
+    The paper's three layers of 512 on your own sentences, by its optimizer settings.
+    """
+    return TTA(
+        output_dir="out/tta-scratch",
+        hidden_size=512,
+        num_layers=3,
+        vocab_size=21128,
+        max_length=128,
+        lr=1e-4,
+        micro_batch_tokens=8192,
+    )
+
+
+def mlm() -> TTA:
+    """accelerate launch training/train_tta.py mlm --data sentences.txt.gz --dev dev.txt
+
+    The masked language model of the same size and budget as `scratch`: T-TA's baseline, and a start for other models.
+    """
+    return replace(scratch(), output_dir="out/mlm", objective="mlm")
+
+
+RECIPES = {"quickstart": quickstart, "scratch": scratch, "mlm": mlm}
