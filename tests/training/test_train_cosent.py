@@ -14,11 +14,10 @@ import pytest
 import torch
 import train_cosent
 import train_cross_encoder
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from suzoo.engine import run_script
 from suzoo.models import CoSENTModel
+from tests.training.scripts import refused, run
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = [
@@ -37,22 +36,6 @@ TINY = [
     "--cpu-threads",
     "1",
 ]
-
-
-def run(monkeypatch, script, *arguments: str) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)  # one process runs several scripts here
-    monkeypatch.setattr(sys, "argv", [script.__name__ + ".py", *map(str, arguments)])
-    run_script(script.main)
-
-
-def refused(monkeypatch, capsys, *arguments, script=train_cosent) -> str:
-    """The sentence a run is refused with; nothing but that sentence and exit code 2."""
-    with pytest.raises(SystemExit) as caught:
-        run(monkeypatch, script, *arguments)
-    assert caught.value.code == 2
-    message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert message.startswith("error: ")
-    return message
 
 
 def test_from_nothing_to_a_verified_folder(tmp_path, monkeypatch, capsys):
@@ -156,7 +139,7 @@ GOOD = "text1\ttext2\tlabel\n" + "".join(f"text {i}\ttext {i % 3}\t{i % 2}\n" fo
 def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys):
     def message(*arguments, script=train_cosent):
         out = tmp_path / "out" / str(len(list((tmp_path / "out").glob("*"))) if (tmp_path / "out").exists() else 0)
-        return refused(monkeypatch, capsys, "scratch", "--output-dir", out, *TINY, *arguments, script=script)
+        return refused(monkeypatch, capsys, script, "scratch", "--output-dir", out, *TINY, *arguments)
 
     def data(name, text):
         path = write(tmp_path / name, text)
@@ -175,11 +158,13 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys
     assert "labels from 0 to 1" in message(
         *data("grades.tsv", GOOD.replace("\t1\n", "\t5\n")), "--loss", "bce", script=train_cross_encoder
     )
-    assert "can't write" in refused(monkeypatch, capsys, "scratch", "--output-dir", "/proc/nowhere", *good)
+    assert "can't write" in refused(
+        monkeypatch, capsys, train_cosent, "scratch", "--output-dir", "/proc/nowhere", *good
+    )
     occupied = tmp_path / "occupied"
     occupied.mkdir()
     write(occupied / "run.json", "{}")
-    assert "--overwrite" in refused(monkeypatch, capsys, "scratch", "--output-dir", occupied, *good)
+    assert "--overwrite" in refused(monkeypatch, capsys, train_cosent, "scratch", "--output-dir", occupied, *good)
     assert (occupied / "run.json").exists()
     assert "nowhere/model" in message(*good, "--model", "nowhere/model")
     assert "nowhere/data" in message("--data", "nowhere/data")
@@ -195,7 +180,7 @@ def test_a_loss_of_nan_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
         return suzoo.losses.cosent_loss(scores, labels, scale=scale) * (float("nan") if len(calls) == 12 else 1.0)
 
     monkeypatch.setattr(train_cosent, "cosent_loss", loss)
-    message = refused(monkeypatch, capsys, "quickstart", "--output-dir", tmp_path / "run", *TINY)
+    message = refused(monkeypatch, capsys, train_cosent, "quickstart", "--output-dir", tmp_path / "run", *TINY)
     assert "loss is nan at step 11" in message and "step-00000008" in message
     assert (tmp_path / "run/checkpoints/step-00000008/manifest.json").exists()
 

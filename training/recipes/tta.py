@@ -11,7 +11,7 @@ from recipes._language_model import LanguageModelTraining
 @dataclass(frozen=True, kw_only=True)
 class TTA(LanguageModelTraining):
     data: str = "embedded:text_zh"
-    """Training texts, one sentence each: embedded:<name>, a .txt file, a table or a folder (also .gz), a Hub dataset."""
+    """Training texts, one sentence each: embedded:<name>, .txt, a table or a folder (also .gz), a Hub dataset."""
     objective: Literal["tta", "mlm"] = "tta"
     """tta: predict every token from all others (arXiv 2004.08097). mlm: the baseline, a stock BertForMaskedLM."""
     query_init: Literal["mask", "position"] = "mask"

@@ -1,0 +1,198 @@
+"""train_dialogpt.py, train_unilm.py and train_tta.py as a user runs them: trained, scored, verified, in every way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import train_dialogpt
+import train_tta
+import train_unilm
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from recipes import _language_model
+from suzoo.decoding import ChatSession
+from suzoo.models import DialoGPTForCausalLM, TTAForMaskedLM, UniLMForCausalLM
+from tests.training.scripts import refused, run
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = [
+    "--hidden-size",
+    "32",
+    "--num-layers",
+    "1",
+    "--max-train-samples",
+    "200",
+    "--max-dev-samples",
+    "40",
+    "--epochs",
+    "1",
+    "--max-scored",
+    "3",
+]
+TINY += ["--micro-batch-tokens", "1024", "--cpu-threads", "1"]
+SCRIPTS = {"dialogpt": train_dialogpt, "unilm": train_unilm, "tta": train_tta}
+
+
+@pytest.fixture
+def unpublished(monkeypatch):
+    """No card and doors: other tests open those."""
+    for script in SCRIPTS.values():
+        monkeypatch.setattr(script, "publish", lambda *args: None)
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+WAYS = {
+    "dialogpt": [
+        "--layout blog --positions nezha",
+        "--layout dialogpt --learn replies --gradient-checkpointing",
+        "--reverse --micro-batches 2",
+        "--chunk-size 64 --precision bf16",
+    ],
+    "unilm": [
+        "--tailr 0.1 --random-replacement 0.5 --positions rope",
+        "--rdrop 4 --micro-batches 2",
+        "--fgm 0.5 --optimizer lion --lr 3e-4",
+        "--label-smoothing 0.1 --num-beams 2 --chunk-size 64",
+    ],
+    "tta": [
+        "--query-init position --chunk-size 64",
+        "--positions rope --micro-batches 2",
+        "--objective mlm --typos None --words jieba",
+        "--objective mlm --typos None --precision bf16",
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "flags"), [(name, flags) for name in WAYS for flags in WAYS[name]])
+def test_every_way_of_training_learns_something(tmp_path, monkeypatch, unpublished, name, flags):
+    folder = tmp_path / "run"
+    run(monkeypatch, SCRIPTS[name], "quickstart", "--output-dir", folder, *TINY, "--epochs", "3", *flags.split())
+    found = losses(folder)
+    assert found[-1] < found[0]
+    scores = json.loads((folder / "metrics.json").read_text())
+    assert all(value == value for split in scores.values() for value in split.values())
+
+
+def test_a_chat_model_that_opens_without_us(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    run(monkeypatch, train_dialogpt, "quickstart", "--output-dir", folder, *TINY)
+    assert f"verified: {folder}" in capsys.readouterr().out
+    assert {"last turn", "last turn, without history"} < json.loads((folder / "metrics.json").read_text()).keys()
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "你好"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    reply = tokenizer.decode(model.generate(**prompt)[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert " " not in reply
+    continued = tmp_path / "continued"
+    run(monkeypatch, train_dialogpt, "scratch", "--model", folder, "--output-dir", continued, *TINY)
+    assert DialoGPTForCausalLM.from_pretrained(continued).config.layout == "cdial"
+    assert isinstance(ChatSession(model, tokenizer, max_new_tokens=8).reply("你好"), str)
+
+
+def test_titles_and_their_model(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    run(monkeypatch, train_unilm, "quickstart", "--output-dir", folder, *TINY)
+    assert f"verified: {folder}" in capsys.readouterr().out
+    assert json.loads((folder / "metrics.json").read_text())["generated"].keys() > {"rouge_l", "bleu", "bleu_mean"}
+    model = UniLMForCausalLM.from_pretrained(folder)
+    both = model.generate_texts(["北京的一家公司招人", "上海"], max_new_tokens=5)
+    assert both == [model.generate_texts([text], max_new_tokens=5)[0] for text in ("北京的一家公司招人", "上海")]
+
+
+def test_t_ta_and_its_baseline_start_from_each_other(tmp_path, monkeypatch, capsys):
+    baseline, folder = tmp_path / "mlm", tmp_path / "tta"
+    flags = ("--objective", "mlm", "--typos", "None")
+    run(monkeypatch, train_tta, "quickstart", "--output-dir", baseline, *TINY, *flags)
+    run(monkeypatch, train_tta, "quickstart", "--output-dir", folder, "--model", baseline, *TINY)
+    printed = capsys.readouterr().out
+    assert f"verified: {baseline}" in printed and f"verified: {folder}" in printed
+    assert json.loads((folder / "metrics.json").read_text())["typos"].keys() > {"correction_f1"}
+    assert type(AutoModelForMaskedLM.from_pretrained(baseline)).__name__ == "BertForMaskedLM"
+    scores = TTAForMaskedLM.from_pretrained(folder).score(["今天天气很好"])
+    assert torch.isfinite(scores).all()
+    seq2seq = tmp_path / "unilm"
+    run(monkeypatch, train_unilm, "scratch", "--model", baseline, "--output-dir", seq2seq, *TINY, "--max-length", "100")
+
+
+def test_any_causal_language_model_learns_dialogues(tmp_path, monkeypatch, unpublished):
+    run(monkeypatch, train_dialogpt, "quickstart", "--output-dir", tmp_path / "ours", *TINY)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "ours")
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(tokenizer) - 2, n_embd=32, n_layer=1, n_head=2, n_positions=256)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    folder = tmp_path / "run"
+    flags = ["--model", tmp_path / "gpt2", "--lora-r", "2", "--layout", "cdial"]
+    run(monkeypatch, train_dialogpt, "quickstart", "--output-dir", folder, *TINY, *flags)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.config.model_type == "gpt2" and model.config.layout == "cdial"
+    assert model.get_input_embeddings().num_embeddings == len(tokenizer)
+
+
+def test_lora_is_merged(tmp_path, monkeypatch, unpublished):
+    base, folder = tmp_path / "base", tmp_path / "run"
+    run(monkeypatch, train_unilm, "quickstart", "--output-dir", base, *TINY)
+    run(monkeypatch, train_unilm, "quickstart", "--model", base, "--lora-r", "2", "--output-dir", folder, *TINY)
+    before, after = load_file(base / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert before.keys() == after.keys()
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    assert not torch.equal(before[name], after[name])
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_two_processes_and_shards_train_the_same_model(tmp_path, name):
+    """Data parallel and FSDP2 over CPU processes end at the weights of one process with as many micro-batches."""
+    weights = []
+    code = f"import train_{name} as script; script.publish = lambda *args: None; script.main()"
+    (tmp_path / "unpublished.py").write_text(code)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'training'}"}
+    flags = [*TINY, "--max-scored", "0"]
+    flags = flags if name != "tta" else [*TINY, "--objective", "mlm", "--typos", "None", "--mask-probability", "0.99"]
+    for config in (None, "ddp_cpu", "fsdp2_cpu"):
+        folder = tmp_path / str(config)
+        launch = [sys.executable] if config is None else ["accelerate", "launch", "--config_file"]
+        launch += [] if config is None else [str(ROOT / f"training/accelerate/{config}.yaml")]
+        command = [*launch, str(tmp_path / "unpublished.py"), "quickstart", "--output-dir", str(folder), *flags]
+        command += ["--micro-batches", "2" if config is None else "1"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        weights.append(load_file(folder / "model.safetensors"))
+    for other in weights[1:]:
+        assert weights[0].keys() == other.keys()
+
+
+def test_what_a_user_can_get_wrong(tmp_path, monkeypatch, capsys):
+    def message(script, *arguments):
+        return refused(monkeypatch, capsys, script, "quickstart", "--output-dir", tmp_path / "run", *TINY, *arguments)
+
+    assert "choose one" in message(train_unilm, "--tailr", "0.1", "--rdrop", "4")
+    assert "--chunk-size takes apart" in message(train_unilm, "--rdrop", "4", "--chunk-size", "8")
+    assert "corrected by T-TA" in message(train_tta, "--objective", "mlm")
+    assert "absolute only" in message(train_tta, "--objective", "mlm", "--typos", "None", "--positions", "rope")
+    assert "more than the 16 of a micro-batch" in message(train_dialogpt, "--micro-batch-tokens", "16", "--overwrite")
+    (tmp_path / "bad.jsonl").write_text('{"turns": ["hello"]}\n')
+    assert "turns must be a list of two or more" in message(
+        train_dialogpt, "--data", tmp_path / "bad.jsonl", "--overwrite"
+    )
+
+
+def test_dev_losses_of_ranks_and_of_one_are_the_same():
+    class Counting(torch.nn.Module):
+        def forward(self, labels, **inputs):
+            return labels[labels != -100].sum()
+
+    batches = [{"labels": torch.tensor([[1, 2, -100]])}, {"labels": torch.tensor([[4, -100, -100]])}]
+    found = _language_model.dev_loss(Counting(), batches, torch.device("cpu"))
+    assert found["loss"] == pytest.approx(7 / 3)

@@ -1,0 +1,72 @@
+"""Recipes of train_dialogpt.py. Each docstring holds its command and result; training/LOG.md has the runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from recipes._language_model import LanguageModelTraining
+
+
+@dataclass(frozen=True, kw_only=True)
+class DialoGPT(LanguageModelTraining):
+    data: str = "embedded:dialogues_zh"
+    """Training dialogues, lists of turns or messages: embedded:<name>, a file or folder (also .gz), a Hub dataset."""
+    model: str | None = None
+    """Folder or Hub name to start from: any BERT with its MLM head, or a causal LM (GPT-2, Qwen, …); else scratch."""
+    max_length: int = 128
+    """Tokens of a dialogue; of longer ones the newest whole turns stay."""
+    layout: Literal["blog", "cdial", "dialogpt"] | None = None
+    """blog: speakers in the token types (kexue.fm/archives/7718), needs remote code. cdial: speaker tokens in the text.
+    dialogpt: no speakers. Default: what the model was trained with, else cdial, which opens as a stock BERT."""
+    learn: Literal["all", "replies", "last"] | None = None
+    """Turns with labels; default is what the layout's authors do: all, last and replies."""
+    reverse: bool = False
+    """Train on reversed dialogues: the backward model of suzoo.decoding.mmi_rerank."""
+    max_new_tokens: int = 32
+    """Longest reply."""
+    max_scored: int = 200
+    """Dev dialogues whose last turn is generated and scored at the end; 0 is none."""
+
+
+def quickstart() -> DialoGPT:
+    """accelerate launch training/train_dialogpt.py quickstart
+
+    A small model from scratch on embedded Chinese dialogues (synthetic), whose last answer needs an earlier turn.
+    """
+    return DialoGPT(
+        output_dir="out/dialogpt",
+        hidden_size=128,
+        num_layers=3,
+        learn="all",
+        lr=2e-3,
+        epochs=8,
+        micro_batch_tokens=2048,
+    )
+
+
+def blog() -> DialoGPT:
+    """accelerate launch training/train_dialogpt.py blog --model out/nezha --data dialogues.jsonl
+
+    The article's setting (kexue.fm/archives/7718): 2e-5 without warm-up, 256 dialogues of at most 128 tokens per step.
+    """
+    return DialoGPT(
+        output_dir="out/dialogpt-blog",
+        layout="blog",
+        lr=2e-5,
+        schedule="constant",
+        warmup=0.0,
+        micro_batch_tokens=2048,
+        micro_batches=16,
+    )
+
+
+def scratch() -> DialoGPT:
+    """accelerate launch training/train_dialogpt.py scratch --data dialogues.jsonl --dev dev.jsonl
+
+    A small model on your own dialogues, without a pretrained one.
+    """
+    return replace(quickstart(), output_dir="out/dialogpt-scratch", hidden_size=256, num_layers=4, lr=5e-4)
+
+
+RECIPES = {"quickstart": quickstart, "blog": blog, "scratch": scratch}
