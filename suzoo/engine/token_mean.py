@@ -44,10 +44,10 @@ def token_mean_backward(
         )
     num_tokens = torch.tensor(sum(count(batch) for batch in micro_batches), device=accelerator.device)
     num_tokens = all_reduce_sum(num_tokens).clamp_min(1)
-    total = torch.zeros((), device=accelerator.device)
+    shares = []
     for number, batch in enumerate(micro_batches, start=1):
         with nullcontext() if number == len(micro_batches) else accelerator.no_sync(model):
             value = loss(batch, num_tokens) * world_size()  # the ranks' gradients are averaged
             accelerator.backward(value)
-        total += value.detach()
-    return total
+        shares.append(value.detach())
+    return torch.stack(shares).sum()
