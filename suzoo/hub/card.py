@@ -24,6 +24,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 from huggingface_hub import EvalResult
@@ -31,15 +32,30 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 from transformers import AutoConfig
 
+import suzoo.models  # noqa: F401  AutoConfig knows our model types by it
 from suzoo.hub.verify import read_promise
 
 REPO_PLACEHOLDER = "OWNER/MODEL"  # in the snippets until the model is pushed; push puts the repo id here
+
+
+class Task(NamedTuple):
+    """What the Hub is told about a kind of model: the card's template, the pipeline, tags, the task of its scores."""
+
+    template: str
+    pipeline_tag: str
+    tags: tuple[str, ...]
+    task_type: str
+
+
 TASKS = {
-    "sentence-embedding": {
-        "pipeline_tag": "sentence-similarity",
-        "tags": ["feature-extraction"],
-    },
-    "cross-encoder": {"pipeline_tag": "text-ranking", "tags": ["cross-encoder"]},
+    "sentence-embedding": Task(
+        "cosent.md", "sentence-similarity", ("feature-extraction", "cosent"), "semantic-similarity"
+    ),
+    "cross-encoder": Task("cosent.md", "text-ranking", ("cross-encoder", "cosent"), "text-ranking"),
+    "causal-lm": Task("dialogpt.md", "text-generation", ("conversational", "dialogpt"), "text-generation"),
+    "seq2seq-lm": Task("unilm.md", "text-generation", ("summarization", "unilm"), "summarization"),
+    "masked-lm": Task("mlm.md", "fill-mask", (), "fill-mask"),
+    "t-ta": Task("tta.md", "fill-mask", ("t-ta", "sentence-similarity"), "fill-mask"),
 }
 # Fields of a recipe that say nothing about the model
 OTHER_FIELDS = {"output_dir", "push_to", "overwrite", "resume", "tracker", "license", "language"}
@@ -103,14 +119,23 @@ def _source(data: dict) -> str:
     return source if data.get("hub_id") or source.startswith("embedded:") else Path(source).name
 
 
-def _model_index(kind: str, name: str, run: dict, metrics: dict) -> list[dict]:
+def _widget(kind: str, promise: dict) -> list[dict[str, Any]]:
+    """Examples for the Hub's page, from the golden inputs."""
+    if kind in ("causal-lm", "seq2seq-lm"):
+        return [
+            {"text": prompt} if isinstance(prompt, str) else {"messages": prompt} for prompt in promise["inputs"][:3]
+        ]
+    return [{"text": text} for text in promise.get("masked", [])[:2]]
+
+
+def _model_index(task_type: str, name: str, run: dict, metrics: dict) -> list[dict]:
     results = []
     for split, metric, value in _scores({split: values for split, values in metrics.items() if split != "train"}):
         data = run["data"].get(split, {})
         source = data.get("hub_id") or _source({"source": split} | data)
         results.append(
             EvalResult(
-                task_type="text-ranking" if kind == "cross-encoder" else "semantic-similarity",
+                task_type=task_type,
                 dataset_type=source,
                 dataset_name=f"{source} (synthetic)" if run["synthetic"] else source,
                 dataset_split=split,
@@ -158,32 +183,35 @@ def write_card(folder: str | Path) -> Path:
     config = AutoConfig.from_pretrained(str(folder))  # knows every family's name for the number of layers
     promise = read_promise(folder)
     kind, recipe = promise["kind"], run["recipe"]
+    task = TASKS["t-ta" if promise.get("scores") else kind]
+    with_st = kind in ("sentence-embedding", "cross-encoder") and promise.get("pooling") != "first-last-avg"
     base_model = _base_model(recipe)
     from_scratch = recipe.get("model") in (None, "")
     metadata = {
         "license": recipe.get("license") or ("apache-2.0" if run["synthetic"] and from_scratch else None),
         "language": recipe.get("language"),
-        "library_name": "transformers" if promise.get("pooling") == "first-last-avg" else "sentence-transformers",
-        "pipeline_tag": TASKS[kind]["pipeline_tag"],
-        "tags": [*TASKS[kind]["tags"], "sentence-transformers", "cosent", "suzoo"],
+        "library_name": "sentence-transformers" if with_st else "transformers",
+        "pipeline_tag": task.pipeline_tag,
+        "tags": [*task.tags, *(["sentence-transformers"] if with_st else []), "suzoo"],
         "base_model": base_model,
         "datasets": sorted({data["hub_id"] for data in run["data"].values() if data.get("hub_id")}),
-        "model-index": _model_index(kind, folder.resolve().name, run, metrics),
+        "widget": _widget(kind, promise),
+        "model-index": _model_index(task.task_type, folder.resolve().name, run, metrics),
     }
-    if promise.get("pooling") == "first-last-avg":
-        metadata["tags"].remove("sentence-transformers")
     metadata = {key: value for key, value in metadata.items() if value}
     environment = Environment(
         loader=FileSystemLoader(template_folder()), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     try:
-        text = environment.get_template("cosent.md").render(
+        text = environment.get_template(task.template).render(
             metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=10**6).strip(),
             name=folder.resolve().name,
             repo_id=REPO_PLACEHOLDER,
             kind=kind,
             promise=promise,
             config=config,
+            layout=getattr(config, "layout", None),
+            own_code=any("trust_remote_code" in door for door in promise["doors"]),
             run=run,
             sources={split: _source(data) for split, data in run["data"].items()},
             recipe=_shown(recipe),

@@ -1,9 +1,16 @@
 """Golden tensors: fixed inputs and what the trained model answers to them, kept beside the weights.
 
-`golden.safetensors` holds one tensor per check ("output", and "output.<name>" for every prompt of an encoder) and, in
-its metadata under "golden", a JSON object: `kind`, `doors` (the ways of opening the folder that are promised, names as
-in `suzoo.hub.verify.DOORS`), `inputs`, and the settings a reader without suzoo needs (`pooling`, `normalize`,
-`max_length`, `prompts`). A new kind of model adds its inputs and doors here and its ways of opening to `verify.py`.
+`golden.safetensors` holds the answers and, in its metadata under "golden", a JSON object: `kind`, `doors` (the ways of
+opening the folder that are promised, names as in `suzoo.hub.verify.DOORS`), `inputs`, and the settings a reader without
+suzoo needs. The tensors of each kind, N inputs, V tokens in the vocabulary:
+
+    sentence-embedding   output, and output.<name> for every prompt
+    cross-encoder        output
+    causal-lm            logits (N, V) behind each prompt; generated (N, T) token ids, -1 behind the end
+    seq2seq-lm           the same, logits where the target's end is predicted; source_logits as of a BertForMaskedLM
+    masked-lm            logits (N, V) in the middle of each text; fill_mask (M, 5) probabilities; score (N,) of T-TA
+
+A new kind of model adds its inputs and doors here and its ways of opening to `verify.py`.
 """
 
 from __future__ import annotations
@@ -12,34 +19,33 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from safetensors.numpy import save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from suzoo.hub.verify import GOLDEN_FILE, Door, check_door, format_table, passed, read_promise, verify
-from suzoo.models import CoSENTCrossEncoder, CoSENTModel
+from suzoo.hub._golden_inputs import CHATS, PAIRS, PROMPTS, SOURCES_AND_TARGETS, TEXTS
+from suzoo.hub.verify import (
+    DOORS,
+    GOLDEN_FILE,
+    TOLERANCE,
+    Door,
+    Way,
+    answer_prompts,
+    answer_sources,
+    answer_texts,
+    check_door,
+    format_table,
+    logits_at,
+    passed,
+    prompt_inputs,
+    read_promise,
+    verify,
+)
+from suzoo.models import CoSENTCrossEncoder, CoSENTModel, TTAForMaskedLM, UniLMForCausalLM
 
-# Two scripts, an empty and a one-character text, punctuation alone, digits, an emoji, and a text that most models cut.
-TEXTS = [
-    "今天天气真好，我们去公园散步吧。",
-    "北京是中国的首都",
-    "A man is playing a guitar on the stage.",
-    "The weather in Beijing is fine today",
-    "",
-    "好",
-    "?!，。……",
-    "第3名得到 1,024.50 元 🎉",
-    "床前明月光，疑是地上霜。举头望明月，低头思故乡。" * 30 + "This is how the very long text ends. " * 12,
-]
-PAIRS = [
-    [TEXTS[0], TEXTS[3]],
-    [TEXTS[1], "上海是中国的首都"],
-    [TEXTS[2], "Somebody performs music."],
-    ["", TEXTS[5]],  # not the other way round: transformers' pipeline drops an empty second text
-    [TEXTS[6], TEXTS[7]],
-    [TEXTS[8], TEXTS[0]],
-    [TEXTS[0], TEXTS[8]],
-]
 ENCODER_DOORS = ["SentenceTransformer", "AutoModel", "AutoModel, trust_remote_code"]
 CROSS_ENCODER_DOORS = [
     "CrossEncoder",
@@ -47,12 +53,16 @@ CROSS_ENCODER_DOORS = [
     "text-classification pipeline",
     "AutoModelForSequenceClassification, trust_remote_code",
 ]
+MAX_NEW_TOKENS = 16
 
 
 def save_golden(folder: str | Path, outputs: dict[str, np.ndarray], promise: dict) -> Path:
-    """Write `golden.safetensors`: tensors `outputs`, and `promise` (kind, doors, inputs, settings) as JSON."""
+    """Write `golden.safetensors`: tensors `outputs` (float32, token ids int64), and `promise` as JSON."""
     path = Path(folder) / GOLDEN_FILE
-    outputs = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in outputs.items()}
+    outputs = {
+        name: np.ascontiguousarray(array, np.int64 if np.issubdtype(array.dtype, np.integer) else np.float32)
+        for name, array in outputs.items()
+    }
     bad = [name for name, array in outputs.items() if not np.isfinite(array).all()]
     if bad:
         raise ValueError(f"the model answers NaN or infinity ({', '.join(bad)}); there is nothing worth saving")
@@ -60,53 +70,166 @@ def save_golden(folder: str | Path, outputs: dict[str, np.ndarray], promise: dic
     return path
 
 
-def write_golden(model: CoSENTModel | CoSENTCrossEncoder, tokenizer, folder: str | Path) -> Path:
+def write_golden(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> Path:
     """Write the golden tensors of a trained model into the folder it was saved to.
 
     The outputs come from the model in memory, so a folder that was saved wrongly does not verify. They are computed by
     a float32 copy on the CPU: weights of lower precision are exact in it, and every door can repeat it.
 
     Args:
-        model: the trained model; neither its mode, device nor dtype is changed.
-        tokenizer: the one that was saved to `folder`.
+        model: the trained model; neither its mode, device nor dtype is changed. One of suzoo's, or a stock
+            `...ForMaskedLM` or causal language model.
+        tokenizer: the one that was saved to `folder`. Its chat template, where it has one, makes the prompts chats.
         folder: where `model.save_pretrained` wrote.
 
     Raises:
         ValueError: another kind of model, or a model that answers NaN.
     """
-    if not isinstance(model, CoSENTModel | CoSENTCrossEncoder):
-        raise ValueError(f"no golden tensors are defined for {type(model).__name__}")
+    answer = _kind_of(model)
     reference = copy.deepcopy(model).float().cpu().eval()
-    max_length = reference._max_length(tokenizer, None)
-    if isinstance(reference, CoSENTModel):
-        # some tokenizers give an empty text no token at all, and then no two libraries agree on its vector
-        texts = [text for text in TEXTS if tokenizer(text[:8])["input_ids"]]
-        outputs = {"output": reference.encode(texts, tokenizer=tokenizer, prompt="")}
-        for name in reference.prompts:
-            outputs[f"output.{name}"] = reference.encode(texts, tokenizer=tokenizer, prompt_name=name)
-        promise = {
-            "kind": "sentence-embedding",
-            "doors": ENCODER_DOORS[2:] if reference.pooling == "first-last-avg" else ENCODER_DOORS,
-            "inputs": texts,
-            "pooling": reference.pooling,
-            "normalize": reference.normalize,
-            "max_length": max_length,
-            "prompts": reference.prompts,
-        }
-    else:
-        outputs = {"output": reference.predict([(a, b) for a, b in PAIRS], tokenizer=tokenizer)}
-        promise = {
-            "kind": "cross-encoder",
-            "doors": CROSS_ENCODER_DOORS,
-            "inputs": PAIRS,
-            "max_length": max_length,
-        }
+    outputs, promise = answer(reference, tokenizer, Path(folder))
     return save_golden(folder, outputs, promise)
 
 
-def _open_encoder(folder: str, promise: dict) -> dict:
-    import torch
+def _kind_of(model: PreTrainedModel) -> Callable[[Any, PreTrainedTokenizerBase, Path], tuple[dict, dict]]:
+    """The function that asks this kind of model; it returns the golden outputs and the promise."""
+    if isinstance(model, CoSENTModel):
+        return _ask_encoder
+    if isinstance(model, CoSENTCrossEncoder):
+        return _ask_cross_encoder
+    if isinstance(model, UniLMForCausalLM):
+        return _ask_seq2seq
+    if isinstance(model, PreTrainedModel) and type(model).__name__.endswith("ForMaskedLM"):
+        return _ask_masked_lm
+    if isinstance(model, PreTrainedModel) and model.can_generate() and not model.config.is_encoder_decoder:
+        return _ask_causal_lm
+    raise ValueError(f"no golden tensors are defined for {type(model).__name__}")
 
+
+# ---- encoders
+
+
+def _ask_encoder(model: CoSENTModel, tokenizer, folder: Path) -> tuple[dict, dict]:
+    # some tokenizers give an empty text no token at all, and then no two libraries agree on its vector
+    texts = [text for text in TEXTS if tokenizer(text[:8])["input_ids"]]
+    outputs = {"output": model.encode(texts, tokenizer=tokenizer, prompt="")}
+    for name in model.prompts:
+        outputs[f"output.{name}"] = model.encode(texts, tokenizer=tokenizer, prompt_name=name)
+    return outputs, {
+        "kind": "sentence-embedding",
+        "doors": ENCODER_DOORS[2:] if model.pooling == "first-last-avg" else ENCODER_DOORS,
+        "inputs": texts,
+        "pooling": model.pooling,
+        "normalize": model.normalize,
+        "max_length": model._max_length(tokenizer, None),
+        "prompts": model.prompts,
+    }
+
+
+def _ask_cross_encoder(model: CoSENTCrossEncoder, tokenizer, folder: Path) -> tuple[dict, dict]:
+    outputs = {"output": model.predict([(a, b) for a, b in PAIRS], tokenizer=tokenizer)}
+    return outputs, {
+        "kind": "cross-encoder",
+        "doors": CROSS_ENCODER_DOORS,
+        "inputs": PAIRS,
+        "max_length": model._max_length(tokenizer, None),
+    }
+
+
+# ---- language models
+
+
+def _names(folder: Path, *names: str) -> list[str]:
+    """Names of doors, with the flag that they need where the folder carries code."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return [f"{name}, trust_remote_code" if "auto_map" in config else name for name in names]
+
+
+def _positions(model: PreTrainedModel, tokenizer) -> int:
+    """Tokens that certainly fit."""
+    return min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512), 512)
+
+
+def _settled_tokens(model: Any, tokenizer, prompt) -> list[int]:
+    """The greedy continuation, up to the first token that another rounding of the logits might exchange."""
+    inputs = prompt_inputs(tokenizer, prompt)
+    output = model.generate(
+        **inputs,
+        max_new_tokens=MAX_NEW_TOKENS,
+        do_sample=False,
+        num_beams=1,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+    reply = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    for place, scores_1V in enumerate(output.scores):
+        (best, second), largest = scores_1V[0].topk(2).values, scores_1V[scores_1V.isfinite()].abs().max()
+        if not best - second > 10 * TOLERANCE * max(1.0, float(largest)):
+            return reply[:place]
+    return reply
+
+
+def _fits(model: PreTrainedModel, tokenizer, prompt) -> bool:
+    return 0 < prompt_inputs(tokenizer, prompt)["input_ids"].shape[1] <= _positions(model, tokenizer) - MAX_NEW_TOKENS
+
+
+def _generation_promise(model: PreTrainedModel, tokenizer, kind: str, prompts: list, folder: Path) -> dict:
+    replies = [_settled_tokens(model, tokenizer, prompt) for prompt in prompts]
+    if not any(replies):
+        raise ValueError("the model does not prefer any token to all others; there is nothing worth saving")
+    return {
+        "kind": kind,
+        "doors": _names(folder, "AutoModelForCausalLM", "text-generation pipeline"),
+        "inputs": prompts,
+        "new_tokens": [len(reply) for reply in replies],
+        "texts": [tokenizer.decode(reply, skip_special_tokens=True) for reply in replies],
+    }
+
+
+def _ask_causal_lm(model: PreTrainedModel, tokenizer, folder: Path) -> tuple[dict, dict]:
+    roles = ["user", "assistant"]
+    chats = [[{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)] for turns in CHATS]
+    prompts = [p for p in (chats if tokenizer.chat_template else PROMPTS) if _fits(model, tokenizer, p)]
+    promise = _generation_promise(model, tokenizer, "causal-lm", prompts, folder)
+    return answer_prompts(model, tokenizer, promise), promise
+
+
+def _ask_seq2seq(model: UniLMForCausalLM, tokenizer, folder: Path) -> tuple[dict, dict]:
+    pairs = [pair for pair in SOURCES_AND_TARGETS if _fits(model, tokenizer, pair[0])]
+    promise = _generation_promise(model, tokenizer, "seq2seq-lm", [source for source, _ in pairs], folder)
+    promise |= {"targets": [target for _, target in pairs], "max_length": _positions(model, tokenizer)}
+    outputs = answer_sources(model, tokenizer, promise)
+    if model.config.position_embedding_type == "absolute" and not model.config.norm_first:
+        outputs["source_logits"] = answer_texts(model, tokenizer, promise)["logits"]
+        promise["doors"].append("BertForMaskedLM")
+    return outputs, promise
+
+
+def _ask_masked_lm(model: PreTrainedModel, tokenizer, folder: Path) -> tuple[dict, dict]:
+    texts = [text for text in TEXTS if tokenizer(text[:8])["input_ids"]]
+    promise = {
+        "kind": "masked-lm",
+        "doors": _names(folder, "AutoModelForMaskedLM"),
+        "inputs": texts,
+        "max_length": _positions(model, tokenizer),
+        "scores": isinstance(model, TTAForMaskedLM),
+    }
+    outputs = answer_texts(model, tokenizer, promise)
+    if tokenizer.mask_token is not None:
+        mask = tokenizer.mask_token
+        masked = [f"今天天{mask}真好，我们去公园散步吧。", f"A man is playing a {mask} on the stage.", mask]
+        batches = [dict(tokenizer(text, return_tensors="pt")) for text in masked]
+        logits_MV = logits_at(model, batches, lambda ids: ids.index(tokenizer.mask_token_id))
+        outputs["fill_mask"] = torch.tensor(logits_MV).softmax(-1).topk(5).values.numpy()
+        promise["masked"] = masked
+        promise["doors"] += _names(folder, "fill-mask pipeline")
+    return outputs, promise
+
+
+# ---- checking
+
+
+def _open_encoder(folder: str, promise: dict) -> dict:
     model = CoSENTModel.from_pretrained(folder, dtype=torch.float32)
     outputs = {"output": model.encode(promise["inputs"], prompt="")}
     return outputs | {
@@ -115,15 +238,17 @@ def _open_encoder(folder: str, promise: dict) -> dict:
 
 
 def _open_cross_encoder(folder: str, promise: dict) -> dict:
-    import torch
-
     model = CoSENTCrossEncoder.from_pretrained(folder, dtype=torch.float32)
     return {"output": model.predict([tuple(pair) for pair in promise["inputs"]])}
 
 
-SUZOO_DOORS: dict[str, tuple[str, Callable[[str, dict], dict]]] = {
-    "sentence-embedding": ("CoSENTModel (suzoo)", _open_encoder),
-    "cross-encoder": ("CoSENTCrossEncoder (suzoo)", _open_cross_encoder),
+# where suzoo.models is imported, the auto classes know our models and need no flag
+SUZOO_DOORS: dict[str, tuple[str, Way]] = {
+    "sentence-embedding": ("CoSENTModel (suzoo)", Way(_open_encoder)),
+    "cross-encoder": ("CoSENTCrossEncoder (suzoo)", Way(_open_cross_encoder)),
+    "causal-lm": ("AutoModelForCausalLM (suzoo)", DOORS["AutoModelForCausalLM"]),
+    "seq2seq-lm": ("AutoModelForCausalLM (suzoo)", DOORS["AutoModelForCausalLM"]),
+    "masked-lm": ("AutoModelForMaskedLM (suzoo)", DOORS["AutoModelForMaskedLM"]),
 }
 
 
@@ -136,12 +261,12 @@ def check_folder(folder: str | Path, report: Callable[[str], None] = print) -> l
     Raises:
         ValueError: a door does not give the golden outputs, or the folder has no readable golden file.
     """
-    doors = [*verify(folder), check_with_suzoo(folder)]
-    report(format_table(doors))
-    if not passed(doors):
-        failed = ", ".join(door.name for door in doors if door.status == "failed") or "nothing could be checked"
+    checked = [*verify(folder), check_with_suzoo(folder)]
+    report(format_table(checked))
+    if not passed(checked):
+        failed = ", ".join(door.name for door in checked if door.status == "failed") or "nothing could be checked"
         raise ValueError(f"{folder} does not verify: {failed}")
-    return doors
+    return checked
 
 
 def check_with_suzoo(folder: str | Path) -> Door:
@@ -150,5 +275,5 @@ def check_with_suzoo(folder: str | Path) -> Door:
     Raises:
         ValueError: the folder has no readable golden file.
     """
-    name, open_door = SUZOO_DOORS[read_promise(folder)["kind"]]
-    return check_door(name, open_door, folder)
+    name, way = SUZOO_DOORS[read_promise(folder)["kind"]]
+    return check_door(name, way, folder)

@@ -15,7 +15,7 @@ def publish(model, tokenizer, folder: str | Path, push_to: str | None = None) ->
     Args:
         model: the model in memory that `folder` was saved from; the golden outputs are its answers.
         tokenizer: its tokenizer.
-        folder: holds the saved model, run.json and metrics.json.
+        folder: holds the saved model and tokenizer, run.json and metrics.json.
         push_to: Hub repository (owner/name); None leaves the folder where it is.
 
     Raises:

@@ -20,9 +20,11 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 GOLDEN_FILE = "golden.safetensors"
 TOLERANCE = 1e-5
@@ -50,7 +52,7 @@ class Door:
 
 
 def read_promise(folder: str | Path) -> dict:
-    """The JSON header of the golden file: kind, doors, inputs and settings.
+    """The JSON header of the golden file: kind, doors, inputs and settings, see `suzoo.hub.golden`.
 
     Raises:
         ValueError: no such folder, no golden file, or one that cannot be read.
@@ -184,17 +186,155 @@ def open_remote_cross_encoder(folder: str, promise: dict) -> dict:
     return {"output": model.predict([tuple(pair) for pair in promise["inputs"]])}
 
 
+# ---- language models: the writer of the golden file asks them the same
+
+
+def prompt_inputs(tokenizer, prompt: str | list[dict]) -> dict:
+    """Tokens and mask of a text, or of a chat (a list of messages) by the tokenizer's template, ready for a reply."""
+    if isinstance(prompt, str):
+        inputs = tokenizer(prompt, return_tensors="pt")
+    else:
+        inputs = tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )
+    # the token types that tokenizers add are left out: models that need some know them better
+    return {name: inputs[name] for name in ("input_ids", "attention_mask")}
+
+
+def logits_at(model, batches: list[dict], place: Callable[[list[int]], int]):
+    """(N, V) logits of N sequences, each by itself, at position `place(ids)`."""
+    import numpy as np
+    import torch
+
+    with torch.no_grad():
+        rows = [model(**inputs).logits[0, place(inputs["input_ids"][0].tolist())] for inputs in batches]
+    return np.stack([row.numpy() for row in rows])
+
+
+def greedy_tokens(model, tokenizer, promise: dict):
+    """(N, T) what each prompt is continued by, for as many tokens as promised; -1 behind them."""
+    import numpy as np
+
+    rows_NT = np.full((len(promise["inputs"]), max(promise["new_tokens"])), -1)
+    for row, (prompt, new_tokens) in enumerate(zip(promise["inputs"], promise["new_tokens"], strict=True)):
+        if new_tokens:
+            inputs = prompt_inputs(tokenizer, prompt)
+            ids = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, num_beams=1)[0]
+            reply = ids[inputs["input_ids"].shape[1] :].tolist()
+            rows_NT[row, : len(reply)] = reply
+    return rows_NT
+
+
+def answer_prompts(model, tokenizer, promise: dict) -> dict:
+    """A causal language model: logits behind each prompt, and its greedy continuation."""
+    batches = [prompt_inputs(tokenizer, prompt) for prompt in promise["inputs"]]
+    return {
+        "logits": logits_at(model, batches, lambda ids: -1),
+        "generated": greedy_tokens(model, tokenizer, promise),
+    }
+
+
+def answer_sources(model, tokenizer, promise: dict) -> dict:
+    """A sequence-to-sequence model in one decoder: logits behind each given target, and its own greedy target."""
+    pairs = zip(promise["inputs"], promise["targets"], strict=True)
+    batches = [dict(tokenizer(source, text_pair=target, return_tensors="pt")) for source, target in pairs]
+    return {
+        "logits": logits_at(model, batches, lambda ids: -2),  # where the last [SEP] is predicted
+        "generated": greedy_tokens(model, tokenizer, promise),
+    }
+
+
+def answer_texts(model, tokenizer, promise: dict) -> dict:
+    """A masked language model: logits in the middle of each text, and where it has them, the scores of the texts."""
+    options = {"truncation": True, "max_length": promise["max_length"], "return_tensors": "pt"}
+    batches = [dict(tokenizer(text, **options)) for text in promise["inputs"]]
+    outputs = {"logits": logits_at(model, batches, lambda ids: len(ids) // 2)}
+    if promise.get("scores"):
+        outputs["score"] = model.score(promise["inputs"], tokenizer=tokenizer).numpy()
+    return outputs
+
+
+ANSWERS = {"causal-lm": answer_prompts, "seq2seq-lm": answer_sources, "masked-lm": answer_texts}
+
+
+def open_language_model(folder: str, promise: dict, *, auto_class: str, trust: bool = False) -> dict:
+    import transformers
+
+    model_class = getattr(transformers, auto_class)
+    model = model_class.from_pretrained(folder, trust_remote_code=trust, **_options()).eval()
+    assert not trust or "transformers_modules" in type(model).__module__, f"{type(model)} is not the code in the folder"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+    return ANSWERS[promise["kind"]](model, tokenizer, promise)
+
+
+def open_bert_for_masked_lm(folder: str, promise: dict) -> dict:
+    """The stock class over the weights of UniLM computes what UniLM does where all is source."""
+    from transformers import AutoTokenizer, BertForMaskedLM
+
+    model = BertForMaskedLM.from_pretrained(folder, **_options()).eval()
+    # with a stock config at hand, transformers does not ask about the code in the folder
+    tokenizer = AutoTokenizer.from_pretrained(folder, config=model.config)
+    return {"source_logits": answer_texts(model, tokenizer, promise)["logits"]}
+
+
+def open_fill_mask_pipeline(folder: str, promise: dict, trust: bool = False) -> dict:
+    import numpy as np
+    from transformers import pipeline
+
+    fill = pipeline("fill-mask", model=folder, device="cpu", trust_remote_code=trust, **_options())
+    # the best probabilities and not their tokens, which rounding may exchange
+    return {"fill_mask": np.array([[best["score"] for best in fill(text)] for text in promise["masked"]])}
+
+
+def open_text_generation_pipeline(folder: str, promise: dict, trust: bool = False) -> dict:
+    """Compares texts and raises: a tokenizer may lose its decoder on the way through a folder."""
+    from transformers import pipeline
+
+    generate = pipeline("text-generation", model=folder, device="cpu", trust_remote_code=trust, **_options())
+    for prompt, new_tokens, text in zip(promise["inputs"], promise["new_tokens"], promise["texts"], strict=True):
+        if new_tokens:
+            options = {"max_new_tokens": new_tokens, "do_sample": False, "num_beams": 1, "return_full_text": False}
+            said = generate(prompt, **options)[0]["generated_text"]
+            if said.strip() != text.strip():
+                raise ValueError(f"{prompt!r} is continued by {said!r}, promised is {text!r}")
+    return {}
+
+
+class Way(NamedTuple):
+    """How to open a door.
+
+    Attributes:
+        open: takes the folder and the promise, returns {tensor name: array}.
+        needs: "library" or "library>=version", beyond any transformers.
+        gives: the golden tensors it must give at least; None is all there are.
+    """
+
+    open: Callable[[str, dict], dict]
+    needs: str | None = None
+    gives: tuple[str, ...] | None = None
+
+
 # older versions would register our class over the stock one of the same config, and refuse to
 STOCK_CONFIG_REMOTE_CODE = "transformers>=5.19"
-# name as a user would write it: (library it needs beyond any transformers, function)
-DOORS = {
-    "SentenceTransformer": ("sentence-transformers", open_sentence_transformer),
-    "AutoModel": (None, open_auto_model),
-    "AutoModel, trust_remote_code": (STOCK_CONFIG_REMOTE_CODE, open_remote_encoder),
-    "CrossEncoder": ("sentence-transformers", open_cross_encoder),
-    "AutoModelForSequenceClassification": (None, open_sequence_classification),
-    "text-classification pipeline": (None, open_classification_pipeline),
-    "AutoModelForSequenceClassification, trust_remote_code": (STOCK_CONFIG_REMOTE_CODE, open_remote_cross_encoder),
+CAUSAL_LM = partial(open_language_model, auto_class="AutoModelForCausalLM")
+MASKED_LM = partial(open_language_model, auto_class="AutoModelForMaskedLM")
+DOORS = {  # names as a user would write them
+    "SentenceTransformer": Way(open_sentence_transformer, "sentence-transformers"),
+    "AutoModel": Way(open_auto_model),
+    "AutoModel, trust_remote_code": Way(open_remote_encoder, STOCK_CONFIG_REMOTE_CODE),
+    "CrossEncoder": Way(open_cross_encoder, "sentence-transformers"),
+    "AutoModelForSequenceClassification": Way(open_sequence_classification),
+    "text-classification pipeline": Way(open_classification_pipeline),
+    "AutoModelForSequenceClassification, trust_remote_code": Way(open_remote_cross_encoder, STOCK_CONFIG_REMOTE_CODE),
+    "AutoModelForCausalLM": Way(CAUSAL_LM, gives=("logits", "generated")),
+    "AutoModelForCausalLM, trust_remote_code": Way(partial(CAUSAL_LM, trust=True), gives=("logits", "generated")),
+    "text-generation pipeline": Way(open_text_generation_pipeline, gives=()),
+    "text-generation pipeline, trust_remote_code": Way(partial(open_text_generation_pipeline, trust=True), gives=()),
+    "BertForMaskedLM": Way(open_bert_for_masked_lm, gives=("source_logits",)),
+    "AutoModelForMaskedLM": Way(MASKED_LM, gives=("logits",)),
+    "AutoModelForMaskedLM, trust_remote_code": Way(partial(MASKED_LM, trust=True), gives=("logits",)),
+    "fill-mask pipeline": Way(open_fill_mask_pipeline, gives=("fill_mask",)),
+    "fill-mask pipeline, trust_remote_code": Way(partial(open_fill_mask_pipeline, trust=True), gives=("fill_mask",)),
 }
 
 
@@ -205,6 +345,7 @@ def compare(outputs: dict, golden: dict) -> tuple[float, str]:
     """(largest absolute difference, what is wrong or "") of two {tensor name: array} dicts.
 
     The tolerance is 1e-5 of the largest golden value, and at least 1e-5: the float32 rounding of another batch shape.
+    Whole numbers, which are token ids, have none.
     """
     import numpy as np
 
@@ -216,7 +357,8 @@ def compare(outputs: dict, golden: dict) -> tuple[float, str]:
         if actual.shape != expected.shape:
             return float("nan"), f"{name} has shape {actual.shape}, promised is {expected.shape}"
         difference = float(np.abs(actual - expected).max(initial=0.0))
-        allowed = TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0.0)))
+        exact = np.issubdtype(expected.dtype, np.integer)
+        allowed = 0.0 if exact else TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0.0)))
         if not difference <= allowed:  # written so that NaN fails
             rows = np.abs(actual - expected).reshape(len(expected), -1).max(axis=1)
             wrong = wrong or f"{name} differs by {difference:.1e} (allowed {allowed:.1e}), most in row {rows.argmax()}"
@@ -225,17 +367,24 @@ def compare(outputs: dict, golden: dict) -> tuple[float, str]:
 
 
 def read_golden(folder: str | Path) -> dict:
-    """{tensor name: float64 array} of the expected outputs."""
+    """{tensor name: array} of the expected outputs: float64, or int64 for token ids."""
     import numpy as np
     from safetensors.numpy import load_file
 
-    return {name: array.astype(np.float64) for name, array in load_file(str(Path(folder) / GOLDEN_FILE)).items()}
+    golden = load_file(str(Path(folder) / GOLDEN_FILE))
+    return {
+        name: array if np.issubdtype(array.dtype, np.integer) else array.astype(np.float64)
+        for name, array in golden.items()
+    }
 
 
-def check_door(name: str, open_door, folder: str | Path) -> Door:
+def check_door(name: str, way: Way, folder: str | Path) -> Door:
     """Open one door and compare. Whatever it raises is a failed door, not a crash of the check."""
     try:
-        difference, wrong = compare(open_door(str(folder), read_promise(folder)), read_golden(folder))
+        outputs, golden = way.open(str(folder), read_promise(folder)), read_golden(folder)
+        if way.gives is not None:
+            golden = {tensor: array for tensor, array in golden.items() if tensor in {*way.gives, *outputs}}
+        difference, wrong = compare(outputs, golden)
     except Exception as error:
         first_line = (str(error).strip() or "no message").splitlines()[0]
         return Door(name, "failed", note=f"{type(error).__name__}: {first_line}"[:300])
@@ -244,9 +393,9 @@ def check_door(name: str, open_door, folder: str | Path) -> Door:
 
 def check_promised_door(name: str, folder: str | Path) -> Door:
     """Open the door called `name`, unless a library it needs is not installed or too old."""
-    requirement, open_door = DOORS[name]
-    missing = requirement and unmet(requirement)
-    return Door(name, "not checked", note=missing) if missing else check_door(name, open_door, folder)
+    way = DOORS[name]
+    missing = way.needs and unmet(way.needs)
+    return Door(name, "not checked", note=missing) if missing else check_door(name, way, folder)
 
 
 def unmet(requirement: str) -> str:

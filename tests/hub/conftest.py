@@ -7,7 +7,7 @@ from pathlib import Path
 import huggingface_hub.constants as constants
 import pytest
 
-from tests.hub.folders import finish_run, make_cross_encoder, make_encoder
+from tests.hub.folders import LANGUAGE_MODELS, finish_language_run, finish_run, make_cross_encoder, make_encoder
 from tests.hub.server import LoopbackHub
 
 
@@ -22,6 +22,13 @@ def encoder_folder(tmp_path_factory) -> Path:
 def cross_encoder_folder(tmp_path_factory) -> Path:
     """Read only: copy it to change it."""
     return finish_run(make_cross_encoder(), tmp_path_factory.mktemp("hub") / "tiny-reranker")
+
+
+@pytest.fixture(scope="session")
+def language_folders(tmp_path_factory) -> dict[str, Path]:
+    """Read only: copy one to change it."""
+    root = tmp_path_factory.mktemp("language-models")
+    return {name: finish_language_run(name, root / name) for name in LANGUAGE_MODELS}
 
 
 @pytest.fixture

@@ -10,12 +10,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
+from suzoo.data.vocabulary import without_inner_spaces
 from suzoo.hub import verify
 from suzoo.hub.card import write_card
 from suzoo.hub.golden import write_golden
-from suzoo.models import CoSENTCrossEncoder, CoSENTModel
-from tests.tiny import tiny_config, tiny_tokenizer
+from suzoo.models import (
+    CoSENTCrossEncoder,
+    CoSENTModel,
+    DialoGPTConfig,
+    DialoGPTForCausalLM,
+    TTAConfig,
+    TTAForMaskedLM,
+    UniLMConfig,
+    UniLMForCausalLM,
+)
+from suzoo.models._dialogue import chat_template
+from tests.tiny import SMALL, tiny_config, tiny_tokenizer
 
 _unmet = verify.unmet(verify.STOCK_CONFIG_REMOTE_CODE)
 opens_remote_code_over_a_stock_config = pytest.mark.skipif(bool(_unmet), reason=_unmet)
@@ -102,3 +114,50 @@ def run_python(code: str, home: Path, **environment: str) -> subprocess.Complete
         text=True,
         timeout=300,
     )
+
+
+# ---- language models
+
+
+def _lm_config(**options) -> dict:
+    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    sizes = {**SMALL, "max_position_embeddings": 72, "initializer_range": 0.4}
+    return {"vocab_size": len(tiny_tokenizer()), **sizes, **ids, **options}
+
+
+def make_language_model(name: str):
+    """(model, tokenizer) of a name in `LANGUAGE_MODELS`, weights large enough for differences to show."""
+    torch.manual_seed(5)
+    tokenizer = without_inner_spaces(tiny_tokenizer())
+    if name in ("blog", "dialogue"):
+        layout = "blog" if name == "blog" else "dialogpt"
+        tokenizer.chat_template = chat_template(layout)
+        positions = "nezha" if name == "blog" else "absolute"
+        config = DialoGPTConfig(**_lm_config(layout=layout, position_embedding_type=positions))
+        model = DialoGPTForCausalLM(config)
+    elif name == "unilm":
+        model = UniLMForCausalLM(UniLMConfig(**_lm_config()))
+    elif name == "tta":
+        model = TTAForMaskedLM(TTAConfig(**_lm_config(mask_token_id=4)))
+    elif name == "mlm":
+        model = BertForMaskedLM(BertConfig(**_lm_config()))
+    else:
+        assert name == "gpt2"
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 72, "initializer_range": 0.4}
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), bos_token_id=2, eos_token_id=3, **sizes))
+    return model.eval(), tokenizer
+
+
+LANGUAGE_MODELS = ("blog", "dialogue", "gpt2", "unilm", "tta", "mlm")
+
+
+def finish_language_run(name: str, folder: Path, run: dict = RUN, metrics: dict | None = None) -> Path:
+    """What the end of a training script of a language model leaves in `folder`."""
+    model, tokenizer = make_language_model(name)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_golden(model, tokenizer, folder)
+    (folder / "run.json").write_text(json.dumps(run))
+    (folder / "metrics.json").write_text(json.dumps(metrics or {"dev": {"perplexity": 12.345678}}))
+    write_card(folder)
+    return folder

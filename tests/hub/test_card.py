@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from suzoo.hub.card import REPO_PLACEHOLDER, eval_results, template_folder, write_card
-from tests.hub.folders import METRICS, RUN, finish_run, make_encoder
+from tests.hub.folders import LANGUAGE_MODELS, METRICS, RUN, finish_run, make_encoder
 
 
 @pytest.fixture
@@ -110,3 +111,54 @@ def test_the_template_names_the_repository_only_by_the_placeholder(folder):
     text = (folder / "README.md").read_text()
     assert text.count(REPO_PLACEHOLDER) >= 5
     assert (template_folder() / "cosent.md").is_file()
+
+
+# ---- language models
+
+
+def python_blocks(card: ModelCard) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_the_code_of_the_card_runs_on_the_folder(name, language_folders):
+    """Where suzoo is imported the remote code is suzoo's; that it is the folder's elsewhere is for the doors to say."""
+    folder = language_folders[name]
+    card = ModelCard.load(folder / "README.md")
+    blocks = python_blocks(card)
+    assert len(blocks) == {"blog": 3, "dialogue": 3, "gpt2": 2, "unilm": 2, "tta": 3, "mlm": 2}[name]
+    own_code = name in ("blog", "unilm", "tta")
+    assert ("trust_remote_code=True" in card.text) == own_code == bool(list(folder.glob("*.py")))
+    for block in blocks:
+        found: dict = {}
+        exec(compile(block.replace(REPO_PLACEHOLDER, str(folder)), f"card of {name}", "exec"), found)
+        for text in ("reply", "target", "best"):
+            assert isinstance(found.get(text, ""), str)
+    if name == "tta":
+        assert set(found) >= {"TTAForMaskedLM", "log_likelihoods"} and found["log_likelihoods"].shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "task"),
+    [
+        ("blog", "text-generation", "text-generation"),
+        ("unilm", "text-generation", "summarization"),
+        ("tta", "fill-mask", "fill-mask"),
+        ("mlm", "fill-mask", "fill-mask"),
+    ],
+)
+def test_language_model_cards_tell_the_hub_what_they_are(name, tag, task, language_folders):
+    card = ModelCard.load(language_folders[name] / "README.md")
+    assert card.data.pipeline_tag == tag and card.data.library_name == "transformers"
+    (result,) = card.data.eval_results
+    assert (result.task_type, result.metric_type, result.metric_value) == (task, "perplexity", 12.345678)
+    assert "| dev | perplexity | 12.3457 |" in card.text and "sentence-transformers" not in card.data.tags
+    assert "CoSENT" not in card.text and ("t-ta" in card.data.tags) == (name == "tta")
+    widget = card.data.to_dict()["widget"]
+    assert ("messages" in widget[0]) == (name == "blog") and (name == "blog" or widget[0]["text"])
+
+
+def test_a_backward_model_says_so(language_folders, tmp_path):
+    folder = Path(shutil.copytree(language_folders["dialogue"], tmp_path / "backward"))
+    card = rewrite(folder, "run.json", RUN | {"recipe": RUN["recipe"] | {"reverse": True}})
+    assert "A backward model" in card.text and "| reverse | True |" in card.text
