@@ -196,6 +196,19 @@ class LoRAOptimizer(OptimizerWrapper):
 
     # --- the step
 
+    @property
+    def accumulation_steps(self) -> int:
+        """Of the inner optimizer: A and B stand still inside its window, hence W too, so it may hide accumulation."""
+        return getattr(self.optimizer, "accumulation_steps", 1)
+
+    @property
+    def folds_gradients(self) -> bool:
+        return getattr(self.optimizer, "folds_gradients", False)
+
+    @property
+    def at_boundary(self) -> bool:
+        return getattr(self.optimizer, "at_boundary", True)
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         raise RuntimeError("LoRAOptimizer takes all its parameters at construction")
 
