@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -96,28 +97,29 @@ def fit(
 
     Args:
         step: gets all micro-batches of one optimizer step on this rank, does the backward passes through
-            `accelerator.backward`, and returns metrics; "loss" must be among them.
-        accelerator, model, optimizer: as `accelerator.prepare` returned them.
+            `accelerator.backward`, and returns metrics; "loss" must be among them. With an optimizer that accumulates
+            by itself it gets them one at a time, in lists of one, and the logged metrics are their means.
+        accelerator, model, optimizer: as `accelerator.prepare` returned them. An optimizer with `accumulation_steps=k`
+            needs k micro-batches per step, so that a step is one update of the weights for every optimizer:
+            evaluations and checkpoints never fall inside a window.
         batches: step number -> micro-batches.
+        num_steps: updates of the weights.
         run: where metrics and checkpoints go.
-        schedule: stepped once per optimizer step.
+        schedule: stepped once per update.
         max_grad_norm: gradients are clipped to this total norm; None leaves them.
         evaluate: -> numbers; every `evaluate_every` steps (default: each epoch) and at the end. With it, the best
             weights are loaded back at the end; without it the last ones stay.
-        monitor, greater_is_better: by which number the best weights are chosen, and in which direction.
+        monitor, greater_is_better: by which number the best weights are chosen, and in which direction. A NaN is never
+            the best: it counts as no gain, with one warning.
         patience: stop after this many evaluations without a gain.
         resume: continue from the newest complete checkpoint of `run`.
 
     Raises:
         ValueError: the loss is not finite (names the step and rows; the last checkpoint stays), or the optimizer
-            accumulates by itself and was given micro-batches or clipping.
+            accumulates by itself and was given clipping, fp16, or another number of micro-batches.
         Interrupted: after SIGTERM or Ctrl-C, with a checkpoint written.
     """
-    if getattr(getattr(optimizer, "optimizer", optimizer), "folds_gradients", False):
-        if max_grad_norm is not None:
-            raise ValueError("this optimizer accumulates inside its state: it can't be clipped, set max_grad_norm=None")
-        if getattr(batches, "num_micro_batches", 1) > 1:
-            raise ValueError("this optimizer accumulates by itself: give it one micro-batch per step")
+    window = _accumulation_steps(optimizer, accelerator, max_grad_norm)
     bare = accelerator.unwrap_model(model, keep_torch_compile=False)
     # NCCL reduces tensors of its own device only; alone, numbers stay on the CPU, which has float64 everywhere
     meeting_place = accelerator.device if accelerator.num_processes > 1 else torch.device("cpu")
@@ -164,16 +166,27 @@ def fit(
     )
     model.train()
     last_log, last_step = time.perf_counter(), result.step
+    warned_of_nan = False
     with bar, _Signals() as signals:
         while result.step < num_steps and not result.stopped_early:
-            metrics = step(batches[result.step])
-            loss = float(all_reduce_mean(torch.as_tensor(metrics["loss"], dtype=torch.float32, device=meeting_place)))
-            if not math.isfinite(loss):
-                _refuse_loss(loss, result.step, batches, run)
-            if max_grad_norm is not None:
-                metrics = {**metrics, "grad_norm": accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)}
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            micro_batches = batches[result.step]
+            if window > 1 and len(micro_batches) != window:
+                raise ValueError(
+                    f"the optimizer accumulates {window} micro-batches and a step has {len(micro_batches)}: "
+                    f"give {window} micro-batches per step, or set accumulation_steps={len(micro_batches)}"
+                )
+            seen: list[dict[str, Any]] = []
+            for part in [[batch] for batch in micro_batches] if window > 1 else [micro_batches]:
+                metrics = dict(step(part))
+                value = torch.as_tensor(metrics["loss"], dtype=torch.float32, device=meeting_place)
+                metrics["loss"] = float(all_reduce_mean(value))
+                if not math.isfinite(metrics["loss"]):
+                    _refuse_loss(metrics["loss"], result.step, batches, run)
+                if max_grad_norm is not None:
+                    metrics["grad_norm"] = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                seen.append(metrics)
             if schedule:
                 schedule.step()
             result.step += 1
@@ -181,12 +194,12 @@ def fit(
 
             if result.step % log_every == 0 or result.step == num_steps:
                 now = time.perf_counter()
-                values = {name: float(value) for name, value in metrics.items()} | {"loss": loss}
+                values = {name: sum(float(metrics[name]) for metrics in seen) / len(seen) for name in seen[0]}
                 values["lr"] = optimizer.param_groups[0]["lr"]
                 values["epoch"] = result.step / batches.steps_per_epoch
                 values["steps_per_second"] = (result.step - last_step) / (now - last_log)
                 last_log, last_step = now, result.step
-                bar.set_postfix(loss=f"{loss:.4g}", lr=f"{values['lr']:.2g}", refresh=False)
+                bar.set_postfix(loss=f"{values['loss']:.4g}", lr=f"{values['lr']:.2g}", refresh=False)
                 accelerator.log(values, step=result.step)
                 if accelerator.is_main_process:
                     run.log({"step": result.step, **values})
@@ -205,8 +218,17 @@ def fit(
                 if accelerator.is_main_process:
                     run.log({"step": result.step, "dev": scores})
                     bar.write(f"step {result.step}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
-                gain = greater_is_better == (scores[monitor] > (result.best_value or 0.0))
-                if result.best_value is None or (gain and scores[monitor] != result.best_value):
+                if math.isnan(scores[monitor]) and not warned_of_nan:
+                    warned_of_nan = True
+                    logger.warning(
+                        "the dev score %s is NaN at step %d, which is never the best one: look whether all predictions "
+                        "or all labels are equal",
+                        monitor,
+                        result.step,
+                    )
+                sign = 1 if greater_is_better else -1
+                # false for a NaN
+                if sign * scores[monitor] > (-math.inf if result.best_value is None else sign * result.best_value):
                     result.best_step, result.best_value = result.step, scores[monitor]
                     result.evaluations_without_gain = 0
                     save(run.checkpoints / f"best-{result.step:08d}")
@@ -227,6 +249,19 @@ def fit(
         load_checkpoint(run.checkpoints / f"best-{result.best_step:08d}", model=bare)
     model.eval()
     return result
+
+
+def _accumulation_steps(optimizer: Any, accelerator: Accelerator, max_grad_norm: float | None) -> int:
+    """Calls of `optimizer.step` that make one update; refuses what an optimizer that accumulates can't take."""
+    own = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+    steps = getattr(own, "accumulation_steps", 1)
+    if steps > 1 or getattr(own, "folds_gradients", False):
+        name = type(own).__name__
+        if max_grad_norm is not None:
+            raise ValueError(f"{name} accumulates gradients by itself: don't clip them here, set max_grad_norm=None")
+        if accelerator.scaler is not None:
+            raise ValueError(f"{name} accumulates gradients by itself and can't be scaled for fp16: use bf16")
+    return steps
 
 
 def _refuse_loss(loss: float, step: int, batches: Batches, run: RunFolder) -> None:

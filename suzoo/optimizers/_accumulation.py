@@ -80,6 +80,14 @@ class HiddenAccumulation(RuleOptimizer):
             hook.remove()
         self._hooks, self._free_gradients = (), False
 
+    def _check_group(self, group: dict[str, Any]) -> None:
+        super()._check_group(group)
+        if group["lazy"] and self.folds_gradients:
+            raise ValueError(
+                f"{type(self).__name__}: lazy=True needs the whole gradient of an update to see which rows to leave "
+                "out, and accumulation folds its parts in before: use accumulation_steps=1, or Accumulated around it"
+            )
+
     @property
     def folds_gradients(self) -> bool:
         """True when a training loop must not clip, scale or leave unsynchronized the gradients of this optimizer."""

@@ -7,14 +7,13 @@ value are separate passes, and no matrix is stored but the parameter.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from suzoo.optimizers._tensors import Rounding, cache_pieces, compute_dtype, read, write
+from suzoo.optimizers._tensors import Rounding, cache_pieces, compute_dtype, fused, read, write
 
 BLOCK = 64  # rows
 
@@ -88,11 +87,6 @@ def store(
     write(param, value - value * decay - step, compensation, rounding)
 
 
-@functools.cache
-def _compiled(function: Callable) -> Callable:
-    return torch.compile(function, dynamic=False, fullgraph=True)
-
-
 def _row_pieces(param: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
     """Slices of all tensors (of None, None) along the rows of param."""
     tensors = [param, *(t for t in others if t is not None)]
@@ -113,9 +107,9 @@ def adafactor_passes(
     clip = options["clip_threshold"]
     square_sum = None
     if compiled:
-        factor_n, factor_m, rms = _compiled(moments_pass)(param, grad, compensation, *moments)
+        factor_n, factor_m, rms = fused(moments_pass)(param, grad, compensation, *moments)
         if clip is not None:
-            square_sum = _compiled(update_square_sum)(grad, factor_n, factor_m)
+            square_sum = fused(update_square_sum)(grad, factor_n, factor_m)
     else:
         parts = [square_sums(*piece) for piece in _row_pieces(param, grad, compensation)]
         grads_n, grads_m, values = zip(*parts, strict=True)
@@ -132,7 +126,7 @@ def adafactor_passes(
         factor_n = factor_n / ((square_sum / param.numel()).sqrt() / clip).clamp_min(1.0)
     rest = (factor_m, scale * options["lr"], decay, options["beta1"], options["momentum_on"] == "step")
     if compiled:
-        _compiled(store)(param, grad, momentum, compensation, rounding, factor_n, *rest)
+        fused(store)(param, grad, momentum, compensation, rounding, factor_n, *rest)
         return
     for *tensors, piece_n in _row_pieces(param, grad, momentum, compensation, factor_n):
         store(*tensors, rounding, piece_n, *rest)

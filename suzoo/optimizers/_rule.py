@@ -8,7 +8,6 @@ in the cache), by the rule's multi-tensor form, or compiled into one kernel.
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -18,7 +17,18 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT, StateDict
 
-from suzoo.optimizers._tensors import ROUNDINGS, Rounding, cache_pieces, compute_dtype, gradient_of, local, read, write
+from suzoo.optimizers._tensors import (
+    LOW_PARTS,
+    ROUNDINGS,
+    Rounding,
+    cache_pieces,
+    compute_dtype,
+    fused,
+    gradient_of,
+    local,
+    read,
+    write,
+)
 
 COMPILE_FROM = 100_000  # elements; smaller tensors are not worth a compilation for their shape
 
@@ -61,15 +71,6 @@ def apply_update(
     write(param, new_value, compensation, rounding)
 
 
-@functools.cache
-def compiled_apply() -> Callable:
-    """One compiled `apply_update` for the process: torch keeps its kernels by rule, options and shape.
-
-    Static shapes: the dynamic kernel divides integers in its loop bound, which costs more than the arithmetic.
-    """
-    return torch.compile(apply_update, dynamic=False, fullgraph=True)
-
-
 class RuleOptimizer(torch.optim.Optimizer):
     """Base of the optimizers: state in float32 whatever the parameters are, exact resume, sharded parameters.
 
@@ -81,8 +82,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     - FSDP2 (DTensor) parameters give what unsharded ones give;
     - rounding: how a bf16 or fp16 parameter takes a new value. "nearest" loses every update smaller than half a unit in
       the last place (bf16: 0.4 % of the weight) and says so once. "kahan" keeps the lost part in one more low-precision
-      tensor. "stochastic" (bf16) rounds up or down at random so that the mean is right; it draws from torch's global
-      generator. For float32 master weights keep the model in float32 and use autocast;
+      tensor, "master" in a float32 one: together with the parameter that is float32 training to the bit. "stochastic"
+      (bf16) rounds up or down at random so that the mean is right; it draws from torch's global generator;
     - foreach (in-place kernels on lists; off only with False) and compile (one pass over memory by torch.compile, for
       large tensors) change the speed, not the result up to the last bits.
     """
@@ -193,8 +194,9 @@ class RuleOptimizer(torch.optim.Optimizer):
             return
         state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
         state.update(self._new_state(param, group))
-        if group["rounding"] == "kahan" and param.dtype != compute_dtype(param):
-            state["compensation"] = torch.zeros_like(param)
+        if group["rounding"] in LOW_PARTS and param.dtype != compute_dtype(param):
+            dtype = param.dtype if group["rounding"] == "kahan" else compute_dtype(param)
+            state["compensation"] = torch.zeros_like(param, dtype=dtype)
 
     def _update_watched(self, group: dict[str, Any], params: list[Tensor]) -> None:
         """Update, and at steps 1, 10, 100 and 1000 look whether a low-precision matrix moves at all."""
@@ -217,7 +219,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             warnings.warn(
                 f"{type(self).__name__} with lr {group['lr']:g} left most elements of a {watched.dtype} parameter of "
                 f"shape {(*watched.shape,)} unchanged: the updates are smaller than its precision. Use "
-                "rounding='kahan' or 'stochastic', or float32 parameters with autocast",
+                "rounding='kahan', 'master' or 'stochastic', or float32 parameters with autocast",
                 stacklevel=3,
             )
 
@@ -287,7 +289,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         flat = not self._by_rows(group, param) and all(t.is_contiguous() for t in tensors)
         shape = [-1] if flat else list(value.shape)  # one kernel for all matrices of one size
         options = {k: self._scalar(v, value) if k in self._traced else v for k, v in options.items()}
-        compiled_apply()(
+        fused(apply_update)(
             update,
             value.view(shape),
             None if grad is None else grad.view(shape),

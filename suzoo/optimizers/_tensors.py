@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
-Rounding = Literal["nearest", "kahan", "stochastic"]
-ROUNDINGS = ("nearest", "kahan", "stochastic")
+Rounding = Literal["nearest", "kahan", "master", "stochastic"]
+ROUNDINGS = ("nearest", "kahan", "master", "stochastic")
+LOW_PARTS = ("kahan", "master")  # roundings that keep in a second tensor what the parameter cannot hold
+
+
+@functools.cache
+def fused(function: Callable) -> Callable:
+    """One compiled form for the process: torch keeps its kernels by rule, options and shape.
+
+    Static shapes: the dynamic kernel divides integers in its loop bound, which costs more than the arithmetic. Casts
+    as in eager mode: inductor else drops the rounding to bf16 whose error Kahan's sum keeps.
+    """
+    return torch.compile(function, dynamic=False, fullgraph=True, options={"emulate_precision_casts": True})
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
@@ -81,7 +93,7 @@ def gradient_of(param: Tensor) -> Tensor:
 
 
 def read(param: Tensor, compensation: Tensor | None) -> Tensor:
-    """The parameter in compute precision, with the low bits that Kahan rounding keeps beside it."""
+    """The parameter in compute precision, with the low bits that are kept beside it."""
     value = param.to(compute_dtype(param))
     return value if compensation is None else value + compensation
 
@@ -90,10 +102,10 @@ def write(param: Tensor, value: Tensor, compensation: Tensor | None, rounding: R
     """Store value in param. Only low-precision parameters are rounded in a special way."""
     if param.dtype == value.dtype or rounding == "nearest":
         param.copy_(value)
-    elif rounding == "kahan":
+    elif rounding in LOW_PARTS:
         assert compensation is not None
         rounded = value.to(param.dtype)
-        # what bf16 cannot hold goes into a second bf16: about 16 significant bits together
+        # what bf16 cannot hold goes into a second bf16: about 16 significant bits together; or into float32: all 24
         compensation.copy_(value - rounded.to(value.dtype))
         param.copy_(rounded)
     else:

@@ -84,6 +84,7 @@ class AccumulatedAdamW(HiddenAccumulation):
         accumulation_steps: k micro-steps per update, see `HiddenAccumulation`.
         second_moment: what a window adds, "sum_scaled_sq" or "mean_sq", see above.
         scale_lr: multiply the step (not the decay) by √k; for "mean_sq".
+        lazy: see `Lion`; LazyAdam for embeddings (kexue.fm/archives/6869). Only without accumulation.
         free_gradients: fold gradients during backward and free them.
         rounding, compile: see `RuleOptimizer`.
 
@@ -107,6 +108,7 @@ class AccumulatedAdamW(HiddenAccumulation):
         second_moment: SecondMoment = "sum_scaled_sq",
         scale_lr: bool = False,
         eps_inside: bool = False,
+        lazy: bool = False,
         free_gradients: bool = False,
         rounding: Rounding = "nearest",
         compile: bool = False,
@@ -125,7 +127,7 @@ class AccumulatedAdamW(HiddenAccumulation):
             {
                 "lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "eps_inside": eps_inside,
                 "second_moment": second_moment, "scale_lr": scale_lr, "accumulation_steps": accumulation_steps,
-                "micro_step": 0, "lazy": False,
+                "micro_step": 0, "lazy": lazy,
             },
             rounding=rounding,
             foreach=False,

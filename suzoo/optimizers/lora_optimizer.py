@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor, Placement, Replicate
 from torch.optim import Optimizer
 from torch.optim.optimizer import StateDict
 
+from suzoo.distributed import is_distributed
 from suzoo.optimizers._tensors import compute_dtype, gradient_of
 from suzoo.optimizers._wrapper import OptimizerWrapper
 
@@ -64,6 +65,9 @@ class LoRAOptimizer(OptimizerWrapper):
             same. "peft": A as in peft, B zero. Only for "lora".
         refresh: "projection" only: draw new A and B every `refresh` steps and drop the inner state of the old ones.
         seed: of the random numbers, equal on all ranks.
+        free_gradients: a hook turns each matrix's gradient into those of A and B the moment backward has it, and frees
+            it: a full set of gradients never exists. Nothing can be clipped or scaled then; refused under DDP, which
+            averages later. `close()` removes the hooks.
 
     bf16 and fp16 matrices are recomputed from a copy of their first value, so that no small step is lost; "projection"
     refuses them. Flat parameters (FSDP1, ZeRO) are not adapted, since they are vectors; FSDP2 works.
@@ -83,6 +87,7 @@ class LoRAOptimizer(OptimizerWrapper):
         init: Init = "symmetric",
         refresh: int = 1,
         seed: int = 0,
+        free_gradients: bool = False,
     ):
         if r < 1 or refresh < 1:
             raise ValueError(f"r and refresh must be at least 1, not {r} and {refresh}")
@@ -108,6 +113,10 @@ class LoRAOptimizer(OptimizerWrapper):
         self.optimizer = inner([self._adapted_group(dict(group)) for group in groups])
         if not self._adapted:
             raise ValueError(f"LoRAOptimizer found no matrix larger than r={r} on both sides")
+        self._hooks: tuple = ()
+        if free_gradients:
+            pairs = enumerate(self._adapted)
+            self._hooks = tuple(p.register_post_accumulate_grad_hook(self._make_hook(i)) for i, p in pairs)
 
     # --- adapters
 
@@ -196,6 +205,58 @@ class LoRAOptimizer(OptimizerWrapper):
 
     # --- the step
 
+    @property
+    def accumulation_steps(self) -> int:
+        """Of the inner optimizer: A and B stand still inside its window, hence W too, so it may hide accumulation."""
+        return getattr(self.optimizer, "accumulation_steps", 1)
+
+    @property
+    def folds_gradients(self) -> bool:
+        """True when a training loop must not clip, scale or leave unsynchronized the gradients of this optimizer."""
+        return bool(self._hooks) or getattr(self.optimizer, "folds_gradients", False)
+
+    @property
+    def at_boundary(self) -> bool:
+        return getattr(self.optimizer, "at_boundary", True)
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:  # the question GradScaler.step asks first
+        if self.folds_gradients:
+            raise RuntimeError(
+                "LoRAOptimizer takes gradients in during backward and cannot be stepped by GradScaler, which would "
+                "unscale them later. Use bf16 autocast, which needs no scaler"
+            )
+        return False
+
+    def _make_hook(self, index: int) -> Callable[[Tensor], None]:
+        def hook(param: Tensor) -> None:
+            if is_distributed() and not isinstance(param, DTensor):
+                raise RuntimeError(
+                    "free_gradients=True takes the gradient before DistributedDataParallel has averaged it over the "
+                    "ranks; use FSDP2, or leave free_gradients off"
+                )
+            self._project(param, index)
+            param.grad = None
+
+        return hook
+
+    def close(self) -> None:
+        """Remove the hooks; gradients are then taken in `step`."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_hooks": ()}  # a copy has none, and takes its gradients in `step`
+
+    @torch.no_grad()
+    def _project(self, param: Tensor, index: int) -> None:
+        """Add a gradient of W to those of A and B."""
+        grad = gradient_of(param).to(compute_dtype(param))
+        virtual = self._a[index], self._b[index]
+        for part, new in zip(virtual, self._gradients(grad, index), strict=True):
+            part.grad = new if part.grad is None else part.grad + new
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         raise RuntimeError("LoRAOptimizer takes all its parameters at construction")
 
@@ -216,13 +277,14 @@ class LoRAOptimizer(OptimizerWrapper):
                 loss = closure()
         old: dict[int, tuple[Tensor, Tensor]] = {}
         for i, param in enumerate(self._adapted):
-            self._a[i].grad = self._b[i].grad = None
-            if param.grad is None:
-                continue
-            grad = gradient_of(param).to(compute_dtype(param))
-            self._a[i].grad, self._b[i].grad = self._gradients(grad, i)
-            old[i] = self._a[i].detach().clone(), self._b[i].detach().clone()
+            if param.grad is not None:
+                self._project(param, i)
+            # inside an accumulation window there may be gradients of earlier micro-steps
+            if self._a[i].grad is not None or self.accumulation_steps > 1:
+                old[i] = self._a[i].detach().clone(), self._b[i].detach().clone()
         self.optimizer.step()
+        for virtual in (*self._a, *self._b):
+            virtual.grad = None
         for i, before in old.items():
             param, first = self._adapted[i], self._first[i]
             if first is None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from suzoo.engine import RandomBatches, RunFolder, fit
 from suzoo.engine.loop import Interrupted
-from suzoo.optimizers import AccumulatedSGD
+from suzoo.optimizers import Accumulated, AccumulatedSGD, Lion, Tiger
 
 
 class Line(nn.Module):
@@ -40,7 +40,7 @@ class Training:
         self.accelerator = Accelerator(cpu=True)
         self.steps = 0
         self.on_step = on_step
-        evaluate = None if scores is None else lambda: {"spearman": scores[self.steps // 5 - 1]}
+        evaluate = None if scores is None else lambda: {"spearman": scores[int(self.steps) // 5 - 1]}
         self.options = {"num_steps": 20, "log_every": 1, "evaluate": evaluate, "resume": resume, **options}
 
     def step(self, micro_batches):
@@ -123,15 +123,91 @@ def test_a_signal_leaves_a_checkpoint_and_resuming_gives_the_same_bits(tmp_path,
     assert losses[0] == losses[1]
 
 
-def test_an_optimizer_that_accumulates_refuses_clipping_and_micro_batches(tmp_path):
+class Accumulating(Training):
+    """Two micro-batches per update, which the optimizer adds up by itself."""
+
+    def __init__(self, folder, make, **options):
+        super().__init__(folder, **{"max_grad_norm": None, **options})
+        self.optimizer = make(self.model.parameters())
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1 / (1 + step))
+
+    def step(self, micro_batches):
+        self.steps += 0.5
+        assert len(micro_batches) == 1
+        loss = self.model(micro_batches[0]).pow(2).mean()
+        self.accelerator.backward(loss)
+        return {"loss": loss + (self.on_step(self.steps) or 0.0)}
+
+
+SELF_ACCUMULATING = {
+    "AccumulatedSGD": lambda params: AccumulatedSGD(params, lr=0.1, momentum=0.9, accumulation_steps=2),
+    "free_gradients": lambda params: AccumulatedSGD(
+        params, lr=0.1, momentum=0.9, accumulation_steps=2, free_gradients=True
+    ),
+    "Tiger": lambda params: Tiger(params, lr=0.1, accumulation_steps=2),
+    "Accumulated": lambda params: Accumulated(Lion(params, lr=0.1), 2),
+}
+PLAIN = {
+    "AccumulatedSGD": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
+    "Tiger": lambda params: Tiger(params, lr=0.1),
+    "Accumulated": lambda params: Lion(params, lr=0.1),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_an_optimizer_that_accumulates_sees_the_schedule_once_per_update(tmp_path, name):
+    scores = [0.1, 0.3, 0.2, 0.25]
+    accumulating = Accumulating(tmp_path / "own", SELF_ACCUMULATING[name], scores=scores)
+    mine = accumulating.fit()
+    plain = Training(tmp_path / "plain", scores=scores, max_grad_norm=None)
+    plain.optimizer = PLAIN[name](plain.model.parameters())
+    plain.schedule = torch.optim.lr_scheduler.LambdaLR(plain.optimizer, lambda step: 1 / (1 + step))
+    theirs = plain.fit()
+    assert (mine.step, mine.best_step) == (theirs.step, theirs.best_step) == (20, 10)
+    torch.testing.assert_close(accumulating.model.weight, plain.model.weight, rtol=1e-5, atol=1e-6)
+    logs = [[line for line in t.run.read_log() if "loss" in line] for t in (accumulating, plain)]
+    for own, other in zip(*logs, strict=True):
+        assert own["lr"] == other["lr"] and own["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", SELF_ACCUMULATING)
+def test_an_optimizer_that_accumulates_resumes_to_the_same_bits(tmp_path, name):
+    def interrupt(step):
+        if step == 6.5:  # between the two micro-batches of an update
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    whole = Accumulating(tmp_path / "whole", SELF_ACCUMULATING[name], scores=[0.1] * 4)
+    whole.fit()
+    cut = Accumulating(tmp_path / "cut", SELF_ACCUMULATING[name], scores=[0.1] * 4, on_step=interrupt)
+    with pytest.raises(Interrupted):
+        cut.fit()
+    again = Accumulating(tmp_path / "cut", SELF_ACCUMULATING[name], scores=[0.1] * 4, resume=True, patience=None)
+    again.steps = 7
+    assert again.fit().step == 20
+    assert torch.equal(again.model.weight, whole.model.weight)
+    losses = [[line["loss"] for line in t.run.read_log() if "loss" in line] for t in (whole, again)]
+    assert losses[0] == losses[1] and len(losses[0]) == 20
+
+
+def test_an_optimizer_that_accumulates_refuses_clipping_and_other_micro_batches(tmp_path):
     training = Training(tmp_path / "run")
     training.optimizer = AccumulatedSGD(training.model.parameters(), lr=0.1, accumulation_steps=4)
     training.schedule = None
     with pytest.raises(ValueError, match="max_grad_norm=None"):
         training.fit()
     training.options["max_grad_norm"] = None
-    with pytest.raises(ValueError, match="one micro-batch"):
+    with pytest.raises(ValueError, match="accumulates 4 micro-batches and a step has 2"):
         training.fit()
+
+
+def test_a_nan_score_is_never_the_best(tmp_path, caplog):
+    nan = float("nan")
+    result = Training(tmp_path / "run", scores=[nan, 0.1, nan, 0.05]).fit()
+    assert (result.best_step, result.best_value, result.evaluations_without_gain) == (10, 0.1, 2)
+    warnings = [record for record in caplog.records if "NaN" in record.getMessage()]
+    assert len(warnings) == 1 and "spearman is NaN at step 5" in warnings[0].getMessage()
+    result = Training(tmp_path / "all", scores=[nan] * 4, patience=3).fit()
+    assert result.best_step is None and result.stopped_early and result.step == 15
 
 
 def test_a_wrong_monitor_is_named(tmp_path):

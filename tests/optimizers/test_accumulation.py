@@ -102,6 +102,30 @@ def test_accumulated_adamw_step_ratio_is_the_derived_one(rule, mean, sigma, k):
     assert float(hidden / plain) == pytest.approx(ratio, rel=0.03)
 
 
+def test_lazy_adamw_leaves_rows_without_gradient_alone():
+    """The correction of the moments counts all steps, as in the Keras original."""
+    theta, grads = random_grads((4, 3), 1, seed=1)[0], random_grads((4, 3), 6)
+    for t, grad in enumerate(grads):
+        grad[t % 2 :: 2] = 0  # every row has a gradient at every second step only
+    path = run(lambda p: AccumulatedAdamW(p, 0.1, weight_decay=0.2, lazy=True), theta, grads)
+    for row in range(4):
+        value, m, v = theta[row], torch.zeros(3).double(), torch.zeros(3).double()
+        for t, grad in enumerate(grads, 1):
+            g = grad[row]
+            if g.any():
+                m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+                step = m / (1 - 0.9**t) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+                value = value - 0.1 * (step + 0.2 * value)
+            torch.testing.assert_close(path[t - 1][row], value)
+
+
+def test_lazy_and_accumulation_exclude_each_other():
+    param = nn.Parameter(torch.ones(2, 2))
+    param.grad = torch.ones(2, 2)
+    with pytest.raises(ValueError, match="Accumulated around it"):
+        AccumulatedAdamW([param], 0.1, lazy=True, accumulation_steps=2).step()
+
+
 def mlp() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1)).double()

@@ -228,7 +228,7 @@ def test_sparse_and_complex_are_refused(case):
 
 
 @every_case
-@pytest.mark.parametrize("rounding", ["kahan", "stochastic"])
+@pytest.mark.parametrize("rounding", ["kahan", "master", "stochastic"])
 def test_small_updates_reach_bfloat16(case, rounding):
     """Steps of 1 % of what bf16 can see near 1: to the nearest, nothing moves and a warning says so once."""
     torch.manual_seed(0)
@@ -251,6 +251,42 @@ def test_small_updates_reach_bfloat16(case, rounding):
         moved, exact = train()
     assert moved == 0 and abs(exact) > 1e-3
     assert len([w for w in caught if "unchanged" in str(w.message)]) == 1
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_master_is_float32_training(case, dtype):
+    params = make_params(dtype)
+    exact = [nn.Parameter(p.detach().float()) for p in params]
+    optimizer, reference = case.make(params, rounding="master"), case.make(exact)
+    reference.param_groups[0]["foreach"] = False  # its last bits differ
+    for step in range(8):
+        set_grads(params, step)
+        for p, q in zip(params, exact, strict=True):
+            q.grad = p.grad.float()
+        for o in (optimizer, reference):
+            o.step()
+            o.zero_grad()
+    for p, q in zip(params, exact, strict=True):
+        assert torch.equal(p, q.to(dtype))
+        assert torch.equal(p.float() + optimizer.state[p]["compensation"], q)
+
+
+@pytest.mark.parametrize("name", ["Lion", "AdaFactor"])
+@pytest.mark.parametrize("rounding", ["kahan", "master"])
+def test_compiled_kernels_keep_the_low_part(name, rounding):
+    """Inductor drops a cast to bf16 and back unless it is told not to; then every small step is lost."""
+    grads = [torch.randn(400, 256, generator=torch.Generator().manual_seed(i)).bfloat16() for i in range(3)]
+    values = []
+    for compile in (False, True):
+        param = nn.Parameter(torch.ones(400, 256, dtype=torch.bfloat16))
+        optimizer = CASES[name].make([param], lr=1e-4, rounding=rounding, compile=compile)
+        for grad in grads:
+            param.grad = grad
+            optimizer.step()
+        values.append(param.detach().float() + optimizer.state[param]["compensation"])
+    assert values[1].ne(1).float().mean() > 0.99
+    torch.testing.assert_close(values[1], values[0], rtol=0, atol=2e-7 if rounding == "master" else 1e-5)
 
 
 @every_case

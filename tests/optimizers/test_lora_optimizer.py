@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from suzoo.optimizers import AccumulatedSGD, Lion, LoRAOptimizer, param_groups
-from tests.optimizers._run import random_grads, tensor
+from tests.optimizers._run import assert_paths_close, random_grads, tensor
 from tests.ranks import run_ranks
 
 X = tensor([[1.0, 0.5, -1.0], [0.2, -0.3, 0.8]])
@@ -263,6 +263,47 @@ def test_lora_scheduler_missing_gradients_and_hidden_accumulation():
     assert torch.equal(model.first.weight, first)
 
 
+def test_lora_follows_a_hidden_window_whose_last_gradient_is_missing():
+    model = net()
+    optimizer = LoRAOptimizer(matrices(model), lambda g: AccumulatedSGD(g, 0.1, accumulation_steps=2), r=2)
+    train(model, optimizer, 1)
+    before = model.first.weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(model.first.weight, before)
+    assert (optimizer.accumulation_steps, optimizer.folds_gradients, optimizer.at_boundary) == (2, True, True)
+
+
+@pytest.mark.parametrize("variant", ["lora", "projection", "additive"])
+def test_lora_free_gradients_changes_nothing_but_memory(variant):
+    plain, model = net(), net()
+    train(plain, LoRAOptimizer(matrices(plain), adam, r=1, variant=variant), 3)
+    optimizer = LoRAOptimizer(matrices(model), adam, r=1, variant=variant, free_gradients=True)
+    train(model, optimizer, 3)
+    assert all(p.grad is None for p in matrices(model)) and optimizer.folds_gradients
+    assert_paths_close([p.detach() for p in model.parameters()], [p.detach() for p in plain.parameters()])
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(model(random_grads((3, 6), 1)[0]).sum()).backward()
+    with pytest.raises(RuntimeError, match="GradScaler"):
+        scaler.step(optimizer)
+    twin = copy.deepcopy(optimizer)  # without hooks: it takes the gradients in `step`
+    optimizer.close()
+    assert not twin.folds_gradients and not optimizer.folds_gradients
+    model(random_grads((3, 6), 1)[0]).sum().backward()
+    assert all(p.grad is not None for p in matrices(model))
+
+
+def test_lora_free_gradients_adds_up_backwards():
+    plain, model = net(), net()
+    for m, free in ((plain, False), (model, True)):
+        optimizer = LoRAOptimizer(matrices(m), adam, r=1, free_gradients=free)
+        for _ in range(3):
+            for x in random_grads((3, 6), 2):
+                m(x).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert_paths_close([p.detach() for p in model.parameters()], [p.detach() for p in plain.parameters()])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -289,13 +330,14 @@ def test_save_peft_refuses_what_an_adapter_cannot_hold(tmp_path):
 
 def sharded_lora() -> dict[str, float]:
     distances = {}
-    for variant in ("lora", "additive", "projection"):
+    for variant in ("lora", "additive", "projection", "lora, free"):
         results = []
         for shard in (False, True):
             model = net()
             if shard:
                 fully_shard(model)
-            optimizer = LoRAOptimizer(matrices(model), adam, r=1, variant=variant)
+            options = {"variant": variant.split(",")[0], "free_gradients": shard and "free" in variant}
+            optimizer = LoRAOptimizer(matrices(model), adam, r=1, **options)
             train(model, optimizer, 4)
             results.append([(p.full_tensor() if isinstance(p, DTensor) else p).detach() for p in model.parameters()])
         distances[variant] = max(float((a - b).abs().max()) for a, b in zip(*results, strict=True))

@@ -19,6 +19,7 @@ from suzoo.optimizers import Accumulated, AccumulatedSGD, Tiger, param_groups
 from tests.optimizers._cases import CASES
 from tests.ranks import run_ranks
 
+COMPILED = ("Lion", "Tiger")
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
@@ -136,6 +137,19 @@ def free_gradients_distance() -> float:
     return distance(*paths)
 
 
+def compiled_distance(name: str) -> float:
+    """A matrix whose shards are large enough to be compiled, beside the plain form in one process."""
+    paths = []
+    for shard in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(7, 400), nn.Linear(400, 601))
+        if shard:
+            fully_shard(model)
+        optimizer = CASES[name].make(param_groups(model, weight_decay=0.1), compile=shard)
+        paths.append(train(model, optimizer, range(3)))
+    return distance(*paths)
+
+
 def token_weights_distance() -> float:
     """Different numbers of tokens on the ranks and in the micro-steps: the gradient is the mean over all tokens."""
     tokens = {(step, rank): torch.arange(1 + 2 * step + rank) % 7 for step in range(2) for rank in range(2)}
@@ -184,6 +198,12 @@ def test_fsdp2_equals_unsharded(results, name):
 @every_name
 def test_distributed_checkpoint_resumes(results, name):
     assert results[name, "checkpoint"] == 0
+
+
+@pytest.mark.slow  # two ranks compile at once
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_with_fsdp2_equals_unsharded(name):
+    assert max(run_ranks(compiled_distance, name, timeout=300)) < 2e-6
 
 
 @every_name

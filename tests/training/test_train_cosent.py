@@ -80,7 +80,15 @@ def test_a_verified_cross_encoder(tmp_path, monkeypatch, capsys, arguments):
     assert "verified" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flags", [["--gradient-checkpointing"], ["--precision", "bf16"], ["--loss", "sbert"]])
+HIDDEN = (
+    "--optimizer tiger --lr 3e-3 --optimizer-options accumulation_steps=2 rms_floor=1e-3 --micro-batches 2 "
+    "--max-grad-norm None"
+)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--gradient-checkpointing"], ["--precision", "bf16"], ["--loss", "sbert"], HIDDEN.split()]
+)
 def test_every_way_of_training_learns_something(tmp_path, monkeypatch, flags):
     monkeypatch.setattr(train_cosent, "publish", lambda *args: None)  # verified above; these change the training only
     run(monkeypatch, train_cosent, "quickstart", "--output-dir", tmp_path / "run", *TINY, *flags)
@@ -154,6 +162,12 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys
     assert "only 8 examples for batches of 64: lower the batch size" in message(*good, "--batch-size", "64")
     assert "takes field=column" in message(*good, "--columns", "text1")
     assert "--optimizer adamm is none of adamw, adafactor" in message(*good, "--optimizer", "adamm")
+    assert "tiger takes name=value with a name of accumulation_steps, beta" in message(
+        *good, "--optimizer", "tiger", "--optimizer-options", "accumulation_stepz=2"
+    )
+    assert "Tiger accumulates gradients by itself: don't clip" in message(
+        *good, "--optimizer", "tiger", "--optimizer-options", "accumulation_steps=2", "--micro-batches", "2"
+    )
     assert "every training pair into one class" in message(*good, "--loss", "sbert", "--class-threshold", "7")
     assert "labels from 0 to 1" in message(
         *data("grades.tsv", GOOD.replace("\t1\n", "\t5\n")), "--loss", "bce", script=train_cross_encoder

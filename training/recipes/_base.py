@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import inspect
 import logging
 import os
@@ -72,6 +74,9 @@ class Training:
     """Parts in which each process computes its share of a step; the gradient stays that of the whole step."""
     optimizer: str = "adamw"
     """Name in the script's OPTIMIZERS."""
+    optimizer_options: tuple[str, ...] = ()
+    """Arguments of the optimizer's class: betas=(0.95,0.98) rounding=kahan. With accumulation_steps=4 (equal to
+    --micro-batches, and --max-grad-norm None) the optimizer takes one micro-batch at a time, and so does the loss."""
     lr: float = 2e-5
     """Peak learning rate."""
     weight_decay: float = 0.01
@@ -80,8 +85,8 @@ class Training:
     """constant, linear, cosine, wsd or inverse_sqrt."""
     warmup: float = 0.1
     """Share of the steps in which the rate rises."""
-    max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm."""
+    max_grad_norm: float | None = 1.0
+    """Gradients are clipped to this norm; None leaves them."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision."""
     compile: bool = False
@@ -140,10 +145,24 @@ class Training:
         return encoder
 
     def choose(self, optimizers: Mapping[str, Callable]) -> Callable:
-        """The optimizer class of that name."""
+        """The optimizer class of that name, with --optimizer-options; it takes parameters and lr."""
         if self.optimizer not in optimizers:
             raise ValueError(f"--optimizer {self.optimizer} is none of {', '.join(optimizers)}")
-        return optimizers[self.optimizer]
+        optimizer = optimizers[self.optimizer]
+        allowed = set(inspect.signature(optimizer).parameters) - {"params", "lr", "weight_decay"}
+        options = {}
+        for text in self.optimizer_options:
+            name, equals, value = text.partition("=")
+            if not equals or name not in allowed:
+                raise ValueError(
+                    f"--optimizer-options {text}: {self.optimizer} takes name=value with a name of "
+                    f"{', '.join(sorted(allowed))}; lr and weight decay are flags of their own"
+                )
+            try:
+                options[name] = ast.literal_eval(value)
+            except (ValueError, SyntaxError):  # a word
+                options[name] = value
+        return functools.partial(optimizer, **options)
 
     @property
     def loop_options(self) -> dict[str, Any]:
