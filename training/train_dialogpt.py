@@ -89,7 +89,7 @@ def main() -> None:
     tokenizer.chat_template = chat_template(layout)
     setattr(model, model.base_model_prefix, recipe.adapt(model.base_model))  # ty: ignore[invalid-argument-type]
     sharded = accelerator.distributed_type == DistributedType.FSDP
-    whole = copy.deepcopy(model) if sharded else model  # no process can save or run its shards alone
+    whole = copy.deepcopy(model).eval() if sharded else model  # no process can save or run its shards alone
     module = LabelledLoss(model, smoothed(recipe.label_smoothing), recipe.chunk_size)
 
     # Examples: the newest whole turns that fit, labels where the next token is to be learnt

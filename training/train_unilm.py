@@ -77,7 +77,7 @@ def main() -> None:
     tokenizer = finished_tokenizer(tokenizer)
     model.bert = recipe.adapt(model.bert)  # ty: ignore[invalid-assignment]
     sharded = accelerator.distributed_type == DistributedType.FSDP
-    whole = copy.deepcopy(model) if sharded else model  # no process can save or run its shards alone
+    whole = copy.deepcopy(model).eval() if sharded else model  # no process can save or run its shards alone
     loss = smoothed(recipe.label_smoothing)
     if recipe.tailr:
         loss = partial(tailr_loss, gamma=recipe.tailr)

@@ -17,6 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from suzoo import __version__
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "numpy")
@@ -165,6 +167,7 @@ def _git_commit() -> str | None:
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's `main`; a user's mistake (ValueError, OSError) becomes one sentence and exit code 2.
 
+    The process group is closed at the end: a process that exits with its threads running may abort the whole launch.
     The environment variable SUZOO_TRACEBACK=1 shows the traceback instead.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -178,3 +181,5 @@ def run_script(main: Callable[[], None]) -> None:
         process = f" (process {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
         print(f"error{process}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(2)
+    if PartialState._shared_state:
+        PartialState().destroy_process_group()

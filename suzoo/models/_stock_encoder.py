@@ -6,7 +6,7 @@ The wrapper saves the encoder under the encoder's own parameter names, so that s
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,15 @@ from transformers.utils import cached_file
 _HARMLESS_MISSING = ("pooler.", "position_ids")
 # Models whose first position id is pad_token_id + 1
 POSITIONS_BEHIND_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
+
+
+def sharded_units(model: PreTrainedModel, names: Iterable[str] | None) -> list[str]:
+    """The `_no_split_modules` that FSDP may wrap each by itself: not those that hold the input embeddings, which
+    Accelerate wraps too, or which share their weight with the head."""
+    embeddings = model.get_input_embeddings()
+    others = (module for module in model.modules() if module is not embeddings)
+    holders = {type(module).__name__ for module in others if embeddings in module.modules()}
+    return [name for name in names or () if name not in holders]
 
 
 class StockEncoderWrapper(PreTrainedModel):
@@ -38,11 +47,7 @@ class StockEncoderWrapper(PreTrainedModel):
         self.max_seq_length = None
         self._tokenizer = None
         self.post_init()
-        # FSDP wraps these and then the input embeddings by themselves: one must not hold the other
-        embeddings = self.get_input_embeddings()
-        others = (module for module in self.encoder.modules() if module is not embeddings)
-        holders = {type(module).__name__ for module in others if embeddings in module.modules()}
-        self._no_split_modules = [name for name in self._no_split_modules or () if name not in holders]
+        self._no_split_modules = sharded_units(self, self._no_split_modules)
 
     def _init_weights(self, module) -> None:
         """Nothing: the encoder has initialised its own weights, and the wrapper has none."""

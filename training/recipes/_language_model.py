@@ -18,6 +18,7 @@ from suzoo.data import TokenBatches, without_inner_spaces
 from suzoo.distributed import all_reduce_sum, rank, world_size
 from suzoo.losses import chunked_loss, cross_entropy_loss
 from suzoo.models._batching import token_budget_batches
+from suzoo.models._stock_encoder import sharded_units
 
 IGNORED = -100
 
@@ -70,7 +71,7 @@ class LabelledLoss(nn.Module):
     def __init__(self, model: Any, loss: Callable[..., Tensor] = cross_entropy_loss, chunk_size: int = 0):
         super().__init__()
         self.model, self.loss, self.chunk_size = model, loss, chunk_size
-        self._no_split_modules = model._no_split_modules  # where Accelerate looks for what to shard
+        self._no_split_modules = sharded_units(model, model._no_split_modules)  # Accelerate looks here
         self.has_berts_parts = hasattr(model, "bert") and hasattr(model, "cls")
         if chunk_size and not self.has_berts_parts:
             raise ValueError(f"--chunk-size needs a model with BERT's head, not {type(model).__name__}")
