@@ -63,6 +63,9 @@ def test_commands_have_the_flags_the_readme_names(workplace, monkeypatch, readme
     text = "\n".join(blocks(readme, "bash")).replace("\\\n", " ")
     commands = [shlex.split(command) for line in text.splitlines() for command in line.split("&&") if command.strip()]
     (workplace / "vectors.npy").unlink(missing_ok=True)
+    for command in commands:
+        if command[0] == "suzoo":
+            cli._parser().parse_args(command[1:])  # exits on an unknown flag
     encode = next(command for command in commands if command[:2] == ["suzoo", "encode"])
     assert cli.main(encode[1:]) == 0 and np.load(workplace / "vectors.npy").shape == (2, 128)
     scripts = [command for command in commands if "training/train_cosent.py" in command]

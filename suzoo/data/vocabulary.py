@@ -72,7 +72,7 @@ def slim_vocabulary(
 
     Embeddings, output weights and output bias lose the other rows, together; the logits of the kept tokens are what
     they were, bit for bit, for inputs made of kept tokens. The n-th id of `keep` becomes id n. The ids in the
-    configuration (padding, [CLS], [SEP], [MASK]) move along.
+    configurations (padding, [CLS], [SEP], [MASK], suppressed tokens) move along.
 
     Args:
         model: any model with input embeddings; output embeddings are cut where it has them.
@@ -174,9 +174,11 @@ def _move_ids(model: PreTrainedModel, new_ids: dict[int, int]) -> None:
         configs.append(model.generation_config)
     for config in configs:
         for name, value in list(config.__dict__.items()):
-            if not name.endswith("_token_id") or value is None:
+            if value is None or not name.endswith(("_token_id", "suppress_tokens")):
                 continue
-            if isinstance(value, list):
+            if name.endswith("suppress_tokens"):  # of a generation config; what is gone need not be suppressed
+                setattr(config, name, [new_ids[old] for old in value if old in new_ids])
+            elif isinstance(value, list):
                 setattr(config, name, [new_ids[old] for old in value])
             elif value in new_ids:
                 setattr(config, name, new_ids[value])

@@ -1,0 +1,48 @@
+"""The command `suzoo`. Every subcommand imports what it needs when it runs, so that `--help` answers at once.
+
+Exit codes: 0 done, 1 the folder does not verify, 2 a mistake of the user's (one sentence on stderr), 130 interrupted.
+SUZOO_TRACEBACK=1 shows where an error came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from suzoo.cli import chat, encoders, folders, language_models
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="suzoo", description="Use, check and publish suzoo's models.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, function, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        sub.set_defaults(function=function)
+        return sub
+
+    for module in (encoders, language_models, chat, folders):
+        module.add_commands(command)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return options.function(options)
+    except BrokenPipeError:  # the reader of our stdout, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        if os.environ.get("SUZOO_TRACEBACK"):
+            raise
+        is_about_a_file = isinstance(error, OSError) and error.strerror and error.filename
+        message = f"{error.filename}: {error.strerror}" if is_about_a_file else error
+        print(f"suzoo {options.command}: {message}", file=sys.stderr)
+        return 2

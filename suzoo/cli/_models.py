@@ -1,0 +1,78 @@
+"""Loading of models: one sentence where it fails, and the options every subcommand has for it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+
+def quiet() -> None:
+    """No notes and bars of transformers on the way; errors are raised."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@contextlib.contextmanager
+def loading(name: str) -> Generator[None]:
+    """Whatever goes wrong inside becomes one sentence about the model `name`."""
+    quiet()
+    if not Path(name).exists() and (name.count("/") > 1 or name.startswith((".", "~"))):
+        raise ValueError(f"there is no folder {name}")
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"cannot load {name}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a model cannot be loaded; transformers' own first line where the Hub has not said it plainer."""
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, HfHubHTTPError):
+        cause = cause.__cause__
+    if isinstance(cause, RepositoryNotFoundError):
+        return "it is neither a folder nor a model of the Hub that this account may see"
+    if cause is not None and cause.response.status_code == 401:
+        return "the Hub does not accept the token: log in again with `hf auth login`, or unset HF_TOKEN"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def on_device(model, options: argparse.Namespace):
+    """`model` in evaluation mode where `--device` wants it."""
+    import torch
+
+    return model.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+
+
+def load_tokenizer(name: str, config, revision: str | None = None):
+    """The tokenizer saved with a model; transformers makes one up of special tokens alone where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        # with the config at hand transformers need not ask whether to trust the code it came with
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, config=config, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ValueError("it has no usable tokenizer; save one into the folder") from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ValueError("it has no usable tokenizer; save one into the folder")
+    return tokenizer
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="folder of a saved model, or its name on the Hub")
+    parser.add_argument("--revision", help="branch, tag or commit of a Hub model")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value

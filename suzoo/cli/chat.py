@@ -1,0 +1,138 @@
+"""`suzoo chat`: a conversation in the terminal, or with what is piped in."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from suzoo.cli._files import replacing
+from suzoo.cli._models import add_model_options, load_tokenizer, loading, on_device, positive
+
+HELP = "/reset forgets the conversation, /save FILE writes it, /load FILE continues one, /quit ends"
+
+
+def chat(options: argparse.Namespace) -> int:
+    history = Path(options.history) if options.history else None
+    if history is not None and not history.parent.is_dir():
+        raise ValueError(f"there is no folder {history.parent} to write {history.name} to")
+    session = _session(options)
+    if history is not None and history.exists():
+        session.load(history)
+    interactive = sys.stdin.isatty()
+    if interactive:
+        print(f"Say something; {HELP}.", file=sys.stderr)
+    try:
+        for line in _lines(interactive):
+            if line.startswith("/"):
+                if line == "/quit":
+                    break
+                _obey(session, line, interactive)
+            elif line:
+                _reply(session, line, interactive)
+    finally:
+        if history is not None:
+            _save(session, history)
+    return 0
+
+
+def _session(options: argparse.Namespace):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    import suzoo.models  # noqa: F401  the auto classes know our models by it
+    from suzoo.decoding import ChatSession
+
+    with loading(options.model):
+        config = AutoConfig.from_pretrained(options.model, revision=options.revision)
+        if config.model_type == "unilm":
+            raise ValueError("it writes a target for a source and does not chat: use `suzoo summarize`")
+        if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or []):
+            raise ValueError("it is not a causal language model, so it cannot chat")
+        tokenizer = load_tokenizer(options.model, config, options.revision)
+        model = AutoModelForCausalLM.from_pretrained(options.model, revision=options.revision, dtype=options.dtype)
+        model = on_device(model, options)
+    if options.layout is None and getattr(config, "layout", None) is None:
+        raise ValueError(f"{options.model} does not say how its dialogues were laid out: give --layout")
+    if options.seed is not None:
+        torch.manual_seed(options.seed)
+    return ChatSession(
+        model,
+        tokenizer,
+        layout=options.layout,
+        max_tokens=options.max_tokens,
+        max_new_tokens=options.max_new_tokens,
+        do_sample=not options.greedy,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        temperature=options.temperature,
+        no_repeat_ngram_size=options.no_repeat_ngram_size,
+    )
+
+
+def _lines(interactive: bool) -> Iterator[str]:
+    """What the user says, until the end of the input; a terminal gets a prompt and line editing."""
+    if interactive:
+        with contextlib.suppress(ImportError):  # not on every system; input() works without it
+            import readline  # noqa: F401
+    while True:
+        try:
+            yield input("> " if interactive else "").strip()
+        except EOFError:
+            return
+
+
+def _reply(session, text: str, interactive: bool) -> None:
+    """Print the reply while it is made. In a terminal, Ctrl-C stops it and a mistake does not end the conversation."""
+    from transformers import TextStreamer
+
+    streamer = TextStreamer(session.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    try:
+        session.reply(text, streamer=streamer)
+    except KeyboardInterrupt:
+        if not interactive:
+            raise
+        print("\n(stopped; this turn is forgotten)", file=sys.stderr)
+    except ValueError as error:
+        if not interactive:
+            raise
+        print(error, file=sys.stderr)
+
+
+def _obey(session, line: str, interactive: bool) -> None:
+    command, _, name = line.partition(" ")
+    try:
+        if command == "/reset" and not name:
+            session.reset()
+        elif command == "/save" and name:
+            _save(session, Path(name.strip()))
+        elif command == "/load" and name:
+            session.load(name.strip())
+        else:
+            raise ValueError(HELP)
+    except (ValueError, OSError) as error:
+        if not interactive:
+            raise
+        print(error, file=sys.stderr)
+
+
+def _save(session, path: Path) -> None:
+    with replacing(path) as temporary:
+        session.save(temporary)
+
+
+def add_commands(command) -> None:
+    sub = command("chat", chat, "Talk with a dialogue model; piped input is answered line by line.")
+    add_model_options(sub)
+    sub.add_argument("--history", metavar="FILE", help="json: continue this conversation, and save it at the end")
+    sub.add_argument("--layout", choices=["blog", "cdial", "dialogpt"], help="default: what the model was trained on")
+    sub.add_argument("--max-tokens", type=positive, help="history and reply together (default: what the model takes)")
+    sub.add_argument("--max-new-tokens", type=positive, default=32, help="longest reply (default: 32)")
+    sub.add_argument("--greedy", action="store_true", help="the likeliest token each time, no sampling")
+    sub.add_argument("--top-k", type=positive, default=5, help="sample from so many tokens (default: 5)")
+    sub.add_argument("--top-p", type=float, default=1.0, help="and from this share of the probability (default: 1)")
+    sub.add_argument("--temperature", type=float, default=1.0, help="below 1 is more predictable (default: 1)")
+    sub.add_argument("--no-repeat-ngram-size", type=int, default=4, help="no n-gram twice in a reply; 0 is off")
+    sub.add_argument("--seed", type=int, help="for the same replies again")

@@ -1,0 +1,64 @@
+"""`suzoo verify`, `suzoo push` and `suzoo export-onnx`: saved folders."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from suzoo.cli._files import check_output
+from suzoo.cli._models import quiet
+
+
+def verify(options: argparse.Namespace) -> int:
+    from suzoo.hub.golden import check_with_suzoo
+    from suzoo.hub.verify import format_table, passed
+    from suzoo.hub.verify import verify as verify_folder
+
+    quiet()
+    doors = [*verify_folder(options.folder), check_with_suzoo(options.folder)]
+    print(format_table(doors))
+    return 0 if passed(doors) else 1
+
+
+def push(options: argparse.Namespace) -> int:
+    from suzoo.hub.push import push as push_folder
+
+    quiet()
+    url = push_folder(
+        options.folder,
+        options.repo_id,
+        private=True if options.private else None,
+        revision=options.revision,
+        create_pr=options.create_pr,
+        commit_message=options.message,
+        report=lambda table: print(table, file=sys.stderr),  # stdout is the URL
+    )
+    print(url)
+    return 0
+
+
+def export_onnx(options: argparse.Namespace) -> int:
+    from suzoo.hub.export_onnx import export_onnx as export
+
+    path = check_output(options.output, (".onnx",), options.overwrite)
+    quiet()
+    print(export(options.folder, path))
+    return 0
+
+
+def add_commands(command) -> None:
+    sub = command("verify", verify, "Open a saved model in every way it promises, without suzoo, and compare.")
+    sub.add_argument("folder", help="folder of the saved model, with golden.safetensors")
+
+    sub = command("push", push, "Verify a saved model and upload it to the Hub; run again to resume.")
+    sub.add_argument("folder", help="folder of the saved model, with golden.safetensors")
+    sub.add_argument("repo_id", metavar="REPO", help="owner/name, or name for your own account")
+    sub.add_argument("--private", action="store_true", help="make the repository private when it is created")
+    sub.add_argument("--revision", help="branch to push to, created when missing")
+    sub.add_argument("--create-pr", action="store_true", help="propose the upload as a pull request")
+    sub.add_argument("--message", default="Upload model with suzoo", help="commit message")
+
+    sub = command("export-onnx", export_onnx, "An ONNX file of a saved encoder or cross-encoder.")
+    sub.add_argument("folder", help="folder of the saved model")
+    sub.add_argument("output", help="*.onnx")
+    sub.add_argument("--overwrite", action="store_true", help="replace an existing output")

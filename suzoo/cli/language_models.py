@@ -1,0 +1,205 @@
+"""`suzoo score`, `suzoo summarize` and `suzoo slim-vocab`."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+
+from suzoo.cli._files import check_output, read_texts, replacing, write_jsonl
+from suzoo.cli._models import add_model_options, load_tokenizer, loading, on_device, positive
+
+
+def _load(model_type: str, otherwise: str, options: argparse.Namespace):
+    """(model, tokenizer) of one of our models, ready on its device; `otherwise` is what is said of another."""
+    with loading(options.model):
+        from transformers import AutoConfig
+
+        from suzoo.models import TTAForMaskedLM, UniLMForCausalLM
+
+        model_class = {"tta": TTAForMaskedLM, "unilm": UniLMForCausalLM}[model_type]
+        config = AutoConfig.from_pretrained(options.model, revision=options.revision)
+        if config.model_type != model_type:
+            raise ValueError(otherwise)
+        tokenizer = load_tokenizer(options.model, config, options.revision)
+        model = model_class.from_pretrained(options.model, revision=options.revision, dtype=options.dtype)
+        return on_device(model, options), tokenizer
+
+
+def score(options: argparse.Namespace) -> int:
+    path = check_output(options.output, (".jsonl", ".tsv"), options.overwrite) if options.output else None
+    texts = read_texts(options.input, options.column)
+    model, tokenizer = _load("tta", "it is not a T-TA model, which score needs", options)
+    scores = model.score(texts, tokenizer=tokenizer, batch_size=options.batch_size).tolist()
+    limit, rows, cut = model.config.max_position_embeddings, [], 0
+    for text, total in zip(texts, scores, strict=True):
+        special = tokenizer(text, return_special_tokens_mask=True)["special_tokens_mask"]
+        tokens = special.count(0) - max(0, len(special) - limit)
+        cut += len(special) > limit
+        rows.append({"score": total, "tokens": tokens, "per_token": total / max(1, tokens), "text": text})
+    if path is None:
+        print("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    else:
+        with replacing(path) as temporary:
+            if path.suffix == ".jsonl":
+                write_jsonl(temporary, rows)
+            else:
+                with temporary.open("w", encoding="utf-8", newline="") as file:
+                    table = csv.DictWriter(file, ["score", "tokens", "per_token", "text"], dialect="excel-tab")
+                    table.writeheader()
+                    table.writerows(rows)
+    num_tokens = sum(row["tokens"] for row in rows)
+    note = f", {cut} of them cut to the model's length" if cut else ""
+    perplexity = f", pseudo-perplexity {math.exp(-sum(scores) / num_tokens):.2f}" if num_tokens else ""
+    print(f"{len(rows)} texts{note}, {num_tokens} tokens{perplexity}", file=sys.stderr)
+    return 0
+
+
+def summarize(options: argparse.Namespace) -> int:
+    path = check_output(options.output, (".jsonl", ".txt"), options.overwrite) if options.output else None
+    texts = read_texts(options.input, options.column)
+    model, tokenizer = _load("unilm", "it is not a UniLM model, which summarize needs", options)
+    defaults = model.generation_config
+    num_beams = options.num_beams or defaults.num_beams or 1
+    max_new_tokens = options.max_new_tokens or defaults.max_new_tokens or 32
+    positions = model.config.max_position_embeddings
+    max_source_tokens = min(options.max_length or positions, positions - max_new_tokens)
+    if max_source_tokens < 3:
+        raise ValueError(f"--max-new-tokens {max_new_tokens} leaves no room for a source in {positions} positions")
+    if options.bert4keras:
+        from suzoo.decoding import bert4keras_beam_search
+
+        summaries = []
+        for text in texts:
+            ids = tokenizer(text, truncation=True, max_length=max_source_tokens, split_special_tokens=True)["input_ids"]
+            target = bert4keras_beam_search(
+                model, ids, num_beams=num_beams, max_new_tokens=max_new_tokens, end_id=tokenizer.sep_token_id
+            )
+            summaries.append(tokenizer.decode(target, skip_special_tokens=True))
+    else:
+        summaries = model.generate_texts(
+            texts,
+            tokenizer=tokenizer,
+            batch_size=options.batch_size,
+            max_source_tokens=max_source_tokens,
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            no_repeat_ngram_size=options.no_repeat_ngram_size,
+            length_penalty=options.length_penalty,
+            do_sample=False,
+        )
+    lines = [" ".join(summary.splitlines()) for summary in summaries]  # line n is always article n
+    if path is None:
+        print("\n".join(lines))
+        return 0
+    with replacing(path) as temporary:
+        if path.suffix == ".jsonl":
+            pairs = zip(texts, summaries, strict=True)
+            write_jsonl(temporary, [{"text": text, "summary": summary} for text, summary in pairs])
+        else:
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    print(f"{len(texts)} texts, written to {path}", file=sys.stderr)
+    return 0
+
+
+def slim_vocab(options: argparse.Namespace) -> int:
+    out = Path(options.output)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not an empty folder: choose another")
+    if options.column is not None and options.corpus is None:
+        raise ValueError("--column is for --corpus")
+    texts = None if options.bert4keras_rule else read_texts(options.corpus, options.column)
+
+    import torch
+
+    from suzoo.data.vocabulary import slim_vocabulary, tokens_to_keep
+    from suzoo.hub.golden import write_golden
+    from suzoo.hub.verify import GOLDEN_FILE
+
+    with loading(options.model):
+        model, tokenizer = _load_as_saved(options.model, options.revision)
+    keep = tokens_to_keep(tokenizer, texts, min_count=options.min_count)
+    old_tokens, old_parameters = len(tokenizer), model.num_parameters()
+    probe = torch.randint(len(keep), (4, 16), generator=torch.Generator().manual_seed(0))  # ids after the cut
+
+    @torch.no_grad()
+    def answer(ids):
+        return model(input_ids=ids)[0]
+
+    before = answer(torch.tensor(keep)[probe])
+    if model.get_output_embeddings() is not None:
+        before = before[..., keep]
+    tokenizer = slim_vocabulary(model, tokenizer, keep)
+    difference = float((answer(probe) - before).abs().max())
+    if not difference <= 1e-5 * max(1.0, float(before.abs().max())):
+        raise ValueError(f"{options.model} answers differently without the tokens: nothing was written")
+    try:
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        if (Path(options.model) / GOLDEN_FILE).is_file():
+            write_golden(model, tokenizer, out)  # what could be verified can be verified
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+    parameters = f"{old_parameters / 1e6:.2f} M to {model.num_parameters() / 1e6:.2f} M parameters"
+    print(
+        f"{old_tokens} to {len(keep)} tokens, {parameters}, outputs for the kept tokens differ by {difference:.1e}, "
+        f"written to {out}",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def _load_as_saved(name: str, revision: str | None):
+    """(model, tokenizer), the model in the class it was saved from."""
+    import transformers
+
+    import suzoo.models
+
+    config = transformers.AutoConfig.from_pretrained(name, revision=revision)
+    saved_as = (config.architectures or ["nothing"])[0]
+    model_class = getattr(suzoo.models, saved_as, None) or getattr(transformers, saved_as, None)
+    if model_class is None:
+        raise ValueError(f"it was saved from {saved_as}, a class that neither transformers nor suzoo has")
+    tokenizer = load_tokenizer(name, config, revision)
+    return model_class.from_pretrained(name, revision=revision).eval(), tokenizer
+
+
+def add_commands(command) -> None:
+    sub = command("score", score, "Pseudo-log-likelihoods of texts under a T-TA model, in one pass each.")
+    add_model_options(sub)
+    sub.add_argument("input", help="txt (a text per line), jsonl, csv, tsv or parquet, or - for lines from stdin")
+    sub.add_argument("--column", help="column with the text (default: text, or the only one)")
+    sub.add_argument("--output", help="*.jsonl or *.tsv with score, tokens, per_token, text (default: jsonl to stdout)")
+    sub.add_argument("--batch-size", type=positive, default=32, help="texts computed at once (default: 32)")
+    sub.add_argument("--overwrite", action="store_true", help="replace an existing output")
+
+    sub = command("summarize", summarize, "Titles or summaries of texts by a UniLM model.")
+    add_model_options(sub)
+    sub.add_argument("input", help="txt (a text per line), jsonl, csv, tsv or parquet, or - for lines from stdin")
+    sub.add_argument("--column", help="column with the text (default: text, or the only one)")
+    sub.add_argument("--output", help="*.txt or *.jsonl with text and summary (default: a line each to stdout)")
+    sub.add_argument("--num-beams", type=positive, help="beams; 1 is greedy (default: as the model was saved)")
+    sub.add_argument("--max-new-tokens", type=positive, help="longest summary (default: as the model was saved)")
+    sub.add_argument("--max-length", type=positive, help="tokens of a text; longer ones are cut")
+    sub.add_argument("--no-repeat-ngram-size", type=int, default=0, help="no n-gram twice in a summary; 0 is off")
+    sub.add_argument("--length-penalty", type=float, default=1.0, help="of beams: above 0 favours long (default: 1)")
+    sub.add_argument("--bert4keras", action="store_true", help="bert4keras' beam search, for comparable numbers")
+    sub.add_argument("--batch-size", type=positive, default=16, help="texts computed at once (default: 16)")
+    sub.add_argument("--overwrite", action="store_true", help="replace an existing output")
+
+    sub = command("slim-vocab", slim_vocab, "Cut a model and its tokenizer to the tokens that are used.")
+    sub.add_argument("model", help="folder of a saved model, or its name on the Hub; its tokenizer is WordPiece")
+    sub.add_argument("output", help="folder to write")
+    sub.add_argument("--revision", help="branch, tag or commit of a Hub model")
+    rule = sub.add_mutually_exclusive_group(required=True)
+    rule.add_argument("--corpus", help="keep the tokens of these texts: txt, jsonl, csv, tsv or parquet")
+    rule.add_argument(
+        "--bert4keras-rule", action="store_true", help="drop tokens of several characters with an ideograph or sign"
+    )
+    sub.add_argument("--column", help="column of the corpus with the text (default: text, or the only one)")
+    sub.add_argument("--min-count", type=positive, default=1, help="keep what occurs so often (default: 1)")

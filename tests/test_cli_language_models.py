@@ -1,0 +1,261 @@
+"""`suzoo chat`, `score`, `summarize`, `slim-vocab`: the library's answers, line by line, and mistakes in a sentence."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shutil
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from suzoo.cli import main
+from suzoo.decoding import ChatSession, bert4keras_beam_search
+from suzoo.hub.golden import check_with_suzoo
+from suzoo.models import TTAForMaskedLM, UniLMForCausalLM
+from tests.hub.folders import finish_language_run, make_language_model
+from tests.test_cli import fails
+
+TEXTS = ["今天天气很好", "", "a man sleeps", "他买了三本书" * 15]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Read only: {name: folder} of saved language models."""
+    root = tmp_path_factory.mktemp("cli-language-models")
+    for name in ("dialogue", "gpt2", "unilm", "tta", "mlm"):
+        model, tokenizer = make_language_model(name)
+        if name == "dialogue":  # replies of several words, however random the weights
+            model.generation_config.suppress_tokens = [3]
+        model.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    return {path.name: path for path in root.iterdir()}
+
+
+def talk(monkeypatch, *lines: str, terminal: bool = False) -> None:
+    """What stdin will hold."""
+    stdin = io.TextIOWrapper(io.BytesIO("".join(f"{line}\n" for line in lines).encode()), encoding="utf-8")
+    stdin.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stdin", stdin)
+
+
+def session(folder, **options) -> ChatSession:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    return ChatSession(model, tokenizer, **{"do_sample": False, "max_new_tokens": 6, **options})
+
+
+# ---- chat
+
+
+def test_piped_lines_are_answered_line_by_line(folders, monkeypatch, capsys):
+    talk(monkeypatch, "今天天气很好", "", "  a man ", "/reset", "今天天气很好")
+    assert main(["chat", str(folders["dialogue"]), "--greedy", "--max-new-tokens", "6"]) == 0
+    expected = session(folders["dialogue"])
+    first, second = expected.reply("今天天气很好"), expected.reply("a man")
+    assert first and second
+    captured = capsys.readouterr()
+    assert captured.out.split("\n") == [first, second, first, ""] and captured.err == ""
+
+
+def test_sampling_follows_the_flags_and_the_seed(folders, monkeypatch, capsys):
+    said = []
+    for seed in ("1", "1", "2"):
+        talk(monkeypatch, "a man", "x")
+        arguments = ["chat", str(folders["gpt2"]), "--layout", "dialogpt", "--seed", seed, "--max-new-tokens", "9"]
+        assert main([*arguments, "--top-k", "40", "--top-p", "0.99", "--temperature", "3"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] != said[2]
+
+
+def test_a_history_is_continued_and_saved(folders, tmp_path, monkeypatch, capsys):
+    arguments = ["chat", str(folders["dialogue"]), "--greedy", "--max-new-tokens", "6"]
+    kept = tmp_path / "talk.json"
+    talk(monkeypatch, "今天天气很好", f"/save {tmp_path / 'early.json'}", "/quit", "never said")
+    assert main([*arguments, "--history", str(kept)]) == 0
+    assert json.loads(kept.read_text())["turns"][0]["text"] == "今天天气很好"
+    talk(monkeypatch, "a man")
+    assert main([*arguments, "--history", str(kept)]) == 0
+    talk(monkeypatch, "x", f"/load {tmp_path / 'early.json'}", "a man")
+    assert main(arguments) == 0
+    expected = session(folders["dialogue"])
+    first, second = expected.reply("今天天气很好"), expected.reply("a man")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [first, second] and lines[3] == second
+    loaded = session(folders["dialogue"])
+    loaded.load(kept)
+    assert loaded.history == expected.history
+
+
+def test_in_a_terminal_mistakes_do_not_end_the_conversation(folders, tmp_path, monkeypatch, capsys):
+    talk(monkeypatch, "/help", "/load nowhere.json", "\u200b", "a man", terminal=True)
+    monkeypatch.chdir(tmp_path)
+    assert main(["chat", str(folders["dialogue"]), "--greedy", "--max-new-tokens", "6"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.replace("> ", "").strip() == session(folders["dialogue"]).reply("a man")
+    assert "/reset forgets" in captured.err and "nowhere.json" in captured.err and "no tokens" in captured.err
+    # the same through a pipe is an error, and the history so far is kept
+    talk(monkeypatch, "a man", "/load nowhere.json", "x")
+    assert main(["chat", str(folders["dialogue"]), "--greedy", "--history", "kept.json"]) == 2
+    assert "nowhere.json: No such file" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "kept.json").read_text())["turns"]) == 2
+
+
+def test_an_interrupted_reply_leaves_no_turn(folders, tmp_path, monkeypatch, capsys):
+    original, calls = ChatSession._generate, []
+
+    def interrupted(self, *arguments):
+        calls.append(None)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(ChatSession, "_generate", interrupted)
+    history = tmp_path / "talk.json"
+    arguments = ["chat", str(folders["dialogue"]), "--greedy", "--max-new-tokens", "6", "--history", str(history)]
+    talk(monkeypatch, "x", "a man", terminal=True)
+    assert main(arguments) == 0
+    assert "forgotten" in capsys.readouterr().err
+    assert json.loads(history.read_text())["turns"][0]["text"] == "a man"
+    calls.clear()
+    talk(monkeypatch, "x")
+    assert main(arguments) == 130
+
+
+# ---- score
+
+
+def test_scores_are_those_of_the_model(folders, tmp_path, capsys):
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    arguments = ["score", str(folders["tta"]), str(tmp_path / "in.txt")]
+    assert main(arguments) == 0
+    printed, said = capsys.readouterr()
+    rows = [json.loads(line) for line in printed.splitlines()]
+    model = TTAForMaskedLM.from_pretrained(folders["tta"])
+    totals, means = model.score(TEXTS), model.score(TEXTS, per_token=True)
+    assert [row["text"] for row in rows] == TEXTS
+    assert [row["score"] for row in rows] == pytest.approx(totals.tolist(), abs=1e-4)
+    assert [row["per_token"] for row in rows] == pytest.approx(means.tolist(), abs=1e-5)
+    assert [row["tokens"] for row in rows] == [6, 0, 3, 70]  # 72 positions, [CLS] and [SEP] among them
+    perplexity = math.exp(-float(totals.sum()) / 79)
+    assert said == f"4 texts, 1 of them cut to the model's length, 79 tokens, pseudo-perplexity {perplexity:.2f}\n"
+    for name in ("out.jsonl", "out.tsv"):
+        assert main([*arguments, "--output", str(tmp_path / name)]) == 0
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == rows
+    with (tmp_path / "out.tsv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file, dialect="excel-tab"))
+    assert [row["text"] for row in table] == TEXTS
+    assert [float(row["score"]) for row in table] == [row["score"] for row in rows]
+
+
+# ---- summarize
+
+
+def test_summaries_are_those_of_generate_texts(folders, tmp_path, monkeypatch, capsys):
+    articles = [*TEXTS, "今天天气很好"]
+    (tmp_path / "in.txt").write_text("\n".join(articles) + "\n", encoding="utf-8")
+    model, tokenizer = (
+        UniLMForCausalLM.from_pretrained(folders["unilm"]),
+        AutoTokenizer.from_pretrained(folders["unilm"]),
+    )
+    options = {"max_new_tokens": 8, "num_beams": 2, "no_repeat_ngram_size": 2, "do_sample": False}
+    expected = model.generate_texts(articles, **options)
+    flags = ["--max-new-tokens", "8", "--num-beams", "2", "--no-repeat-ngram-size", "2"]
+    arguments = ["summarize", str(folders["unilm"]), str(tmp_path / "in.txt"), *flags]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.splitlines() == expected and len(set(expected)) > 2
+    for name in ("out.txt", "out.jsonl"):
+        assert main([*arguments, "--output", str(tmp_path / name), "--batch-size", "2"]) == 0
+    assert (tmp_path / "out.txt").read_text(encoding="utf-8").splitlines() == expected
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert rows == [{"text": text, "summary": summary} for text, summary in zip(articles, expected, strict=True)]
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXTS[0].encode())))
+    parity = ["summarize", str(folders["unilm"]), "-", "--bert4keras", "--max-new-tokens", "8", "--num-beams", "3"]
+    capsys.readouterr()
+    assert main(parity) == 0
+    ids = tokenizer(TEXTS[0])["input_ids"]
+    target = bert4keras_beam_search(model.eval(), ids, num_beams=3, max_new_tokens=8, end_id=tokenizer.sep_token_id)
+    assert capsys.readouterr().out == tokenizer.decode(target, skip_special_tokens=True) + "\n"
+
+
+# ---- slim-vocab
+
+
+@pytest.mark.parametrize("name", ["dialogue", "unilm", "tta", "mlm"])
+def test_a_slim_model_is_a_pair_with_its_tokenizer(folders, name, tmp_path, capsys):
+    (tmp_path / "corpus.txt").write_text("今天天气很好\na man sleeps\na man\n", encoding="utf-8")
+    arguments = ["slim-vocab", str(folders[name]), str(tmp_path / "slim"), "--corpus", str(tmp_path / "corpus.txt")]
+    assert main(arguments) == 0
+    said = capsys.readouterr().err
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "slim", trust_remote_code=False)
+    assert len(tokenizer) == 5 + 5 + 3  # special tokens, characters, words
+    assert f"to {len(tokenizer)} tokens" in said and "differ by 0.0e+00" in said
+    assert tokenizer.decode(tokenizer("今天天气很好 a man").input_ids, skip_special_tokens=True).startswith(
+        "今天天气很好"
+    )
+    config = json.loads((tmp_path / "slim/config.json").read_text())
+    assert config["vocab_size"] == len(tokenizer) and config["architectures"] == [
+        json.loads((folders[name] / "config.json").read_text())["architectures"][0]
+    ]
+
+
+def test_slimming_by_rule_and_what_could_be_verified_can_be_verified(tmp_path, capsys):
+    finish_language_run("dialogue", tmp_path / "model")
+    assert main(["slim-vocab", str(tmp_path / "model"), str(tmp_path / "slim"), "--bert4keras-rule"]) == 0
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "slim")) < len(
+        AutoTokenizer.from_pretrained(tmp_path / "model")
+    )
+    assert check_with_suzoo(tmp_path / "slim").status == "ok"
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"title": "a man a man"}\n{"title": "a dog"}\n')
+    common = ["slim-vocab", str(tmp_path / "model"), str(tmp_path / "common"), "--corpus", str(corpus)]
+    assert main([*common, "--column", "title", "--min-count", "2"]) == 0
+    assert set(AutoTokenizer.from_pretrained(tmp_path / "common").get_vocab()) >= {"a", "man", "[SEP]"}
+    assert "dog" not in AutoTokenizer.from_pretrained(tmp_path / "common").get_vocab()
+
+
+def test_mistakes_are_one_sentence(folders, tmp_path, capsys):
+    (tmp_path / "in.txt").write_text("a\n")
+    source = tmp_path / "in.txt"
+    assert "use `suzoo summarize`" in fails(capsys, "chat", folders["unilm"])
+    assert "not a causal language model" in fails(capsys, "chat", folders["mlm"])
+    assert "give --layout" in fails(capsys, "chat", folders["gpt2"])
+    assert "no folder" in fails(capsys, "chat", folders["gpt2"], "--history", tmp_path / "nowhere/talk.json")
+    assert "under half of max_tokens" in fails(capsys, "chat", folders["dialogue"], "--max-tokens", 10)
+    assert "not a T-TA model" in fails(capsys, "score", folders["mlm"], source)
+    assert "not a UniLM model" in fails(capsys, "summarize", folders["tta"], source)
+    assert "no room for a source" in fails(capsys, "summarize", folders["unilm"], source, "--max-new-tokens", 70)
+    assert "must end in" in fails(capsys, "score", folders["tta"], source, "--output", tmp_path / "out.npy")
+    assert "cannot load" in fails(capsys, "score", tmp_path, source)
+    assert "not an empty folder" in fails(capsys, "slim-vocab", folders["tta"], tmp_path, "--bert4keras-rule")
+    out = tmp_path / "out"
+    rule = ["slim-vocab", folders["tta"], out, "--bert4keras-rule"]
+    assert "--column is for" in fails(capsys, *rule, "--column", "text")
+    mute = shutil.copytree(folders["tta"], tmp_path / "mute")
+    for path in mute.glob("tokenizer*"):
+        path.unlink()
+    assert "no usable tokenizer" in fails(capsys, "score", mute, source)
+    assert not out.exists() and not list(tmp_path.glob("*.npy"))
+    with pytest.raises(SystemExit) as end:
+        main(["slim-vocab", str(folders["tta"]), str(out)])
+    assert end.value.code == 2 and "--corpus" in capsys.readouterr().err
+
+
+def test_a_model_that_changes_is_not_written(folders, tmp_path, monkeypatch, capsys):
+    from suzoo.data import vocabulary
+
+    slim = vocabulary.slim_vocabulary
+
+    def wrong(model, tokenizer, keep):
+        slim_tokenizer = slim(model, tokenizer, keep)
+        with torch.no_grad():
+            model.get_input_embeddings().weight[7, 0] += 1
+        return slim_tokenizer
+
+    monkeypatch.setattr(vocabulary, "slim_vocabulary", wrong)
+    said = fails(capsys, "slim-vocab", folders["mlm"], tmp_path / "out", "--bert4keras-rule")
+    assert "nothing was written" in said and not (tmp_path / "out").exists()
