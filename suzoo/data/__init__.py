@@ -1,6 +1,7 @@
 """Data: text to batches. Readers of files, folders and Hub datasets, embedded corpora, tokenizers from a corpus."""
 
 from suzoo.data._errors import DataError
+from suzoo.data.classes import Classified, class_names, read_classes
 from suzoo.data.confusions import read_confusions
 from suzoo.data.dialogpt import dialogue_batch, encode_dialogue
 from suzoo.data.fingerprints import describe, fingerprint
@@ -15,12 +16,14 @@ from suzoo.data.unilm import encode_source_target, unilm_batch
 from suzoo.data.vocabulary import slim_vocabulary, tokens_to_keep, without_inner_spaces
 
 __all__ = [
+    "Classified",
     "DataError",
     "Pair",
     "Ranked",
     "SourceTarget",
     "TokenBatches",
     "check_labels",
+    "class_names",
     "describe",
     "dialogue_batch",
     "encode_dialogue",
@@ -31,6 +34,7 @@ __all__ = [
     "flat_batch",
     "masked_batch",
     "parse_columns",
+    "read_classes",
     "read_confusions",
     "read_dialogues",
     "read_pairs",

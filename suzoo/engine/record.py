@@ -60,7 +60,13 @@ class RunFolder:
             raise ValueError(f"can't write to --output-dir {self.path}: {error.strerror}") from error
 
     def finish(
-        self, recipe: Any, metrics: dict[str, dict[str, float]], *, script: str, data: dict[str, dict[str, Any]]
+        self,
+        recipe: Any,
+        metrics: dict[str, dict[str, float]],
+        *,
+        script: str,
+        data: dict[str, dict[str, Any]],
+        citations: str = "",
     ) -> None:
         """Write run.json, metrics.json and curves.png, and print the scores.
 
@@ -69,6 +75,7 @@ class RunFolder:
             metrics: split -> name -> number. Cards take their numbers from metrics.json and nowhere else.
             script: path of the training script in the repository.
             data: split -> at least {"source", "rows", "sha256"}; an "embedded:" source makes the run synthetic.
+            citations: BibTeX of the methods used, for the card.
         """
         content = {
             "script": script,
@@ -77,6 +84,7 @@ class RunFolder:
             "data": data,
             "synthetic": any(str(part["source"]).startswith("embedded:") for part in data.values()),
             "git_commit": _git_commit(),
+            "citations": citations,
             "versions": {"suzoo": __version__, "python": platform.python_version()}
             | {name: metadata.version(name) for name in PACKAGES},
             "date": time.strftime("%Y-%m-%d"),

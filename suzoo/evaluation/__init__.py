@@ -1,5 +1,6 @@
 """Evaluation: predictions to numbers for a report. Everything returns Python floats."""
 
+from suzoo.evaluation.classification import classification_scores
 from suzoo.evaluation.correlation import pearson, spearman
 from suzoo.evaluation.pseudo_likelihood import masked_log_likelihoods
 from suzoo.evaluation.ranking import mrr_at_k, ndcg_at_k, recall_at_k
@@ -24,6 +25,7 @@ __all__ = [
     "best_threshold",
     "bits_per_character",
     "characters",
+    "classification_scores",
     "distinct_n_corpus",
     "distinct_n_mean",
     "generation_scores",

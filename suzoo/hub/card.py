@@ -52,6 +52,7 @@ TASKS = {
         "cosent.md", "sentence-similarity", ("feature-extraction", "cosent"), "semantic-similarity"
     ),
     "cross-encoder": Task("cosent.md", "text-ranking", ("cross-encoder", "cosent"), "text-ranking"),
+    "classifier": Task("classifier.md", "text-classification", (), "text-classification"),
     "causal-lm": Task("dialogpt.md", "text-generation", ("conversational", "dialogpt"), "text-generation"),
     "seq2seq-lm": Task("unilm.md", "text-generation", ("summarization", "unilm"), "summarization"),
     "masked-lm": Task("mlm.md", "fill-mask", (), "fill-mask"),
@@ -60,6 +61,16 @@ TASKS = {
 # Fields of a recipe that say nothing about the model
 OTHER_FIELDS = {"output_dir", "push_to", "overwrite", "resume", "tracker", "license", "language"}
 SCRATCH_FIELDS = {"hidden_size", "num_layers", "vocab_size"}  # of the model that is made when none is given
+# What a run without it has at 0; settings that say nothing without another one, or with another loss
+ZERO_IS_OFF = {
+    *("lora_r", "fgm", "pgd", "vat", "gradient_penalty", "embedding_noise", "rdrop", "flood", "weissi"),
+    *("tailr", "random_replacement", "label_smoothing", "post_hoc_tau"),
+}
+PART_OF = {"lora_save": "lora_r", "pgd_step_size": "pgd", "pgd_steps": "pgd", "vat_weight": "vat"}
+PART_OF_LOSS = {
+    **{"gamma": "focal", "tau": "logit_adjustment", "beta": "class_balanced", "f1_momentum": "f1"},
+    "class_threshold": "sbert",
+}
 LOSSES = {
     "cosent": "with the CoSENT loss",
     "sbert": "as Sentence-BERT, by a classifier over [u; v; |u-v|], the baseline of the CoSENT article",
@@ -107,7 +118,9 @@ def _base_model(recipe: dict) -> str | None:
 def _shown(recipe: dict) -> dict:
     """The settings that made the model: no empty ones, none that were switched off or had no effect."""
     hidden = OTHER_FIELDS | (SCRATCH_FIELDS if recipe.get("model") else set())
-    hidden |= set() if recipe.get("lora_r") else {"lora_r", "lora_save"}
+    hidden |= {name for name in ZERO_IS_OFF if recipe.get(name) == 0}
+    hidden |= {name for name, switch in PART_OF.items() if not recipe.get(switch)}
+    hidden |= {name for name, loss in PART_OF_LOSS.items() if recipe.get("loss") != loss}
     # `is`: a 0 is a setting like any other
     off = [key for key, value in recipe.items() if value is None or value is False or value in ([], "")]
     return {key: value for key, value in recipe.items() if key not in hidden and key not in off}

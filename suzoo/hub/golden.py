@@ -53,6 +53,7 @@ CROSS_ENCODER_DOORS = [
     "text-classification pipeline",
     "AutoModelForSequenceClassification, trust_remote_code",
 ]
+CLASSIFIER_DOORS = ["AutoModelForSequenceClassification", "text-classification pipeline"]
 MAX_NEW_TOKENS = 16
 
 
@@ -78,7 +79,7 @@ def write_golden(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fol
 
     Args:
         model: the trained model; neither its mode, device nor dtype is changed. One of suzoo's, or a stock
-            `...ForMaskedLM` or causal language model.
+            `...ForSequenceClassification`, `...ForMaskedLM` or causal language model.
         tokenizer: the one that was saved to `folder`. Its chat template, where it has one, makes the prompts chats.
         folder: where `model.save_pretrained` wrote.
 
@@ -97,6 +98,8 @@ def _kind_of(model: PreTrainedModel) -> Callable[[Any, PreTrainedTokenizerBase, 
         return _ask_encoder
     if isinstance(model, CoSENTCrossEncoder):
         return _ask_cross_encoder
+    if isinstance(model, PreTrainedModel) and type(model).__name__.endswith("ForSequenceClassification"):
+        return _ask_classifier
     if isinstance(model, UniLMForCausalLM):
         return _ask_seq2seq
     if isinstance(model, PreTrainedModel) and type(model).__name__.endswith("ForMaskedLM"):
@@ -134,6 +137,20 @@ def _ask_cross_encoder(model: CoSENTCrossEncoder, tokenizer, folder: Path) -> tu
         "inputs": PAIRS,
         "max_length": model._max_length(tokenizer, None),
     }
+
+
+def _ask_classifier(model: PreTrainedModel, tokenizer, folder: Path) -> tuple[dict, dict]:
+    """Logits of all classes, of texts cut where the stock pipeline cuts them."""
+    texts = [text for text in TEXTS if tokenizer(text[:8])["input_ids"]]
+    promise = {
+        "kind": "classifier",
+        "doors": CLASSIFIER_DOORS,
+        "inputs": texts,
+        "max_length": _positions(model, tokenizer),
+    }
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=promise["max_length"], return_tensors="pt")
+    with torch.no_grad():
+        return {"output": model(**batch).logits.numpy()}, promise
 
 
 # ---- language models
@@ -246,6 +263,7 @@ def _open_cross_encoder(folder: str, promise: dict) -> dict:
 SUZOO_DOORS: dict[str, tuple[str, Way]] = {
     "sentence-embedding": ("CoSENTModel (suzoo)", Way(_open_encoder)),
     "cross-encoder": ("CoSENTCrossEncoder (suzoo)", Way(_open_cross_encoder)),
+    "classifier": ("AutoModelForSequenceClassification (suzoo)", DOORS["AutoModelForSequenceClassification"]),
     "causal-lm": ("AutoModelForCausalLM (suzoo)", DOORS["AutoModelForCausalLM"]),
     "seq2seq-lm": ("AutoModelForCausalLM (suzoo)", DOORS["AutoModelForCausalLM"]),
     "masked-lm": ("AutoModelForMaskedLM (suzoo)", DOORS["AutoModelForMaskedLM"]),

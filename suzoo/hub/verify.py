@@ -159,21 +159,29 @@ def open_sequence_classification(folder: str, promise: dict) -> dict:
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=False, **_options()).eval()
-    first, second = ([pair[i] for pair in promise["inputs"]] for i in (0, 1))
+    of_classes = promise["kind"] == "classifier"  # texts and all logits; else pairs and one score
+    inputs = promise["inputs"]
+    columns = [inputs] if of_classes else [[pair[i] for pair in inputs] for i in (0, 1)]
     batch = tokenizer(
-        first, second, padding=True, truncation=True, max_length=promise.get("max_length"), return_tensors="pt"
+        *columns, padding=True, truncation=True, max_length=promise.get("max_length"), return_tensors="pt"
     )
     with torch.no_grad():
-        return {"output": model(**batch).logits[:, 0].numpy()}
+        logits = model(**batch).logits
+    return {"output": (logits if of_classes else logits[:, 0]).numpy()}
 
 
 def open_classification_pipeline(folder: str, promise: dict) -> dict:
     import numpy as np
     from transformers import pipeline
 
-    classify = pipeline("text-classification", model=folder, device="cpu", trust_remote_code=False, **_options())
-    pairs = [{"text": first, "text_pair": second} for first, second in promise["inputs"]]
+    classify: Any = pipeline("text-classification", model=folder, device="cpu", trust_remote_code=False, **_options())
     length = {"max_length": promise["max_length"]} if promise.get("max_length") else {}
+    if promise["kind"] == "classifier":
+        answers = classify(promise["inputs"], truncation=True, top_k=None, function_to_apply="none", **length)
+        scores = [{entry["label"]: entry["score"] for entry in answer} for answer in answers]
+        names = classify.model.config.id2label
+        return {"output": np.array([[score[names[i]] for i in range(len(names))] for score in scores])}
+    pairs = [{"text": first, "text_pair": second} for first, second in promise["inputs"]]
     answers = classify(pairs, truncation=True, **length)
     return {"output": np.array([answer["score"] for answer in answers])}
 

@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from suzoo.data import embedded, fingerprint, read_dialogues, read_pairs, read_seq2seq, read_texts
-from suzoo.data.embedded import _dialogues, _pairs_zh, _sentences, _titles
+from suzoo.data import embedded, fingerprint, read_classes, read_dialogues, read_pairs, read_seq2seq, read_texts
+from suzoo.data.embedded import _classes, _dialogues, _pairs_zh, _sentences, _titles
 from suzoo.evaluation import generation_scores
 
 LANGUAGES = ["zh", "en"]
@@ -31,6 +31,8 @@ FINGERPRINTS = {
     ("text_en", "dev"): "16f18bf4b4c16d2421ebdb920a0a4b8448826d5b9e5b0e5152f1f43ba6bfdf2e",
     ("typos_zh", "train"): "3ed64a9ae35d8fc9b3488ad34dac6c174319ee279f5ccd98a8638ee86fb5bb0b",
     ("typos_zh", "dev"): "eec70acceea9afbf5eebb4c6b437e5d5a96540845714d8ae82d405f54652f355",
+    ("classes_zh", "train"): "2e771a22485061f58d840e1feeeb4fe2eb040a9d8da172b7e68024df5848dae3",
+    ("classes_zh", "dev"): "0a05c19616c4c109a237f1b3717df3ef2d362e15cf65c8e710d4847a6bf3da5c",
 }
 READERS = {
     "pairs": read_pairs,
@@ -38,6 +40,7 @@ READERS = {
     "titles": read_seq2seq,
     "text": read_texts,
     "typos": read_seq2seq,
+    "classes": read_classes,
 }
 
 
@@ -151,3 +154,16 @@ def test_confusions_cover_every_typo():
     for row in embedded.load("typos_zh", "dev"):
         for wrong, right in zip(row["source"], row["target"], strict=True):
             assert wrong == right or right in confusions[wrong]
+
+
+def test_classes_are_long_tailed_and_a_rare_one_shares_sentences_with_its_neighbour():
+    train, dev = (embedded.load("classes_zh", split) for split in embedded.SPLITS)
+    counts, of_dev = (Counter(row["label"] for row in rows) for rows in (train, dev))
+    assert max(counts.values()) == 40 * min(counts.values()) and set(of_dev.values()) == {24}
+    assert len(counts) == len(of_dev) == 10
+    labels = defaultdict(set)
+    for row in train:
+        labels[row["text"]].add(row["label"])
+    assert {frozenset(found) for found in labels.values() if len(found) > 1} == {
+        frozenset(pair) for pair, _ in _classes.PAIRS
+    }

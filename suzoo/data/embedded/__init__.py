@@ -4,6 +4,7 @@
 - `dialogues_zh`, `dialogues_en`: dialogues whose last answer needs an earlier turn.
 - `titles_zh`, `titles_en`: short news and their titles.
 - `text_zh`, `text_en`: plain sentences; `typos_zh`: sentences with typos and without.
+- `classes_zh`: requests and what they ask for, ten classes, long-tailed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from suzoo.data._errors import DataError, nearest
+from suzoo.data.embedded._classes import classes
 from suzoo.data.embedded._dialogues import dialogues
 from suzoo.data.embedded._pairs import pairs
 from suzoo.data.embedded._sentences import confusions, sentences, typos
@@ -33,6 +35,7 @@ CORPORA: dict[str, Callable[[str], list[dict]]] = {
     "text_zh": partial(sentences, "zh"),
     "text_en": partial(sentences, "en"),
     "typos_zh": typos,
+    "classes_zh": classes,
 }
 
 

@@ -1,0 +1,70 @@
+"""Reader of texts and the classes they belong to. Arguments as in `suzoo.data.readers`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from suzoo.data._errors import DataError
+from suzoo.data.readers import Columns, Convert, pick_columns, read, text_of, value_of
+
+# field -> the names by which it goes
+CLASSES = {
+    "text": ("text", "sentence", "content", "utterance", "query"),
+    "label": ("label", "labels", "class", "category", "intent"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """A text and the names of its classes: one of several that exclude each other, or any number, also none."""
+
+    text: str
+    labels: tuple[str, ...]
+
+
+def read_classes(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    columns: Columns = None,
+    skip_bad_rows: bool = False,
+    max_rows: int | None = None,
+) -> list[Classified]:
+    """Texts with their classes: a name, a whole number (which becomes its name), or a list of either."""
+
+    def plan(available: list[str], mapping: dict[str, str]) -> Convert[Classified]:
+        fields = pick_columns(str(source), CLASSES, available, mapping)
+
+        def convert(where: str, row: dict) -> list[Classified]:
+            value = value_of(where, row, "label", fields["label"])
+            names = [_name(where, item) for item in (value if isinstance(value, list) else [value])]
+            if len(set(names)) < len(names):
+                raise DataError(f"{where}: label names a class twice: {', '.join(names)}")
+            return [Classified(text_of(where, row, "text", fields["text"]), tuple(names))]
+
+        return convert
+
+    return read(source, split, columns, list(CLASSES), plan, skip_bad_rows, max_rows)
+
+
+def class_names(rows: Sequence[Classified], where: str = "the data") -> list[str]:
+    """All classes of the rows, sorted; by value where all are numbers.
+
+    Raises:
+        DataError: fewer than two classes.
+    """
+    names = {name for row in rows for name in row.labels}
+    if len(names) < 2:
+        raise DataError(
+            f"{where} has {len(names) or 'no'} class{', ' if names else 'es'}{', '.join(names)}: "
+            "there is nothing to tell apart; is label the right column?"
+        )
+    return sorted(names, key=lambda name: int(name) if all(map(str.isdecimal, names)) else name)
+
+
+def _name(where: str, value: object) -> str:
+    if not isinstance(value, str | int) or not str(value).strip():
+        raise DataError(f"{where}: label is neither the name of a class nor a whole number, but {value!r:.40}")
+    return str(value).strip()

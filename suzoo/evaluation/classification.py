@@ -1,0 +1,59 @@
+"""How well classes were predicted, on the whole and on the rare ones. Shapes: N rows, C classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+Labels = np.ndarray | Tensor
+
+
+def classification_scores(
+    predicted: Labels, labels: Labels, *, train_counts: Sequence[int] | None = None, tail_below: int = 100
+) -> dict[str, float]:
+    """Accuracy and F1 of predicted classes.
+
+    The macro scores are means over the classes that occur in `labels`, so that every one of them counts alike. The F1
+    of a class that is never predicted is 0.
+
+    Args:
+        predicted, labels: (N,) class indices, or (N, C) of 0 and 1 where a row may have several classes or none.
+        train_counts: (C,) rows of each class in the training data; with it, `tail_f1` is reported.
+        tail_below: classes with fewer training rows than this are the tail.
+
+    Returns:
+        `accuracy` (with several classes: all of a row right), `macro_f1`, `micro_f1` where a row may have several
+        classes, else `balanced_accuracy` (the mean recall of the classes); `tail_f1`, the macro F1 over the tail, where
+        there is one.
+
+    Raises:
+        ValueError: shapes differ, no row, or no class in `labels`.
+    """
+    predicted, labels = np.asarray(predicted), np.asarray(labels)
+    if predicted.shape != labels.shape or labels.ndim not in (1, 2) or not len(labels):
+        raise ValueError(
+            f"classification_scores takes predicted and labels (N,) or (N, C), not {predicted.shape} and {labels.shape}"
+        )
+    several = labels.ndim == 2
+    scores = {"accuracy": float((predicted == labels).reshape(len(labels), -1).all(1).mean())}
+    if not several:
+        num_classes = 1 + int(max(predicted.max(), labels.max()))
+        predicted, labels = np.eye(num_classes)[predicted], np.eye(num_classes)[labels]
+    hits_C = (predicted * labels).sum(0)
+    mass_C = predicted.sum(0) + labels.sum(0)
+    found_C = labels.sum(0) > 0
+    if not found_C.any():
+        raise ValueError("classification_scores: no row has a class")
+    f1_C = 2 * hits_C / np.maximum(mass_C, 1)
+    if several:
+        scores["micro_f1"] = float(2 * hits_C.sum() / mass_C.sum())
+    else:
+        scores["balanced_accuracy"] = float((hits_C[found_C] / labels.sum(0)[found_C]).mean())
+    scores["macro_f1"] = float(f1_C[found_C].mean())
+    if train_counts is not None:
+        tail_C = found_C & (np.asarray(train_counts)[: len(found_C)] < tail_below)
+        if tail_C.any():
+            scores["tail_f1"] = float(f1_C[tail_C].mean())
+    return scores
