@@ -146,7 +146,14 @@ def test_two_processes_and_shards_train_the_same_model(tmp_path, name):
     code = f"import train_{name} as script; script.publish = lambda *args: None; script.run_script(script.main)"
     (tmp_path / "unpublished.py").write_text(code)
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'training'}"}
-    flags = [*TINY, "--micro-batches", "2", *(["--objective", "mlm", "--typos", "None"] if name == "tta" else [])]
+    flags = [
+        *TINY,
+        "--micro-batches",
+        "2",
+        "--micro-batch-tokens",
+        "256",
+        *(["--objective", "mlm", "--typos", "None"] if name == "tta" else []),
+    ]
     for config in ("ddp_cpu", "fsdp2_cpu"):
         folder = tmp_path / config
         command = ["accelerate", "launch", "--config_file", str(ROOT / f"training/accelerate/{config}.yaml")]
