@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import os
-import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from statistics import mean, stdev
 
-ROOT = Path(__file__).resolve().parent.parent
+from accelerate.state import AcceleratorState
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "training"))
 
 
 def train(script: str, recipe: str, folder: Path, flags: Sequence[object]) -> dict[str, dict[str, float]]:
-    """The scores of one run in `folder`; a run that is finished there is not run again."""
+    """The scores of one run in `folder`, in this process; a run that is finished there is not run again."""
     if not (folder / "metrics.json").exists():
-        # without the card and the doors, which say nothing about a method
-        code = f"import sys, {script} as s; s.publish = lambda *a: None; s.run_script(s.main)"
-        command = [sys.executable, "-c", code, recipe, "--output-dir", str(folder), "--cpu-threads", "1"]
-        command += [*("--overwrite" for _ in [0] if folder.exists()), *map(str, flags)]
-        path = os.pathsep.join([str(ROOT), str(ROOT / "training")])
-        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{folder.name}: {done.stderr.strip().splitlines()[-1]}")
+        module = importlib.import_module(script)
+        module.publish = lambda *arguments: None  # card and doors say nothing about a method
+        AcceleratorState._reset_state(reset_partial_state=True)
+        options = ["--output-dir", folder, "--cpu-threads", 1, *(["--overwrite"] if folder.exists() else [])]
+        sys.argv = [f"{script}.py", recipe, *map(str, [*options, *flags])]
+        started = time.process_time()
+        with (folder.parent / "log.txt").open("a") as log, redirect_stdout(log), redirect_stderr(log):
+            module.main()
+        print(f"{folder.name}: {time.process_time() - started:.0f} s", file=sys.stderr, flush=True)
     return json.loads((folder / "metrics.json").read_text())
 
 
@@ -35,24 +39,29 @@ def table(
     *,
     common: Sequence[object],
     seeds: Sequence[int],
-    columns: Mapping[str, tuple[str, str]],
+    columns: Sequence[str],
+    split: str = "dev",
+    header: bool = True,
 ) -> None:
     """Train and print a Markdown table, mean ± standard deviation over the seeds, row by row as they finish.
+
+    Rows of the same flags share their runs.
 
     Args:
         script: module name of the training script. recipe: its recipe.
         out: folder of the runs.
         variants: name of a row -> flags. common: flags of all rows.
-        columns: heading -> (split, metric) in metrics.json.
+        columns: metrics of the `split` in metrics.json. header: print the head of the table.
     """
-    print(f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}", flush=True)
+    if header:
+        print(f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}", flush=True)
     for name, flags in variants.items():
-        folder = out / "".join(c if c.isalnum() else "-" for c in name)
+        folder = out / ("".join(c if c.isalnum() else "-" for c in " ".join(map(str, flags))).strip("-") or "plain")
         runs = [
             train(script, recipe, folder.with_name(f"{folder.name}-{seed}"), [*common, *flags, "--seed", seed])
             for seed in seeds
         ]
-        cells = [spread([run[split][metric] for run in runs]) for split, metric in columns.values()]
+        cells = [spread([run[split][metric] for run in runs]) for metric in columns]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
