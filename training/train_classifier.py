@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 from recipes._base import parse
 from recipes._regularizers import mean_of
 from recipes.classifier import RECIPES
-from suzoo.data import class_names, describe, read_classes
+from suzoo.data import class_names, class_numbers, describe, read_classes
 from suzoo.distributed import rank
 from suzoo.engine import RandomBatches, fit, full_state_dict, run_script
 from suzoo.evaluation import classification_scores
@@ -56,21 +56,17 @@ def main() -> None:
     dev = read_classes(dev_source, split=dev_split, max_rows=recipe.max_dev_samples, **options)
     data = {"train": describe(recipe.data, split, train), "dev": describe(dev_source, dev_split, dev)}
     names = class_names(train, recipe.data)
-    number = {name: i for i, name in enumerate(names)}
-    unknown = sorted({name for row in dev for name in row.labels} - number.keys())
-    if unknown:
-        raise ValueError(f"{dev_source} has classes that the training data lacks: {', '.join(unknown)}")
     several = any(len(row.labels) != 1 for row in train)
     if several and recipe.post_hoc_tau:
         raise ValueError("--post-hoc-tau is about classes of which a text has one; these texts have several")
 
-    def targets_of(rows) -> Tensor:
+    def targets_of(rows, source: str) -> Tensor:
         hot = torch.zeros(len(rows), len(names))
-        for i, row in enumerate(rows):
-            hot[i, [number[name] for name in row.labels]] = 1.0
+        for i, numbers in enumerate(class_numbers(rows, names, source)):
+            hot[i, numbers] = 1.0
         return hot if several else hot.argmax(1)
 
-    train_targets, dev_targets = targets_of(train), targets_of(dev)
+    train_targets, dev_targets = targets_of(train, recipe.data), targets_of(dev, dev_source)
     counts = train_targets.sum(0) if several else train_targets.bincount(minlength=len(names))
 
     # Model
@@ -78,7 +74,7 @@ def main() -> None:
     tokenizer.model_max_length = recipe.max_length  # whoever opens the folder cuts where training did
     head: dict[str, Any] = {
         "id2label": dict(enumerate(names)),
-        "label2id": number,
+        "label2id": {name: i for i, name in enumerate(names)},
         "problem_type": "multi_label_classification" if several else "single_label_classification",
     }
     if recipe.model:

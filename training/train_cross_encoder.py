@@ -14,6 +14,7 @@ from accelerate.utils import DistributedType
 from transformers import BertConfig
 
 from recipes._base import parse
+from recipes._regularizers import preferences, rdrop_of_scores
 from recipes.cross_encoder import RECIPES
 from suzoo.data import check_labels, describe, flat_batch, read_pairs, read_ranked
 from suzoo.distributed import gather, rank
@@ -23,6 +24,7 @@ from suzoo.hub.publish import publish
 from suzoo.losses import cosent_loss
 from suzoo.models import CoSENTCrossEncoder
 from suzoo.optimizers import AdaFactor, AdaX, Lion, Tiger, get_schedule, param_groups
+from suzoo.regularizers import repeat_rows
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adafactor": AdaFactor, "adax": AdaX, "lion": Lion, "tiger": Tiger}
 
@@ -30,6 +32,7 @@ OPTIMIZERS = {"adamw": torch.optim.AdamW, "adafactor": AdaFactor, "adax": AdaX, 
 def main() -> None:
     recipe = parse(RECIPES, __doc__)
     accelerator, run = recipe.start()
+    recipe.check_regularizers(accelerator, coupled=True, flat=True)
 
     # Data
     split = recipe.split or "train"
@@ -53,6 +56,7 @@ def main() -> None:
         model = CoSENTCrossEncoder(BertConfig(**recipe.sizes(tokenizer)))
         model.max_seq_length = recipe.max_length
     model.tokenizer = tokenizer
+    recipe.set_dropout(model)
     model.encoder = recipe.adapt(model.encoder)
     sharded = accelerator.distributed_type == DistributedType.FSDP
     whole = copy.deepcopy(model) if sharded else model  # no process can save or run its shards alone
@@ -81,18 +85,34 @@ def main() -> None:
     torch.manual_seed(recipe.seed + rank())  # from here on every rank draws its own dropout
 
     # Step
-    def logits(micro_batch):
-        return module(**micro_batch[0]).logits[:, 0].float()
+    def logits(inputs):
+        return module(**inputs).logits[:, 0].float()
+
+    def scores_of(micro_batch):
+        """(P,) logits; for R-Drop (P, 2), those of two passes."""
+        inputs = micro_batch[0]
+        return logits(repeat_rows(inputs)).view(2, -1).T if recipe.rdrop else logits(inputs)
 
     def step(micro_batches):
         everywhere = gather(torch.cat([labels for _, labels in micro_batches]))
 
-        def loss(scores):  # only scores and labels travel between processes
+        def loss_of_one_pass(scores):
             if recipe.loss == "bce":
-                return F.binary_cross_entropy_with_logits(gather(scores), everywhere)
-            return cosent_loss(gather(scores), everywhere, scale=recipe.scale)
+                return F.binary_cross_entropy_with_logits(scores, everywhere)
+            return cosent_loss(scores, everywhere, scale=recipe.scale)
 
-        return {"loss": batch_coupled_backward(accelerator, module, micro_batches, logits, loss)}
+        def loss(scores):  # only scores and labels travel between processes
+            return rdrop_of_scores(gather(scores), loss_of_one_pass, alpha=recipe.rdrop, scale=recipe.scale)
+
+        if len(micro_batches) > 1:
+            return {"loss": batch_coupled_backward(accelerator, module, micro_batches, scores_of, loss)}
+        value, numbers = recipe.regularized(
+            lambda: loss(scores_of(micro_batches[0])),
+            model,
+            compute_logits=lambda: preferences(gather(logits(micro_batches[0][0])), recipe.scale),
+        )
+        accelerator.backward(value)
+        return numbers
 
     # Loop
     def evaluate() -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Data: text to batches. Readers of files, folders and Hub datasets, embedded corpora, tokenizers from a corpus."""
 
 from suzoo.data._errors import DataError
-from suzoo.data.classes import Classified, class_names, read_classes
+from suzoo.data.classes import Classified, class_names, class_numbers, read_classes
 from suzoo.data.confusions import read_confusions
 from suzoo.data.dialogpt import dialogue_batch, encode_dialogue
 from suzoo.data.fingerprints import describe, fingerprint
@@ -24,6 +24,7 @@ __all__ = [
     "TokenBatches",
     "check_labels",
     "class_names",
+    "class_numbers",
     "describe",
     "dialogue_batch",
     "encode_dialogue",

@@ -64,6 +64,19 @@ def class_names(rows: Sequence[Classified], where: str = "the data") -> list[str
     return sorted(names, key=lambda name: int(name) if all(map(str.isdecimal, names)) else name)
 
 
+def class_numbers(rows: Sequence[Classified], names: Sequence[str], where: str = "the data") -> list[list[int]]:
+    """The places of each row's classes in `names`, those of the training data.
+
+    Raises:
+        DataError: a class is not among them.
+    """
+    number = {name: i for i, name in enumerate(names)}
+    unknown = sorted({name for row in rows for name in row.labels} - number.keys())
+    if unknown:
+        raise DataError(f"{where} has classes that the training data lacks: {', '.join(unknown)}")
+    return [[number[name] for name in row.labels] for row in rows]
+
+
 def _name(where: str, value: object) -> str:
     if not isinstance(value, str | int) or not str(value).strip():
         raise DataError(f"{where}: label is neither the name of a class nor a whole number, but {value!r:.40}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from suzoo.distributed import rank, world_size
+
+Mix = Literal["proportional", "alternate", "together"]
 
 
 class RandomBatches:
@@ -62,3 +64,45 @@ class RandomBatches:
         mine = np.array_split(self.rows(step), world_size())[rank()]
         parts = np.array_split(mine, self.num_micro_batches)
         return [self.collate([self.examples[row] for row in part]) for part in parts]
+
+
+class MixedBatches:
+    """Several data sets, a batch of one of them or of each in a step: `batches[step]` is a list of (name, micro-batch).
+
+    - proportional: every step has one data set, in random order; an epoch is one pass over all of them.
+    - alternate: by turns; an epoch is as long as one pass over the first takes, shorter ones repeat.
+    - together: every step has a batch of each; an epoch is one pass over the first.
+
+    Args:
+        parts: name -> its batches; the first is the main one.
+        mix: see above.
+        seed: of the order, for "proportional".
+    """
+
+    def __init__(self, parts: Mapping[str, RandomBatches], *, mix: Mix, seed: int = 0):
+        self.parts, self.mix, self.seed = dict(parts), mix, seed
+        self.names = list(self.parts)
+        lengths = [part.steps_per_epoch for part in self.parts.values()]
+        epochs = {"proportional": sum(lengths), "alternate": len(lengths) * lengths[0], "together": lengths[0]}
+        if mix not in epochs:
+            raise ValueError(f"mix must be one of {', '.join(epochs)}, not {mix!r}")
+        self.steps_per_epoch = epochs[mix]
+
+    def feeding(self, step: int) -> list[tuple[str, int]]:
+        """Which data sets feed a step, and which batch of each it is."""
+        if self.mix == "together":
+            return [(name, step) for name in self.names]
+        if self.mix == "alternate":
+            return [(self.names[step % len(self.names)], step // len(self.names))]
+        epoch, place = divmod(step, self.steps_per_epoch)
+        lengths = [part.steps_per_epoch for part in self.parts.values()]
+        owners = np.random.default_rng([self.seed, epoch]).permutation(np.repeat(np.arange(len(lengths)), lengths))
+        owner = owners[place]
+        return [(self.names[owner], epoch * lengths[owner] + int((owners[:place] == owner).sum()))]
+
+    def rows(self, step: int) -> np.ndarray:
+        """Indices of the examples of a step, those of one data set after those of another."""
+        return np.concatenate([self.parts[name].rows(number) for name, number in self.feeding(step)])
+
+    def __getitem__(self, step: int) -> list[tuple[str, Any]]:
+        return [(name, batch) for name, number in self.feeding(step) for batch in self.parts[name][number]]

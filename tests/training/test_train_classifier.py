@@ -209,6 +209,7 @@ def recipe_of(**options) -> Classification:
         ({"gradient_penalty": 1.0, "gradient_checkpointing": True}, {}, False, "leave --gradient-checkpointing out"),
         ({"gradient_penalty": 1.0}, {"num_processes": 2}, True, "which do not pass between processes"),
         ({"flood": 1.0, "micro_batches": 2}, {}, False, "--flood needs the loss of the whole step"),
+        ({"flood": 1.0, "micro_batches": 2}, {}, True, "--flood and a loss over the whole step"),
         ({"weissi": 1.0}, {"distributed_type": DistributedType.FSDP}, False, "--weissi needs whole matrices"),
     ],
 )
@@ -219,7 +220,13 @@ def test_what_would_run_and_be_wrong_is_refused(flags, state, coupled, message):
 
 def test_what_is_right_is_not_refused():
     recipe_of(fgm=1.0, vat=1.0, rdrop=4.0, micro_batches=2).check_regularizers(accelerator_of(), coupled=False)
-    recipe_of(flood=1.0, rdrop=4.0, micro_batches=2).check_regularizers(accelerator_of(), coupled=True)
+    recipe_of(rdrop=4.0, micro_batches=2).check_regularizers(accelerator_of(), coupled=True)
+    recipe_of(fgm=1.0, flood=1.0).check_regularizers(accelerator_of(), coupled=True, flat=True)
+
+
+def test_texts_end_to_end_have_no_rows():
+    with pytest.raises(ValueError, match="--disturbance-norm sample knows no rows"):
+        recipe_of(vat=1.0, disturbance_norm="sample").check_regularizers(accelerator_of(), coupled=True, flat=True)
 
 
 RECIPES = {

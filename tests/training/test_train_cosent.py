@@ -58,7 +58,7 @@ def test_from_nothing_to_a_verified_folder(tmp_path, monkeypatch, capsys):
     assert CoSENTModel.from_pretrained(folder).encode(["今天天气很好"]).shape == (1, 32)
 
 
-@pytest.mark.parametrize("arguments", [["--loss", "bce"], ["--lora-r", "4"]])
+@pytest.mark.parametrize("arguments", [["--loss", "bce", "--vat", "0.01"], ["--lora-r", "4", "--rdrop", "1"]])
 def test_a_verified_cross_encoder(tmp_path, monkeypatch, capsys, arguments):
     data = tmp_path / "pairs.jsonl"
     rows = [{"text1": f"text {i % 7}", "text2": f"text {i % 5}", "score": int(i % 7 == i % 5)} for i in range(64)]
@@ -87,7 +87,12 @@ HIDDEN = (
 
 
 @pytest.mark.parametrize(
-    "flags", [["--gradient-checkpointing"], ["--precision", "bf16"], ["--loss", "sbert"], HIDDEN.split()]
+    "flags",
+    [
+        *(["--gradient-checkpointing"], ["--precision", "bf16"], ["--loss", "sbert"], HIDDEN.split()),
+        ["--fgm", "0.01", "--rdrop", "1", "--weissi", "1e-5"],
+        ["--gradient-penalty", "0.01", "--vat", "0.01"],
+    ],
 )
 def test_every_way_of_training_learns_something(tmp_path, monkeypatch, flags):
     monkeypatch.setattr(train_cosent, "publish", lambda *args: None)  # verified above; these change the training only

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from recipes._base import ExampleTraining
-from suzoo.losses import flooding
+from suzoo.losses import flooding, symmetric_kl
 from suzoo.regularizers import embedding_noise, fgm, gradient_penalty, pgd, vat_loss, weissi_penalty
+
+REGULARIZERS = ("fgm", "pgd", "vat", "gradient_penalty", "embedding_noise", "rdrop", "flood", "weissi")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +55,28 @@ class Regularized(ExampleTraining):
         """The losses among the flags, by the names that `suzoo.losses.citations.cite` knows."""
         return ["rdrop_loss"] * bool(self.rdrop) + ["flooding"] * bool(self.flood)
 
-    def check_regularizers(self, accelerator: Accelerator, *, coupled: bool) -> None:
-        """Refuse what would run and be wrong. `coupled`: the loss compares the examples of the whole step."""
+    def check_regularizers(self, accelerator: Accelerator, *, coupled: bool, flat: bool = False) -> None:
+        """Refuse what would run and be wrong.
+
+        Args:
+            coupled: the loss compares the examples of the whole step.
+            flat: the model gets the tokens of a batch end to end, in one row.
+        """
 
         def refuse(flag: str, reason: str) -> None:
             raise ValueError(f"--{flag.replace('_', '-')} {reason}")
 
-        flags = ("fgm", "pgd", "vat", "gradient_penalty", "embedding_noise", "rdrop", "flood", "weissi")
-        values = {flag: getattr(self, flag) for flag in flags}
+        values = {flag: getattr(self, flag) for flag in REGULARIZERS}
         for flag, value in values.items():
             if value < 0:
                 refuse(flag, f"must not be negative, but is {value}")
         attacks = [flag for flag in ("fgm", "pgd", "gradient_penalty") if values[flag]]
         if len(attacks) > 1:
             refuse(attacks[0], f"and --{attacks[1].replace('_', '-')} are forms of one method: choose one")
+        if coupled and self.micro_batches > 1:
+            for flag in REGULARIZERS:
+                if values[flag] and flag != "rdrop":
+                    refuse(flag, "and a loss over the whole step need it at once: use --micro-batches 1")
         for flag in [*attacks, *(["vat"] if self.vat else [])]:
             if accelerator.distributed_type == DistributedType.DEEPSPEED:
                 refuse(flag, "needs several passes per step, and DeepSpeed steps in each backward: use DDP or FSDP2")
@@ -74,8 +84,8 @@ class Regularized(ExampleTraining):
                 refuse(flag, "needs gradients that the loss scale of fp16 does not reach: use --precision bf16")
             if self.compile:
                 refuse(flag, "hooks into the embeddings, which a compiled model passes by: leave --compile out")
-            if self.micro_batches > 1 and coupled:
-                refuse(flag, "and a loss over the whole step need it at once: use --micro-batches 1")
+            if flat and self.disturbance_norm == "sample" and flag != "gradient_penalty":
+                refuse("disturbance_norm", "sample knows no rows in texts that lie end to end: use token or batch")
             if self.micro_batches > 1 and self.disturbance_norm in ("batch", "matrix") and flag != "gradient_penalty":
                 refuse(flag, f"with the norm of the {self.disturbance_norm} needs --micro-batches 1")
         if self.gradient_penalty:
@@ -87,7 +97,7 @@ class Regularized(ExampleTraining):
                 refuse("gradient_penalty", "needs second derivatives, which do not pass between processes: use one")
         if self.embedding_noise and self.compile:
             refuse("embedding_noise", "hooks into the embeddings, which a compiled model passes by")
-        if self.flood and self.micro_batches > 1 and not coupled:
+        if self.flood and self.micro_batches > 1:
             refuse("flood", "needs the loss of the whole step at once: use --micro-batches 1")
         if self.weissi and accelerator.distributed_type == DistributedType.FSDP:
             refuse("weissi", "needs whole matrices, which FSDP2 shards: use DDP")
@@ -152,3 +162,21 @@ class Regularized(ExampleTraining):
 def mean_of(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The numbers to log of a step from those of its micro-batches."""
     return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
+
+
+def preferences(scores_P: Tensor, scale: float) -> Tensor:
+    """(P, P, 2) logits of what a loss on the order of scores predicts: which of every two pairs is more alike."""
+    differences = scale * (scores_P[:, None] - scores_P)
+    return torch.stack([differences, torch.zeros_like(differences)], -1)
+
+
+def rdrop_of_scores(scores: Tensor, loss: Callable[[Tensor], Tensor], *, alpha: float, scale: float) -> Tensor:
+    """R-Drop, in the blog's scale, for a loss on scores of pairs: the `preferences` of two passes (P, 2) should agree.
+
+    With alpha 0 the scores are (P,), and this is the loss.
+    """
+    if not alpha:
+        return loss(scores)
+    first, second = scores.unbind(1)
+    divergence = symmetric_kl(preferences(first, scale), preferences(second, scale)).mean()
+    return (loss(first) + loss(second)) / 2 + alpha / 4 * divergence

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from recipes._base import PairTraining
+from recipes._regularizers import Regularized
 
 
 @dataclass(frozen=True, kw_only=True)
-class CrossEncoder(PairTraining):
+class CrossEncoder(PairTraining, Regularized):
     loss: Literal["cosent", "bce"] = "cosent"
     """cosent: rank the pairs of a batch (kexue.fm/archives/9341). bce: cross-entropy of each, labels in [0, 1]."""
     scale: float = 1.0

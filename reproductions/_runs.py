@@ -1,0 +1,77 @@
+"""What the experiments share: train every variant with every seed through the training scripts, and tabulate."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from statistics import mean, stdev
+
+from accelerate.state import AcceleratorState
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "training"))
+
+
+def train(script: str, recipe: str, folder: Path, flags: Sequence[object]) -> dict[str, dict[str, float]]:
+    """The scores of one run in `folder`, in this process; a run that is finished there is not run again."""
+    if not (folder / "metrics.json").exists():
+        module = importlib.import_module(script)
+        module.publish = lambda *arguments: None  # card and doors say nothing about a method
+        AcceleratorState._reset_state(reset_partial_state=True)
+        options = ["--output-dir", folder, "--cpu-threads", 1, *(["--overwrite"] if folder.exists() else [])]
+        sys.argv = [f"{script}.py", recipe, *map(str, [*options, *flags])]
+        started = time.process_time()
+        with (folder.parent / "log.txt").open("a") as log, redirect_stdout(log), redirect_stderr(log):
+            module.main()
+        print(f"{folder.name}: {time.process_time() - started:.0f} s", file=sys.stderr, flush=True)
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def table(
+    script: str,
+    recipe: str,
+    out: Path,
+    variants: Mapping[str, Sequence[object]],
+    *,
+    common: Sequence[object],
+    seeds: Sequence[int],
+    columns: Sequence[str],
+    split: str = "dev",
+    header: bool = True,
+) -> None:
+    """Train and print a Markdown table, mean ± standard deviation over the seeds, row by row as they finish.
+
+    Rows of the same flags share their runs.
+
+    Args:
+        script: module name of the training script. recipe: its recipe.
+        out: folder of the runs.
+        variants: name of a row -> flags. common: flags of all rows.
+        columns: metrics of the `split` in metrics.json. header: print the head of the table.
+    """
+    if header:
+        print(f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}", flush=True)
+    for name, flags in variants.items():
+        folder = out / ("".join(c if c.isalnum() else "-" for c in " ".join(map(str, flags))).strip("-") or "plain")
+        runs = [
+            train(script, recipe, folder.with_name(f"{folder.name}-{seed}"), [*common, *flags, "--seed", seed])
+            for seed in seeds
+        ]
+        cells = [spread([run[split][metric] for run in runs]) for metric in columns]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def spread(values: Sequence[float]) -> str:
+    """.123 ± .004, the standard deviation that of a sample."""
+    text = f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+    return text.replace("0.", ".")
+
+
+def write_jsonl(path: Path, rows: Sequence[Mapping]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path

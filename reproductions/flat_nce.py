@@ -1,0 +1,109 @@
+"""FlatNCE against InfoNCE in small batches, with the control that computes InfoNCE without rounding.
+
+Claim (arXiv 2107.01152, kexue.fm/archives/8586): contrastive learning in small batches suffers from rounding, because
+the loss is near 0 where positives are easy; FlatNCE, whose gradient does not fade, repairs that. If it were rounding,
+InfoNCE computed as softplus(logsumexp of the negatives - positive), exact at every distance, would repair it too.
+
+    python reproductions/flat_nce.py --data simclue_rank.tsv
+
+Here: (query, positive) rows, in-batch negatives, scale 20, two layers of 128 from scratch on as many rows for either
+batch size; then queries that were kept aside look for their positive among all texts that were kept aside.
+
+Verdict: in training/LOG.md.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import tyro
+from _runs import spread
+from transformers import BertConfig
+
+from suzoo.data import flat_batch, read_ranked, train_wordpiece
+from suzoo.engine import RandomBatches
+from suzoo.evaluation import retrieval_metrics
+from suzoo.losses import contrastive_logits, flat_nce_loss
+from suzoo.models import CoSENTModel
+from suzoo.optimizers import get_schedule, param_groups
+
+LOSSES = {
+    "InfoNCE": F.cross_entropy,
+    "InfoNCE as softplus": partial(flat_nce_loss, form="softplus"),
+    "FlatNCE": partial(flat_nce_loss, form="log"),
+}
+
+
+@dataclass
+class Options:
+    data: Path
+    """Rows of query, positive and negative."""
+    num_queries: int = 500
+    """Queries kept aside."""
+    num_rows: int = 4000
+    """Rows to train on."""
+    batch_sizes: tuple[int, ...] = (8, 64)
+    lr: float = 5e-4
+    scale: float = 20.0
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+def train(rows: list[tuple[str, str]], tokenizer, loss, batch_size: int, seed: int, options: Options) -> CoSENTModel:
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=512,
+        max_position_embeddings=64,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = CoSENTModel(config, pooling="mean")
+    model.tokenizer, model.max_seq_length = tokenizer, 32
+    ids = [tokenizer(list(row), truncation=True, max_length=32)["input_ids"] for row in rows]
+    batches = RandomBatches(
+        ids, batch_size=batch_size, collate=lambda examples: flat_batch([t for row in examples for t in row]), seed=seed
+    )
+    optimizer = torch.optim.AdamW(param_groups(model, weight_decay=0.01), lr=options.lr)
+    schedule = get_schedule("linear", optimizer, num_steps=batches.steps_per_epoch, warmup=0.1)
+    model.train()
+    for step in range(batches.steps_per_epoch):
+        embeddings = model(**batches[step][0]).sentence_embedding
+        logits, target = contrastive_logits(embeddings[0::2], embeddings[1::2], scale=options.scale)
+        loss(logits, target).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    return model.eval()
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    torch.set_num_threads(1)
+    queries = read_ranked(options.data)
+    kept, rest = queries[: options.num_queries], queries[options.num_queries :]
+    rows = [(query.query, query.positives[0]) for query in rest][: options.num_rows]
+    tokenizer = train_wordpiece([text for row in rows for text in row], vocab_size=4000)
+    print("| batch | loss | MRR@10 | recall@1 |\n|---|---|---|---|", flush=True)
+    for batch_size in options.batch_sizes:
+        for name, loss in LOSSES.items():
+            results = []
+            for seed in options.seeds:
+                started = time.process_time()
+                model = train(rows, tokenizer, loss, batch_size, seed, options)
+                results.append(retrieval_metrics(model.encode, kept))
+                print(f"{name} {batch_size} {seed}: {time.process_time() - started:.0f} s", file=sys.stderr, flush=True)
+            cells = [spread([result[metric] for result in results]) for metric in ("mrr@10", "recall@1")]
+            print(f"| {batch_size} | {name} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
