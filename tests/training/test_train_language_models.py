@@ -189,3 +189,27 @@ def test_dev_losses_of_ranks_and_of_one_are_the_same():
     batches = [{"labels": torch.tensor([[1, 2, -100]])}, {"labels": torch.tensor([[4, -100, -100]])}]
     found = _language_model.dev_loss(Counting(), batches, torch.device("cpu"))
     assert found["loss"] == pytest.approx(7 / 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"), [("tta", "--objective mlm --typos None"), ("unilm", "--random-replacement 1")]
+)
+def test_a_run_that_was_cut_resumes_to_the_same_bits(tmp_path, monkeypatch, unpublished, name, flags):
+    """Masks, replaced tokens and dropout are drawn as in the run that was never cut."""
+    flags = [*TINY, "--epochs", "3", "--max-scored", "0" if name == "unilm" else "2", *flags.split()]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run(monkeypatch, SCRIPTS[name], "quickstart", "--output-dir", whole, *flags)
+    calls, dev_loss = [], SCRIPTS[name].dev_loss
+
+    def power_cut(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("power cut")
+        return dev_loss(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(SCRIPTS[name], "dev_loss", power_cut)
+        run(patch, SCRIPTS[name], "quickstart", "--output-dir", cut, *flags)
+    run(monkeypatch, SCRIPTS[name], "quickstart", "--output-dir", cut, "--resume", *flags)
+    one, other = load_file(whole / "model.safetensors"), load_file(cut / "model.safetensors")
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
