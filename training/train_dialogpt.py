@@ -87,6 +87,7 @@ def main() -> None:
     )
     tokenizer = finished_tokenizer(tokenizer)
     tokenizer.chat_template = chat_template(layout)
+    recipe.set_dropout(model)
     setattr(model, model.base_model_prefix, recipe.adapt(model.base_model))  # ty: ignore[invalid-argument-type]
     sharded = accelerator.distributed_type == DistributedType.FSDP
     whole = copy.deepcopy(model).eval() if sharded else model  # no process can save or run its shards alone

@@ -80,6 +80,7 @@ def main() -> None:
     else:
         model = BertForMaskedLM(BertConfig(**recipe.sizes(tokenizer)))
     tokenizer = finished_tokenizer(tokenizer)
+    recipe.set_dropout(model)
     model.bert = recipe.adapt(model.bert)  # ty: ignore[invalid-assignment]
     sharded = accelerator.distributed_type == DistributedType.FSDP
     whole = copy.deepcopy(model).eval() if sharded else model  # no process can save or run its shards alone

@@ -75,6 +75,7 @@ def main() -> None:
         num_beams=recipe.num_beams,
     )
     tokenizer = finished_tokenizer(tokenizer)
+    recipe.set_dropout(model)
     model.bert = recipe.adapt(model.bert)  # ty: ignore[invalid-assignment]
     sharded = accelerator.distributed_type == DistributedType.FSDP
     whole = copy.deepcopy(model).eval() if sharded else model  # no process can save or run its shards alone

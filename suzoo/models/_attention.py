@@ -85,7 +85,7 @@ class SelfAttention(nn.Module):
         self.is_causal = is_causal
         self.head_size = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_size**-0.5
-        self.dropout = config.attention_probs_dropout_prob
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)  # a module, so that `apply` finds it
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
@@ -123,7 +123,7 @@ class SelfAttention(nn.Module):
             key_BHSK,
             value_BHSK,
             attention_mask,
-            dropout=self.dropout if self.training else 0.0,
+            dropout=self.dropout.p if self.training else 0.0,
             scaling=self.scaling,
             **kwargs,
         )

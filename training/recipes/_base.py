@@ -16,6 +16,7 @@ import tyro
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env, set_seed
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import PreTrainedModel
 
 from suzoo.data import train_wordpiece
@@ -67,6 +68,8 @@ class Training:
     """Of the tokenizer learnt from the training texts."""
     max_length: int = 64
     """Tokens per text; longer texts are cut."""
+    dropout: float | None = None
+    """Of all dropout layers; default is what the model has, and 0.1 from scratch."""
 
     epochs: float = 1
     """Passes over the training data."""
@@ -132,6 +135,12 @@ class Training:
             self.precision,
         )
         return accelerator, run
+
+    def set_dropout(self, model: nn.Module) -> None:
+        """Put --dropout into every dropout layer of the model."""
+        for layer in model.modules():
+            if isinstance(layer, nn.Dropout) and self.dropout is not None:
+                layer.p = self.dropout
 
     def adapt(self, encoder: PreTrainedModel) -> PreTrainedModel | PeftModel:
         """LoRA, gradient checkpointing and torch.compile, as the flags say."""

@@ -42,9 +42,7 @@ class Regularized(ExampleTraining):
     embedding_noise: float = 0.0
     """Standard deviation of Gaussian noise on the embeddings."""
     rdrop: float = 0.0
-    """Weight of R-Drop: two passes with their own dropout should agree; the blog takes 4."""
-    dropout: float | None = None
-    """Of all dropout layers; default is what the model has. The blog takes 0.3 with R-Drop."""
+    """Weight of R-Drop: two passes with their own dropout should agree; the blog takes 4, with --dropout 0.3."""
     flood: float = 0.0
     """Flooding: where the training loss is below this level, climb."""
     weissi: float = 0.0
@@ -103,12 +101,8 @@ class Regularized(ExampleTraining):
             refuse("weissi", "needs whole matrices, which FSDP2 shards: use DDP")
 
     def set_dropout(self, model: nn.Module) -> None:
-        """Put --dropout into every dropout layer of the model."""
-        layers = [module for module in model.modules() if isinstance(module, nn.Dropout)]
-        if self.dropout is not None:
-            for layer in layers:
-                layer.p = self.dropout
-        if self.rdrop and not any(layer.p for layer in layers):
+        super().set_dropout(model)
+        if self.rdrop and not any(layer.p for layer in model.modules() if isinstance(layer, nn.Dropout)):
             raise ValueError("--rdrop compares two passes with dropout, and this model has none: give a --dropout")
 
     def regularized(
