@@ -4,9 +4,9 @@
     python benchmarks/bench_losses.py --only cosent supcon --rounds 50
 
 Both sides get the same tensors and must agree in value, or the run stops. A ratio above 1 is a peer that is slower
-(time) or needs more (memory). Peers: sentence-transformers (extra `bench`), pytorch-metric-learning (`pip install
-pytorch-metric-learning`), torch, and for multi-label the way it is usually written. TaiLr has no peer: it is compared
-with plain cross-entropy, in cost and not in value (marked *). Close everything else before you believe a time.
+(time) or needs more (memory). Peers: sentence-transformers and pytorch-metric-learning (extra `bench`), torch, and for
+multi-label the way it is usually written. TaiLr has no peer: it is compared with plain cross-entropy, in cost and not
+in value (marked *). Close everything else before you believe a time.
 """
 
 from __future__ import annotations

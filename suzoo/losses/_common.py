@@ -27,19 +27,29 @@ def reduce_loss(losses: Tensor, keep: Tensor | None, reduction: Reduction, num_i
     The mean divides by `num_items` if given (the count over all micro-batches and ranks), else by the number kept.
     Nothing kept gives a zero that is attached to the graph.
     """
+    if keep is not None:
+        losses = torch.where(keep, losses, 0.0)
+    if reduction == "none":
+        _check_reduction(reduction, num_items)
+        return losses
+    return divide_by_count(losses.sum(), losses if keep is None else keep, reduction, num_items)
+
+
+def divide_by_count(total: Tensor, counted: Tensor, reduction: Reduction, num_items: int | Tensor | None) -> Tensor:
+    """What `reduce_loss` makes of the sum of the losses; `counted` says which are kept, or has one element for each."""
+    _check_reduction(reduction, num_items)
+    if reduction == "sum":
+        return total
+    if num_items is None:
+        num_items = counted.sum().clamp_min(1) if counted.dtype == torch.bool else max(counted.numel(), 1)
+    return total / num_items
+
+
+def _check_reduction(reduction: str, num_items: int | Tensor | None) -> None:
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
     if num_items is not None and reduction != "mean":
         raise ValueError(f"num_items is the divisor of reduction='mean'; it means nothing with {reduction!r}")
-    if keep is not None:
-        losses = torch.where(keep, losses, 0.0)
-    if reduction == "none":
-        return losses
-    if reduction == "sum":
-        return losses.sum()
-    if num_items is None:
-        num_items = max(losses.numel(), 1) if keep is None else keep.sum().clamp_min(1)
-    return losses.sum() / num_items
 
 
 def check_class_labels(name: str, logits: Tensor, labels: Tensor) -> None:
@@ -59,6 +69,8 @@ def check_targets(name: str, logits: Tensor, targets: Tensor) -> None:
 
 def target_nll(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     """(...) minus the log-probability of the target from logits (..., C); 0 where ignored."""
+    if labels.dim() == 1:
+        return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
     flat = F.cross_entropy(
         logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=ignore_index, reduction="none"
     )

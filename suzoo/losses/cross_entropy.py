@@ -5,11 +5,16 @@ Source: z-loss: PaLM, arXiv 2204.02311; smoothing: arXiv 1512.00567. Shapes: (..
 
 from __future__ import annotations
 
+from functools import partial
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from suzoo.losses._common import (
     Reduction,
     check_class_labels,
+    divide_by_count,
     reduce_loss,
     target_and_uniform_nll,
     target_nll,
@@ -49,6 +54,18 @@ def cross_entropy_loss(
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy_loss: label_smoothing must be in [0, 1], not {label_smoothing}")
     logits = upcast(logits)
+    if reduction != "none" and not z_loss:  # torch's own reduction has the fewest passes
+        rows = (logits, labels) if labels.dim() == 1 else (logits.flatten(0, -2), labels.flatten())
+        loss_of_rows = partial(F.cross_entropy, *rows, ignore_index=ignore_index, label_smoothing=label_smoothing)
+        # on the CPU it is cheaper to look than to count
+        if reduction == "mean" and num_items is None and _can_look(labels) and bool((labels != ignore_index).any()):
+            loss = loss_of_rows()
+        else:
+            total = loss_of_rows(reduction="sum")
+            loss = divide_by_count(total, labels != ignore_index, reduction, num_items)
+        # with smoothing, a class at -inf makes it infinite: that is left out below
+        if not label_smoothing or (not torch.compiler.is_compiling() and bool(loss.isfinite())):
+            return loss
     if label_smoothing > 0:
         nll, uniform = target_and_uniform_nll(logits, labels, ignore_index)
         losses = (1 - label_smoothing) * nll + label_smoothing * uniform
@@ -57,3 +74,8 @@ def cross_entropy_loss(
     if z_loss:
         losses = losses + z_loss * logits.logsumexp(-1).square()
     return reduce_loss(losses, labels != ignore_index, reduction, num_items)
+
+
+def _can_look(tensor: Tensor) -> bool:
+    """A decision on the values of a tensor neither breaks a graph nor waits for an accelerator."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()

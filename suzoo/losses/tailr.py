@@ -14,6 +14,7 @@ from torch import Tensor
 from suzoo.losses._common import (
     Reduction,
     check_class_labels,
+    divide_by_count,
     reduce_loss,
     target_and_uniform_nll,
     target_nll,
@@ -62,11 +63,15 @@ def tailr_loss(
         nll, uniform = target_and_uniform_nll(logits, labels, ignore_index)
     else:
         nll, uniform = target_nll(logits, labels, ignore_index), None
-    weight = (-nll.detach() - _log_mixture(-nll.detach(), gamma)).exp() if gamma > 0 else torch.ones_like(nll)
-    weight = weight.clamp(min_weight, 1.0)
-    losses = weight * torch.where(weight > 0, nll, 0.0)  # 0 * inf is 0 here: the limit of p log p
+    with torch.no_grad():  # w as 1 / (γ/p + 1 - γ)
+        weight = nll.exp().mul_(gamma).add_(1 - gamma).reciprocal_() if gamma > 0 else torch.ones_like(nll)
+        weight = weight.clamp_(min_weight, 1.0)
+    # 0 * inf is 0 here: the limit of p log p
+    losses = weight * (nll if min_weight > 0 else torch.where(weight > 0, nll, 0.0))
     if uniform is not None:
         losses = (1 - label_smoothing) * losses + label_smoothing * uniform
+    elif reduction != "none":  # the losses of labels that are left out are 0 already
+        return divide_by_count(losses.sum(), labels != ignore_index, reduction, num_items)
     return reduce_loss(losses, labels != ignore_index, reduction, num_items)
 
 
