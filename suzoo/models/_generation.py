@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedConfig
+from transformers import Cache, GenerationConfig, PreTrainedConfig
 
-PER_TOKEN = ("input_ids", "token_type_ids", "position_ids", "attention_mask")
+PER_TOKEN = ("input_ids", "inputs_embeds", "token_type_ids", "position_ids", "attention_mask")
 
 
 def take_prompt(inputs: Tensor | None, kwargs: dict[str, Any]) -> None:
@@ -28,36 +28,63 @@ def setting(name: str, kwargs: dict[str, Any], *configs: GenerationConfig | None
     return next((value for value in values if value is not None), None)
 
 
-def left_pad_prompt(kwargs: dict[str, Any], pad_token_id: int | None, num_past: int) -> None:
+def left_pad_prompt(kwargs: dict[str, Any], pad_token_id: int | None, num_past: int) -> tuple[Tensor, Tensor] | None:
     """Move the padding of a batch of prompts to the left, in place, in everything that has one entry per token.
 
     `generate()` continues after the last slot, so a prompt with padding there would be continued from padding. Without
     `attention_mask`, padding is where `input_ids` are the padding id, as transformers guesses too. On top of a cache
-    nothing can move.
+    nothing can move, but where `remember_move` says that its prompt was moved, the mask of that prompt follows.
+
+    Returns:
+        The mask (B, L) as given and as moved, or None where nothing moved.
     """
+    if num_past:
+        _follow_move(kwargs)
+        return None
     input_ids = kwargs.get("input_ids")
-    if input_ids is None or num_past:
-        return
     if kwargs.get("attention_mask") is None:
-        if pad_token_id is None or not (input_ids == pad_token_id).any():
-            return
+        if input_ids is None or pad_token_id is None or not (input_ids == pad_token_id).any():
+            return None
         kwargs["attention_mask"] = (input_ids != pad_token_id).long()
     mask = kwargs["attention_mask"]
     if mask.dim() != 2 or bool(mask[:, -1].all()):
-        return
+        return None
     order = mask.long().argsort(dim=-1, stable=True)
     for name in PER_TOKEN:
-        if kwargs.get(name) is not None:
-            kwargs[name] = kwargs[name].expand_as(order).gather(-1, order)
+        entries = kwargs.get(name)
+        if entries is not None:
+            kwargs[name] = entries.expand(len(order), *entries.shape[1:]).take_along_dim(
+                order.view(*order.shape, *[1] * (entries.dim() - 2)), dim=1
+            )
+    return mask, kwargs["attention_mask"]
+
+
+def remember_move(output: Any, cache: Cache | None, move: tuple[Tensor, Tensor] | None) -> None:
+    """Note on the cache, the given one or that of `output`, what `left_pad_prompt` did to the prompt it now holds."""
+    if cache is None:
+        cache = getattr(output, "past_key_values", None)
+    if cache is not None:
+        cache.moved_prompt = move  # ty: ignore[unresolved-attribute]  (on the cache, so that copies of it keep the note)
+
+
+def _follow_move(kwargs: dict[str, Any]) -> None:
+    mask, move = kwargs.get("attention_mask"), getattr(kwargs["past_key_values"], "moved_prompt", None)
+    if mask is None or mask.dim() != 2 or move is None:
+        return
+    # several sequences per prompt share its mask
+    given, moved = (prompt_mask.repeat_interleave(len(mask) // len(prompt_mask), dim=0) for prompt_mask in move)
+    num_slots = given.shape[1]
+    if torch.equal(mask[:, :num_slots], given.to(mask.dtype)):
+        kwargs["attention_mask"] = torch.cat([moved.to(mask.dtype), mask[:, num_slots:]], dim=1)
 
 
 def prompt_length_must_fit(kwargs: dict[str, Any], max_new_tokens: int | None, config: PreTrainedConfig) -> None:
     """Raise before the first token where absolute positions would run out before the last one."""
-    input_ids = kwargs.get("input_ids")
-    if config.position_embedding_type != "absolute" or max_new_tokens is None or input_ids is None:
+    prompt = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
+    if config.position_embedding_type != "absolute" or max_new_tokens is None or prompt is None:
         return
-    mask: Tensor = kwargs["attention_mask"] if kwargs.get("attention_mask") is not None else torch.ones_like(input_ids)
-    longest = int(mask.sum(-1).max())
+    mask = kwargs.get("attention_mask")
+    longest = prompt.shape[1] if mask is None else int(mask.sum(-1).max())
     # the last new token is never fed back, so it needs no position
     if longest + max_new_tokens - 1 > config.max_position_embeddings:
         raise ValueError(

@@ -21,7 +21,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from ._dialogue import extend_speaker_types, speaker_types
-from ._generation import left_pad_prompt, prompt_length_must_fit, setting, take_prompt
+from ._generation import left_pad_prompt, prompt_length_must_fit, remember_move, setting, take_prompt
 from ._masks import causal_mask
 from ._positions import count_positions
 from ._transformer import (
@@ -181,7 +181,7 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
         take_prompt(inputs, kwargs)
         past = kwargs.get("past_key_values")
         num_past = 0 if past is None else int(past.get_seq_length())
-        left_pad_prompt(kwargs, setting("pad_token_id", kwargs, *configs), num_past)
+        move = left_pad_prompt(kwargs, setting("pad_token_id", kwargs, *configs), num_past)
         prompt_length_must_fit(kwargs, setting("max_new_tokens", kwargs, *configs), self.config)
         if self.config.layout == "blog":
             input_ids, types = kwargs.get("input_ids"), kwargs.get("token_type_ids")
@@ -190,7 +190,10 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
             if types is None or not types.any():
                 kwargs["token_type_ids"] = speaker_types(input_ids, self.config.turn_end_id)
             kwargs["num_given_types"] = input_ids.shape[1]
-        return super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
+        output = super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
+        if num_past == 0:
+            remember_move(output, past, move)
+        return output
 
     def prepare_inputs_for_generation(
         self, input_ids, *args: Any, inputs_embeds=None, num_given_types: int | None = None, **kwargs: Any

@@ -23,7 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from ._generation import left_pad_prompt, prompt_length_must_fit, setting, take_prompt
+from ._generation import left_pad_prompt, prompt_length_must_fit, remember_move, setting, take_prompt
 from ._masks import prefix_mask
 from ._positions import count_positions
 from ._transformer import (
@@ -188,15 +188,18 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
         prompt = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
         if prompt is None and bos_token_id is not None:
             prompt = kwargs["input_ids"] = torch.full((1, 1), bos_token_id, device=self.device)
+        past, move = kwargs.get("past_key_values"), None
+        num_past = 0 if past is None else int(past.get_seq_length())
         if prompt is not None:
-            past = kwargs.get("past_key_values")
-            num_past = 0 if past is None else int(past.get_seq_length())
             if kwargs.get("token_type_ids") is None:
                 kwargs["token_type_ids"] = torch.zeros(prompt.shape[:2], dtype=torch.long, device=prompt.device)
             kwargs["num_source_slots"] = num_past or prompt.shape[1]
-            left_pad_prompt(kwargs, setting("pad_token_id", kwargs, *configs), num_past)
+            move = left_pad_prompt(kwargs, setting("pad_token_id", kwargs, *configs), num_past)
             prompt_length_must_fit(kwargs, setting("max_new_tokens", kwargs, *configs), self.config)
-        return super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
+        output = super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
+        if num_past == 0:
+            remember_move(output, past, move)
+        return output
 
     def generate_texts(
         self,

@@ -126,14 +126,6 @@ def test_every_way_to_generate_equals_the_uncached_forward(layout, positions):
     assert helped == expected
 
 
-def test_generating_from_embeddings():
-    model = tiny("dialogpt")
-    prompt = tokens(2, 6)
-    options = {"max_new_tokens": 5, "eos_token_id": None}
-    from_ids = model.generate(prompt, **options)[:, 6:]
-    assert torch.equal(model.generate(inputs_embeds=model.get_input_embeddings()(prompt), **options), from_ids)
-
-
 def test_given_speakers_are_kept_through_generation():
     """A window that starts with the other speaker: types are given and continued, not made anew."""
     model = tiny("dialogpt", layout="blog")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from peft import PrefixTuningConfig, get_peft_model
@@ -176,6 +178,25 @@ def test_continuing_from_a_filled_cache():
         assert torch.equal(again, whole)
 
 
+@pytest.mark.parametrize("family", ["unilm", "dialogpt"])
+@pytest.mark.parametrize("num_return_sequences", [1, 2])
+def test_a_mask_on_top_of_a_cache_follows_the_moved_prompt(family, num_return_sequences):
+    """The caller extends his own mask, the prompt in the cache stands left-padded."""
+    model = tiny(family)
+    batch, mask, _ = prompts(left=False)
+    options = {"eos_token_id": None, "return_dict_in_generate": True, "num_return_sequences": num_return_sequences}
+    options |= {"do_sample": num_return_sequences > 1, "top_k": 1}
+    whole = model.generate(batch, attention_mask=mask, max_new_tokens=8, **options).sequences
+    first = model.generate(batch, attention_mask=mask, max_new_tokens=3, **options)
+    kept = torch.nn.functional.pad(mask.repeat_interleave(num_return_sequences, dim=0), (0, 3), value=1)
+    for continued in (kept, (first.sequences != 0).long()):  # the caller's mask, and that of the returned prompt
+        second = model.generate(
+            first.sequences, attention_mask=continued, past_key_values=copy.deepcopy(first.past_key_values),
+            **{**options, "num_return_sequences": 1, "max_new_tokens": 5},
+        )  # fmt: skip
+        assert torch.equal(second.sequences, whole)
+
+
 def test_assistant_model_changes_nothing():
     model, prompt = tiny("unilm"), tokens(1, 6)
     options = {"max_new_tokens": 8, "eos_token_id": None}
@@ -185,12 +206,18 @@ def test_assistant_model_changes_nothing():
     assert model.generate(max_new_tokens=3, eos_token_id=None).shape == (1, 4)  # from [CLS] alone
 
 
-def test_generating_from_embeddings():
-    model = tiny("unilm")
-    prompt = tokens(2, 6)
-    options = {"max_new_tokens": 5, "eos_token_id": None}
-    from_ids = model.generate(prompt, **options)[:, 6:]
-    assert torch.equal(model.generate(inputs_embeds=model.get_input_embeddings()(prompt), **options), from_ids)
+@pytest.mark.parametrize("family", ["unilm", "dialogpt"])
+@pytest.mark.parametrize("left", [True, False])
+def test_generating_from_embeddings(family, left):
+    model = tiny(family)
+    batch, mask, _ = prompts(left)
+    options = {"attention_mask": mask, "max_new_tokens": 5, "eos_token_id": None}
+    from_ids = model.generate(batch, **options)
+    embeddings = model.get_input_embeddings()(batch)
+    assert torch.equal(model.generate(inputs_embeds=embeddings, **options), from_ids[:, 9:])
+    assert torch.equal(model.generate(batch, inputs_embeds=embeddings, **options), from_ids)
+    with pytest.raises(ValueError, match="do not fit"):
+        model.generate(inputs_embeds=embeddings, **{**options, "max_new_tokens": 60})
 
 
 def test_labels_on_the_source_do_not_count():
