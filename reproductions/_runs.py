@@ -24,6 +24,7 @@ def train(script: str, recipe: str, folder: Path, flags: Sequence[object]) -> di
         AcceleratorState._reset_state(reset_partial_state=True)
         options = ["--output-dir", folder, "--cpu-threads", 1, *(["--overwrite"] if folder.exists() else [])]
         sys.argv = [f"{script}.py", recipe, *map(str, [*options, *flags])]
+        folder.parent.mkdir(parents=True, exist_ok=True)
         started = time.process_time()
         with (folder.parent / "log.txt").open("a") as log, redirect_stdout(log), redirect_stderr(log):
             module.main()

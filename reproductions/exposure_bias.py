@@ -20,7 +20,8 @@ from pathlib import Path
 import tyro
 from _runs import table
 
-COMMON = "--lr 1e-3 --hidden-size 128 --num-layers 3 --max-length 126 --max-target-length 24 --micro-batch-tokens 2048 --max-scored 300"
+COMMON = "--lr 1e-3 --hidden-size 128 --num-layers 3 --max-length 126 --max-target-length 24"
+COMMON += " --micro-batch-tokens 2048 --max-scored 300"
 VARIANTS = {
     "cross-entropy": "",
     "TaiLr 0.1": "--tailr 0.1",
