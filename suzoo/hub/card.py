@@ -144,7 +144,7 @@ def _widget(kind: str, promise: dict) -> list[dict[str, Any]]:
 def _model_index(task_type: str, name: str, run: dict, metrics: dict) -> list[dict]:
     results = []
     for split, metric, value in _scores({split: values for split, values in metrics.items() if split != "train"}):
-        data = run["data"].get(split, {})
+        data = run["data"].get(split, run["data"].get("dev", {}))  # a split without data of its own is a view of dev
         source = data.get("hub_id") or _source({"source": split} | data)
         results.append(
             EvalResult(
