@@ -159,22 +159,22 @@ class VocabularyLinear(nn.Linear):
     or 30522 features, and more for 12 rows. A single row is doubled, because W times one vector is the slow product.
     """
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        num_rows = hidden.numel() // self.in_features
-        is_step = num_rows <= 8 and hidden.device.type == "cpu" and hidden.dtype == torch.float32
+    def forward(self, input: Tensor) -> Tensor:
+        num_rows = input.numel() // self.in_features
+        is_step = num_rows <= 8 and input.device.type == "cpu" and input.dtype == torch.float32
         if not is_step or num_rows == 0 or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return super().forward(hidden)
-        rows = hidden.reshape(num_rows, self.in_features)
+            return super().forward(input)
+        rows = input.reshape(num_rows, self.in_features)
         columns = (torch.cat([rows, rows]) if num_rows == 1 else rows).t()
         logits = torch.addmm(self.bias[:, None], self.weight, columns).t()[:num_rows]
-        return logits.reshape(*hidden.shape[:-1], self.out_features)
+        return logits.reshape(*input.shape[:-1], self.out_features)
 
 
 class _Predictions(nn.Module):
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         self.transform = _Transform(config)
-        self.decoder = VocabularyLinear(config.hidden_size, config.vocab_size)
+        self.decoder: nn.Linear = VocabularyLinear(config.hidden_size, config.vocab_size)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))  # BERT's name for decoder.bias, and tied to it
 
     def forward(self, hidden_BLD: Tensor) -> Tensor:
