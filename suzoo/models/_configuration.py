@@ -68,7 +68,7 @@ class BackboneConfig(PreTrainedConfig):
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:
         """As in `PreTrainedConfig`, but a folder of a sibling (BERT itself, or one of our models) gives the fields we
-        share and nothing else: not its class, not its code, not its `model_type`."""
+        share and the dtype of its weights, and nothing else: not its class, not its code, not its `model_type`."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         source = config_dict.get("model_type", cls.model_type)
         if source == cls.model_type:
@@ -79,4 +79,5 @@ class BackboneConfig(PreTrainedConfig):
                 f"BERT's weight names, that is model_type {', '.join(READABLE_MODEL_TYPES)}"
             )
         own = {name for base in cls.__mro__ if issubclass(base, BackboneConfig) for name in get_annotations(base)}
+        own |= {"dtype", "torch_dtype"}  # the newer and the older name
         return {name: value for name, value in config_dict.items() if name in own}, kwargs

@@ -11,13 +11,15 @@ from transformers import Cache, GenerationConfig, PreTrainedConfig
 PER_TOKEN = ("input_ids", "inputs_embeds", "token_type_ids", "position_ids", "attention_mask")
 
 
-def take_prompt(inputs: Tensor | None, kwargs: dict[str, Any]) -> None:
-    """`generate()` takes the prompt as its first argument or by name; afterwards it is in `kwargs`, by name."""
-    if inputs is None:
-        return
-    if kwargs.get("input_ids") is not None:
-        raise ValueError("give generate() the prompt once, as inputs or as input_ids")
-    kwargs["input_ids"] = inputs
+def take_prompt(inputs: Tensor | None, kwargs: dict[str, Any], bos_token_id: int | None, device: torch.device) -> None:
+    """`generate()` takes the prompt as its first argument or by name; afterwards it is in `kwargs`, by name. Without a
+    prompt, and without embeddings, generation starts from `bos_token_id` alone."""
+    if inputs is not None:
+        if kwargs.get("input_ids") is not None:
+            raise ValueError("give generate() the prompt once, as inputs or as input_ids")
+        kwargs["input_ids"] = inputs
+    elif bos_token_id is not None and kwargs.get("input_ids") is None and kwargs.get("inputs_embeds") is None:
+        kwargs["input_ids"] = torch.full((1, 1), bos_token_id, device=device)
 
 
 def setting(name: str, kwargs: dict[str, Any], *configs: GenerationConfig | None) -> Any:

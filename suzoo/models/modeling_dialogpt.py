@@ -178,7 +178,7 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
             ValueError: the reply cannot fit behind the prompt.
         """
         configs = (generation_config, self.generation_config)
-        take_prompt(inputs, kwargs)
+        take_prompt(inputs, kwargs, setting("bos_token_id", kwargs, *configs), self.device)
         past = kwargs.get("past_key_values")
         num_past = 0 if past is None else int(past.get_seq_length())
         move = left_pad_prompt(kwargs, setting("pad_token_id", kwargs, *configs), num_past)
@@ -219,7 +219,7 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
             return
         logger.info("saved as a stock BertLMHeadModel: it opens as AutoModelForCausalLM without a flag")
         with torch.device("meta"):
-            stock = BertLMHeadModel(self.stock_config())
+            stock = BertLMHeadModel(self.stock_config()).to(self.dtype)  # its config.json tells in what to load
         stock.generation_config = self.generation_config
         state_dict = kwargs.pop("state_dict", None)
         stock.save_pretrained(save_directory, *args, state_dict=state_dict or self.state_dict(), **kwargs)

@@ -183,11 +183,8 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
             raise ValueError(
                 "prefill_chunk_size would read the source in pieces that cannot see what follows them; leave it out"
             )
-        take_prompt(inputs, kwargs)
-        bos_token_id = setting("bos_token_id", kwargs, *configs)
+        take_prompt(inputs, kwargs, setting("bos_token_id", kwargs, *configs), self.device)
         prompt = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
-        if prompt is None and bos_token_id is not None:
-            prompt = kwargs["input_ids"] = torch.full((1, 1), bos_token_id, device=self.device)
         past, move = kwargs.get("past_key_values"), None
         num_past = 0 if past is None else int(past.get_seq_length())
         if prompt is not None:

@@ -142,6 +142,13 @@ def test_given_speakers_are_kept_through_generation():
     torch.testing.assert_close(torch.cat(out.logits), logits.float(), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("layout", ["blog", "dialogpt"])
+def test_generating_from_nothing_starts_from_cls(layout):
+    model = tiny("dialogpt", layout=layout)
+    options = {"max_new_tokens": 5, "eos_token_id": None}
+    assert torch.equal(model.generate(**options), model.generate(torch.tensor([[1]]), **options))
+
+
 def test_blog_speakers_default_to_the_separators():
     model = tiny("dialogpt", layout="blog")
     ids = torch.tensor([[1, 5, 2, 6, 2, 7]])

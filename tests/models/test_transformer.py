@@ -187,6 +187,14 @@ def test_bert_folders_load_whole_and_back(source, tmp_path):
             assert torch.equal(parameter, dict(bert.named_parameters())[name]), name
 
 
+def test_the_dtype_of_a_stock_folder_is_that_of_its_config(tmp_path):
+    """And not that of whatever tensor comes first in the weights."""
+    tiny("dialogpt", double=False).to(torch.bfloat16).save_pretrained(tmp_path)
+    for config_class, model_class, _ in FAMILIES.values():
+        assert config_class.from_pretrained(tmp_path).dtype == torch.bfloat16
+        assert model_class.from_pretrained(tmp_path).dtype == torch.bfloat16
+
+
 def test_loading_is_strict(tmp_path):
     BertModel(bert_config()).save_pretrained(tmp_path / "headless")
     with pytest.raises(ValueError, match=r"missing: cls\.predictions"):
