@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ from tests.ranks import run_ranks
 from tests.tiny import tiny_config
 from tests.training.scripts import refused, run
 
+ROOT = Path(__file__).parent.parent.parent
 TINY = ["--hidden-size", "32", "--num-layers", "1", "--max-train-samples", "512", "--max-dev-samples", "64"]
 TINY += ["--epochs", "1", "--cpu-threads", "1"]
 ALSO = ["--also", "embedded:classes_zh"]
@@ -174,3 +177,14 @@ def test_rdrop_of_scores_is_the_divergence_of_all_preferences():
     assert preferences(column, 3.0).softmax(-1)[1, 0, 0].item() == pytest.approx(
         torch.sigmoid(3 * (column[1] - column[0])).item()
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[*ALSO, "--mix", "together", "--weighting", "min_norm"], ["--loss", "sbert"]])
+def test_what_wraps_the_encoder_trains_in_shards(tmp_path, flags):
+    """Evaluation calls the encoder inside; as part of the outer unit its weights would still be in shards."""
+    config, script = ROOT / "training/accelerate/fsdp2_cpu.yaml", ROOT / "training/train_cosent.py"
+    command = ["accelerate", "launch", "--config_file", str(config), str(script), "quickstart", *TINY[:-2], *flags]
+    done = subprocess.run([*command, "--output-dir", str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"verified: {tmp_path}" in done.stdout and "FSDP, 2" in done.stderr

@@ -8,24 +8,32 @@ from suzoo.losses import SoftmaxPairLoss
 from suzoo.models import CoSENTModel
 
 
-class SentenceBERT(nn.Module):
+class Extended(nn.Module):
+    def __init__(self, encoder: CoSENTModel):
+        super().__init__()
+        self.encoder = encoder
+        # FSDP shards the encoder as a unit of its own, which evaluation calls without what is around it
+        self._no_split_modules = [*(encoder._no_split_modules or ()), type(encoder).__name__]
+
+
+class SentenceBERT(Extended):
     """With the classifier over [u; v; |u-v|] of the CoSENT article's baseline."""
 
     def __init__(self, encoder: CoSENTModel):
-        super().__init__()
-        self.encoder, self.loss = encoder, SoftmaxPairLoss(encoder.config.hidden_size)
+        super().__init__(encoder)
+        self.loss = SoftmaxPairLoss(encoder.config.hidden_size)
 
     def forward(self, classes, **inputs):
         embeddings = self.encoder(**inputs).sentence_embedding
         return self.loss(embeddings[0::2], embeddings[1::2], classes)
 
 
-class TwoTasks(nn.Module):
+class TwoTasks(Extended):
     """With the classification layer of a second task."""
 
     def __init__(self, encoder: CoSENTModel, num_classes: int):
-        super().__init__()
-        self.encoder, self.head = encoder, nn.Linear(encoder.config.hidden_size, num_classes)
+        super().__init__(encoder)
+        self.head = nn.Linear(encoder.config.hidden_size, num_classes)
 
     def forward(self, classify: bool = False, **inputs):
         """(N, C) logits of the classes, or the encoder's output."""
