@@ -1,0 +1,62 @@
+"""The experiments: each says its claim, command and verdict, and what they share counts as it should."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "reproductions"
+SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if not path.name.startswith("_"))
+
+
+@pytest.fixture
+def on_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_says_claim_command_and_verdict(path):
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert "Claim" in text and "Verdict" in text and f"python reproductions/{path.name}" in text
+    assert "/work/" not in path.read_text()
+
+
+def test_a_table_has_the_spread_over_seeds_and_keeps_finished_runs(on_path, monkeypatch, capsys, tmp_path):
+    import _runs
+
+    class Script:
+        @staticmethod
+        def main():
+            arguments = sys.argv[1:]
+            folder, seed = Path(arguments[arguments.index("--output-dir") + 1]), int(arguments[-1])
+            folder.mkdir()
+            calls.append(arguments)
+            bonus = 0.1 if "--better" in arguments else 0.0
+            (folder / "metrics.json").write_text(json.dumps({"dev": {"score": 0.5 + bonus + 0.01 * seed}}))
+
+    calls: list[list[str]] = []
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setitem(sys.modules, "train_nothing", Script)
+    run = {"common": ["--lr", 1], "seeds": (0, 2), "columns": ("score",)}
+    _runs.table("train_nothing", "scratch", tmp_path, {"plain": [], "better": ["--better"]}, **run)
+    expected = "| | score |\n|---|---|\n| plain | .510 ± .014 |\n| better | .610 ± .014 |\n"
+    assert capsys.readouterr().out == expected and len(calls) == 4
+    _runs.table("train_nothing", "scratch", tmp_path, {"the same flags": ["--better"]}, **run, header=False)
+    assert capsys.readouterr().out == "| the same flags | .610 ± .014 |\n" and len(calls) == 4
+
+
+def test_long_tailed_classes_and_a_dev_set_of_equal_ones(on_path):
+    from imbalance import long_tailed
+
+    rows = [{"text": f"{label} {i}", "label": label} for label in "abcde" for i in range(300)]
+    train, dev = long_tailed(rows, most=160, least=10)
+    counts = Counter(row["label"] for row in train)
+    assert sorted(counts.values()) == [10, 20, 40, 80, 160]
+    assert set(Counter(row["label"] for row in dev).values()) == {40}
+    assert not {row["text"] for row in train} & {row["text"] for row in dev}
+    assert long_tailed(rows, most=160, least=10) == (train, dev)
