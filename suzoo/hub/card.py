@@ -66,7 +66,16 @@ ZERO_IS_OFF = {
     *("lora_r", "fgm", "pgd", "vat", "gradient_penalty", "embedding_noise", "rdrop", "flood", "weissi"),
     *("tailr", "random_replacement", "label_smoothing", "post_hoc_tau"),
 }
-PART_OF = {"lora_save": "lora_r", "pgd_step_size": "pgd", "pgd_steps": "pgd", "vat_weight": "vat"}
+PART_OF = {
+    "lora_save": ("lora_r",),
+    "pgd_step_size": ("pgd",),
+    "pgd_steps": ("pgd",),
+    "vat_weight": ("vat",),
+    "disturbance_norm": ("fgm", "pgd", "vat"),
+    "mix": ("also",),
+    "also_weight": ("also",),
+    "weighting": ("also",),
+}
 PART_OF_LOSS = {
     **{"gamma": "focal", "tau": "logit_adjustment", "beta": "class_balanced", "f1_momentum": "f1"},
     "class_threshold": "sbert",
@@ -119,7 +128,7 @@ def _shown(recipe: dict) -> dict:
     """The settings that made the model: no empty ones, none that were switched off or had no effect."""
     hidden = OTHER_FIELDS | (SCRATCH_FIELDS if recipe.get("model") else set())
     hidden |= {name for name in ZERO_IS_OFF if recipe.get(name) == 0}
-    hidden |= {name for name, switch in PART_OF.items() if not recipe.get(switch)}
+    hidden |= {name for name, switches in PART_OF.items() if not any(map(recipe.get, switches))}
     hidden |= {name for name, loss in PART_OF_LOSS.items() if recipe.get("loss") != loss}
     # `is`: a 0 is a setting like any other
     off = [key for key, value in recipe.items() if value is None or value is False or value in ([], "")]
