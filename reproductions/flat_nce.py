@@ -44,9 +44,9 @@ LOSSES = {
 class Options:
     data: Path
     """Rows of query, positive and negative."""
-    num_queries: int = 400
+    num_queries: int = 300
     """Queries kept aside."""
-    num_rows: int = 3000
+    num_rows: int = 2400
     """Rows to train on."""
     batch_sizes: tuple[int, ...] = (8, 64)
     lr: float = 5e-4
