@@ -25,6 +25,7 @@ from suzoo.optimizers._tensors import (
     cache_pieces,
     compute_dtype,
     full,
+    fused,
     gradient_of,
     local,
     read,
@@ -114,6 +115,28 @@ def tiger_move(
     return torch.where(num_finite > 0, moved, shrunk), momentum
 
 
+def tiger_pass(
+    param: Tensor,
+    grad: Tensor,
+    momentum: Tensor,
+    square_sum: Tensor,
+    kind: str,
+    lr: Tensor,
+    weight_decay: Tensor,
+    beta: float,
+    rms_floor: float,
+) -> None:
+    """`tiger_update` by a finite gradient, in place and in one pass over memory: `square_sum` is Σθ² of the matrix (0-d)
+    or of the rows of an embedding (R, 1), and becomes that of the new θ."""
+    rows = kind == "embedding"
+    rms = (square_sum / (param.shape[-1] if rows else param.numel())).sqrt()
+    new_momentum = momentum.to(param.dtype).lerp(grad, 1 - beta)
+    new_param = tiger_step(param, new_momentum, rms, kind=kind, lr=lr, weight_decay=weight_decay, rms_floor=rms_floor)
+    square_sum.copy_(new_param.square().sum(-1, keepdim=True) if rows else new_param.square().sum())
+    momentum.copy_(new_momentum)
+    param.copy_(new_param)
+
+
 def tiger_update_foreach(
     params: list[Tensor],
     grads: list[Tensor],
@@ -127,7 +150,7 @@ def tiger_update_foreach(
     shrink_ratio: float,
 ) -> None:
     """`tiger_update` on lists, in place. Waits for the device once, to see whether all gradients are finite."""
-    if not bool(torch.stack([all_finite(grad) for grad in grads]).all()):
+    if not bool(torch.stack([grad.sum() for grad in grads]).isfinite().all()):
         for param, grad, momentum in zip(params, grads, momenta, strict=True):
             new_param, new_momentum = tiger_update(
                 param, grad, momentum, kind=kind, lr=lr, beta=beta, weight_decay=weight_decay, rms_floor=rms_floor,
@@ -206,6 +229,8 @@ class Tiger(HiddenAccumulation):
             raise ValueError(f"shrink_ratio must be in (0, 1], not {shrink_ratio}")
         if momentum_dtype == torch.bfloat16 and (accumulation_steps > 1 or free_gradients):
             raise ValueError("accumulation adds small parts to the momentum, which bfloat16 would lose: use float32")
+        # of parameters, when their "square_sum" in the state was right
+        self._versions: dict[Tensor, int] = {}
         super().__init__(
             params,
             {
@@ -219,6 +244,11 @@ class Tiger(HiddenAccumulation):
             compile=compile,
         )  # fmt: skip
         self._start_accumulating(free_gradients)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # a loaded sum of squares belongs to the weights that are there now
+        self._versions = {param: param._version for param, values in self.state.items() if "square_sum" in values}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         kind = param_group.get("kind")
@@ -258,11 +288,42 @@ class Tiger(HiddenAccumulation):
         super()._update_plain(update, group, param, options)
 
     def _update_compiled(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
+        if update is self._update and self._passes(group, param):
+            self._update_in_one_pass(group, param, options)
+            return
         # an embedding's sums stay outside the kernel: inductor fails to fuse sums over rows with what uses them
         outside = isinstance(param, DTensor) or options["kind"] == "embedding"
         if update is self._update and outside:
             options |= self._whole_matrix(group, param) | {"finite": local(all_finite(gradient_of(param)))}
         super()._update_compiled(update, group, param, options)
+
+    def _passes(self, group: dict[str, Any], param: Tensor) -> bool:
+        # on a GPU the host would wait for every gradient's check
+        grad, momentum = gradient_of(param), self.state[param]["momentum"]
+        return (
+            param.device.type == "cpu"
+            and not isinstance(param, DTensor)
+            and self._kind(group, param) in SHAPED
+            and not group["lazy"]
+            and param.dtype == grad.dtype == compute_dtype(param)
+            and all(t.is_contiguous() for t in (param, grad, momentum))
+        )
+
+    def _update_in_one_pass(self, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
+        state, grad = self.state[param], gradient_of(param)
+        if not bool(all_finite(grad)):
+            state.pop("square_sum", None)
+            super()._update_plain(self._update, group, param, options | self._whole_matrix(group, param))
+            return
+        rows = options["kind"] == "embedding"
+        value, momentum = param.detach(), state["momentum"]
+        if self._versions.get(param) != param._version:  # changed by somebody else, or new
+            state["square_sum"] = value.square().sum(-1, keepdim=True) if rows else value.square().sum()
+        scalars = (self._scalar(options[name], value) for name in ("lr", "weight_decay"))
+        shape = value.shape if rows else (-1,)  # one kernel for all matrices of one size
+        views = (tensor.view(shape) for tensor in (value, grad, momentum))
+        fused(tiger_pass)(*views, state["square_sum"], options["kind"], *scalars, group["beta"], group["rms_floor"])
+        self._versions[param] = param._version
 
     def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
         return not isinstance(param, DTensor) and super()._foreach_can(group, param)
@@ -295,6 +356,9 @@ class Tiger(HiddenAccumulation):
     _move = staticmethod(tiger_move)
 
     def _update_params(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        if not group["compile"]:
+            for param in params:
+                self.state[param].pop("square_sum", None)  # nobody keeps it up to date
         super()._update_params(group, params)
         if self.folds_gradients:
             for param in params:
