@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._accumulation import HiddenAccumulation, check_accumulation_steps
-from suzoo.optimizers._rule import check_not_negative
+from suzoo.optimizers._rule import TOGETHER, check_not_negative
 from suzoo.optimizers._tensors import (
     Rounding,
     cache_pieces,
@@ -115,26 +115,27 @@ def tiger_move(
     return torch.where(num_finite > 0, moved, shrunk), momentum
 
 
-def tiger_pass(
-    param: Tensor,
-    grad: Tensor,
-    momentum: Tensor,
-    square_sum: Tensor,
+def tiger_passes(
+    tensors: list[tuple[Tensor, Tensor, Tensor, Tensor]],
     kind: str,
     lr: Tensor,
     weight_decay: Tensor,
     beta: float,
     rms_floor: float,
 ) -> None:
-    """`tiger_update` by a finite gradient, in place and in one pass over memory: `square_sum` is Σθ² of the matrix (0-d)
-    or of the rows of an embedding (R, 1), and becomes that of the new θ."""
-    rows = kind == "embedding"
-    rms = (square_sum / (param.shape[-1] if rows else param.numel())).sqrt()
-    new_momentum = momentum.to(param.dtype).lerp(grad, 1 - beta)
-    new_param = tiger_step(param, new_momentum, rms, kind=kind, lr=lr, weight_decay=weight_decay, rms_floor=rms_floor)
-    square_sum.copy_(new_param.square().sum(-1, keepdim=True) if rows else new_param.square().sum())
-    momentum.copy_(new_momentum)
-    param.copy_(new_param)
+    """`tiger_update` by finite gradients, in place and in one pass over memory, for several (parameter, gradient,
+    momentum, Σθ²). The sum of a matrix is 0-d and that of an embedding by rows (R, 1); they become those of the new θ.
+    """
+    for param, grad, momentum, square_sum in tensors:
+        rows = kind == "embedding"
+        rms = (square_sum / (param.shape[-1] if rows else param.numel())).sqrt()
+        new_momentum = momentum.to(param.dtype).lerp(grad, 1 - beta)
+        new_param = tiger_step(
+            param, new_momentum, rms, kind=kind, lr=lr, weight_decay=weight_decay, rms_floor=rms_floor
+        )
+        square_sum.copy_(new_param.square().sum(-1, keepdim=True) if rows else new_param.square().sum())
+        momentum.copy_(new_momentum)
+        param.copy_(new_param)
 
 
 def tiger_update_foreach(
@@ -287,15 +288,24 @@ class Tiger(HiddenAccumulation):
             options |= self._whole_matrix(group, param) | {"finite": local(all_finite(gradient_of(param)))}
         super()._update_plain(update, group, param, options)
 
-    def _update_compiled(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
-        if update is self._update and self._passes(group, param):
-            self._update_in_one_pass(group, param, options)
+    def _update_compiled(
+        self, update: Callable, group: dict[str, Any], params: list[Tensor], options_of: Callable[..., dict[str, Any]]
+    ) -> None:
+        def of_whole_matrices(group: dict[str, Any], param: Tensor) -> dict[str, Any]:
+            options = options_of(group, param)
+            # an embedding's sums stay outside the kernel: inductor fails to fuse sums over rows with what uses them
+            if isinstance(param, DTensor) or options["kind"] == "embedding":
+                options |= self._whole_matrix(group, param) | {"finite": local(all_finite(gradient_of(param)))}
+            return options
+
+        if update is not self._update:
+            super()._update_compiled(update, group, params, options_of)
             return
-        # an embedding's sums stay outside the kernel: inductor fails to fuse sums over rows with what uses them
-        outside = isinstance(param, DTensor) or options["kind"] == "embedding"
-        if update is self._update and outside:
-            options |= self._whole_matrix(group, param) | {"finite": local(all_finite(gradient_of(param)))}
-        super()._update_compiled(update, group, param, options)
+        passed = [param for param in params if self._passes(group, param)]
+        if passed:
+            self._update_in_one_pass(group, passed)
+        if others := [param for param in params if not self._passes(group, param)]:
+            super()._update_compiled(update, group, others, of_whole_matrices)
 
     def _passes(self, group: dict[str, Any], param: Tensor) -> bool:
         # on a GPU the host would wait for every gradient's check
@@ -309,21 +319,31 @@ class Tiger(HiddenAccumulation):
             and all(t.is_contiguous() for t in (param, grad, momentum))
         )
 
-    def _update_in_one_pass(self, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
-        state, grad = self.state[param], gradient_of(param)
-        if not bool(all_finite(grad)):
-            state.pop("square_sum", None)
-            super()._update_plain(self._update, group, param, options | self._whole_matrix(group, param))
-            return
-        rows = options["kind"] == "embedding"
-        value, momentum = param.detach(), state["momentum"]
-        if self._versions.get(param) != param._version:  # changed by somebody else, or new
-            state["square_sum"] = value.square().sum(-1, keepdim=True) if rows else value.square().sum()
-        scalars = (self._scalar(options[name], value) for name in ("lr", "weight_decay"))
-        shape = value.shape if rows else (-1,)  # one kernel for all matrices of one size
-        views = (tensor.view(shape) for tensor in (value, grad, momentum))
-        fused(tiger_pass)(*views, state["square_sum"], options["kind"], *scalars, group["beta"], group["rms_floor"])
-        self._versions[param] = param._version
+    def _update_in_one_pass(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        finite = torch.stack([gradient_of(param).sum() for param in params]).isfinite().tolist()
+        buckets: dict[tuple, list[tuple[Tensor, ...]]] = {}
+        for param, good in zip(params, finite, strict=True):
+            state, value = self.state[param], param.detach()
+            if not good:
+                state.pop("square_sum", None)
+                self._update_plain(self._update, group, param, self._options(group, param))
+                continue
+            kind = self._kind(group, param)
+            rows = kind == "embedding"
+            if self._versions.get(param) != param._version:  # changed by somebody else, or new
+                state["square_sum"] = value.square().sum(-1, keepdim=True) if rows else value.square().sum()
+            shape = value.shape if rows else (-1,)  # one kernel for all matrices of one size
+            views = tuple(tensor.view(shape) for tensor in (value, gradient_of(param), state["momentum"]))
+            key = (kind, views[0].shape, views[0].dtype, views[2].dtype)
+            buckets.setdefault(key, []).append((*views, state["square_sum"]))
+        for (kind, *_), bucket in buckets.items():
+            scalars = [self._scalar(group[name], bucket[0][0]) for name in ("lr", "weight_decay")]
+            for start in range(0, len(bucket), TOGETHER):
+                part = bucket[start : start + TOGETHER]
+                fused(tiger_passes)(part, kind, *scalars, group["beta"], group["rms_floor"])
+        for param, good in zip(params, finite, strict=True):
+            if good:
+                self._versions[param] = param._version
 
     def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
         return not isinstance(param, DTensor) and super()._foreach_can(group, param)
