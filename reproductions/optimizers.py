@@ -40,9 +40,9 @@ class Options:
     results: str = "out/optimizers.json"
     """Where runs are kept; those that are there are not repeated."""
     figure: str = "reproductions/figures/optimizers.png"
-    num_updates: int = 240
+    num_updates: int = 300
     batch_size: int = 16
-    """Blocks of 64 tokens."""
+    """Blocks of 32 tokens."""
     seeds: int = 3
 
 
