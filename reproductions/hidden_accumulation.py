@@ -49,7 +49,7 @@ class Options:
     results: str = "out/hidden_accumulation.json"
     """Where runs are kept; those that are there are not repeated."""
     figure: str = "reproductions/figures/hidden_accumulation.png"
-    num_updates: int = 150
+    num_updates: int = 100
     seeds: int = 3
 
 

@@ -79,8 +79,8 @@ class Options:
     results: str = "out/lora_optimizer.json"
     """Where runs are kept; those that are there are not repeated."""
     figure: str = "reproductions/figures/lora_optimizer.png"
-    num_pretrain: int = 500
-    num_updates: int = 150
+    num_pretrain: int = 300
+    num_updates: int = 100
     seeds: int = 3
 
 

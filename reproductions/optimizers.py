@@ -40,7 +40,7 @@ class Options:
     results: str = "out/optimizers.json"
     """Where runs are kept; those that are there are not repeated."""
     figure: str = "reproductions/figures/optimizers.png"
-    num_updates: int = 300
+    num_updates: int = 200
     batch_size: int = 16
     """Blocks of 32 tokens."""
     seeds: int = 3
