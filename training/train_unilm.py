@@ -187,6 +187,7 @@ def main() -> None:
             titles = whole.generate_texts([row.source for row in rows], tokenizer=tokenizer)
             references = [row.target for row in rows]
             scores["generated"] = generation_scores(titles, references) | article_scores(titles, references)
+            scores["generated"]["distinct_2"] = distinct_n_mean(titles, 2)
             print("\n".join(f"{title}  <- {row.source[:40]}…" for title, row in zip(titles[:3], rows, strict=False)))
         whole.save_pretrained(run.path)
         tokenizer.save_pretrained(run.path)
