@@ -26,11 +26,11 @@ from recipes.unilm import RECIPES
 from suzoo.data import describe, encode_source_target, read_seq2seq, unilm_batch
 from suzoo.distributed import rank
 from suzoo.engine import fit, full_state_dict, run_script, token_mean_backward
-from suzoo.evaluation import article_scores, generation_scores
+from suzoo.evaluation import article_scores, distinct_n_mean, generation_scores
 from suzoo.hub.publish import publish
 from suzoo.losses import rdrop_loss, tailr_loss
 from suzoo.models import UniLMConfig, UniLMForCausalLM
-from suzoo.optimizers import AdaFactor, AdaX, Lion, Tiger, get_schedule, param_groups
+from suzoo.optimizers import AdaFactor, AdaX, Lion, ParameterSearch, Tiger, get_schedule, param_groups
 from suzoo.regularizers import fgm, random_replacement, repeat_rows
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adafactor": AdaFactor, "adax": AdaX, "lion": Lion, "tiger": Tiger}
@@ -42,6 +42,13 @@ def rdrop(logits, labels, *, alpha: float, reduction):
     return rdrop_loss(first, second, labels, alpha=alpha, reduction=reduction)
 
 
+# texts and references -> score, larger is better
+OWN_METRICS = {
+    "rouge_l": lambda texts, references: generation_scores(texts, references)["rouge_l"],
+    "distinct_2": lambda texts, references: distinct_n_mean(texts, 2),
+}
+
+
 def main() -> None:
     recipe = parse(RECIPES, __doc__)
     if sum(value > 0 for value in (recipe.tailr, recipe.rdrop, recipe.label_smoothing)) > 1:
@@ -49,6 +56,9 @@ def main() -> None:
     if recipe.rdrop and recipe.chunk_size:
         raise ValueError("--rdrop compares two passes over all tokens, which --chunk-size takes apart: choose one")
     accelerator, run = recipe.start()
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    if recipe.own_metric != "none" and (sharded or not recipe.max_scored):
+        raise ValueError("--own-metric writes texts with disturbed weights: no FSDP, and --max-scored above 0")
 
     # Data
     split = recipe.split or "train"
@@ -77,7 +87,6 @@ def main() -> None:
     tokenizer = finished_tokenizer(tokenizer)
     recipe.set_dropout(model)
     model.bert = recipe.adapt(model.bert)  # ty: ignore[invalid-assignment]
-    sharded = accelerator.distributed_type == DistributedType.FSDP
     whole = copy.deepcopy(model).eval() if sharded else model  # no process can save or run its shards alone
     loss = smoothed(recipe.label_smoothing)
     if recipe.tailr:
@@ -102,6 +111,12 @@ def main() -> None:
     dev_batches = recipe.dev_batches([encode(row) for row in dev], collate)
     num_steps = max(1, round(recipe.epochs * batches.steps_per_epoch))
     optimizer = recipe.choose(OPTIMIZERS)(param_groups(module, weight_decay=recipe.weight_decay), lr=recipe.lr)
+    search = None
+    if recipe.own_metric != "none":
+        beta, noise = recipe.search_beta, recipe.search_noise
+        optimizer = search = ParameterSearch(
+            optimizer, num_candidates=recipe.search_candidates, beta=beta, noise=noise, seed=recipe.seed
+        )
     schedule = get_schedule(recipe.schedule, optimizer, num_steps=num_steps, warmup=recipe.warmup)
     module, optimizer = accelerator.prepare(module, optimizer)
     accelerator.init_trackers("suzoo")
@@ -120,12 +135,30 @@ def main() -> None:
 
         return fgm(mean, model.get_input_embeddings(), epsilon=recipe.fgm) if recipe.fgm else mean()
 
+    def own_metric(sources, references) -> float:
+        return OWN_METRICS[recipe.own_metric](model.generate_texts(sources, tokenizer=tokenizer), references)
+
+    def texts(micro_batches, token_type) -> list[str]:
+        rows = []
+        for batch in micro_batches:
+            wanted = (batch["token_type_ids"] == token_type) & batch["attention_mask"].bool()
+            rows += [ids[mask] for ids, mask in zip(batch["input_ids"], wanted, strict=True)]
+        return tokenizer.batch_decode(rows, skip_special_tokens=True)
+
     def step(micro_batches):
-        return {"loss": token_mean_backward(accelerator, module, micro_batches, num_labels, batch_loss)}
+        loss = token_mean_backward(accelerator, module, micro_batches, num_labels, batch_loss)
+        if search is not None:  # the optimizer calls it for every candidate
+            sources, targets = texts(micro_batches, 0), texts(micro_batches, 1)
+            search.task_loss = lambda: 1 - own_metric(sources, targets)
+        return {"loss": loss}
 
     # Loop
     def evaluate() -> dict[str, float]:
-        return dev_loss(module, dev_batches, accelerator.device)
+        scores = dev_loss(module, dev_batches, accelerator.device)
+        if search is not None:
+            rows = dev[: recipe.max_scored]
+            scores[recipe.own_metric] = own_metric([row.source for row in rows], [row.target for row in rows])
+        return scores
 
     fit(
         step,
@@ -154,6 +187,7 @@ def main() -> None:
             titles = whole.generate_texts([row.source for row in rows], tokenizer=tokenizer)
             references = [row.target for row in rows]
             scores["generated"] = generation_scores(titles, references) | article_scores(titles, references)
+            scores["generated"]["distinct_2"] = distinct_n_mean(titles, 2)
             print("\n".join(f"{title}  <- {row.source[:40]}…" for title, row in zip(titles[:3], rows, strict=False)))
         whole.save_pretrained(run.path)
         tokenizer.save_pretrained(run.path)

@@ -171,10 +171,12 @@ class HiddenAccumulation(RuleOptimizer):
         if not self.folds_gradients:
             super()._update_params(group, params)
             return
+        large = [p for p in params if group["compile"] and local(p).numel() >= COMPILE_FROM]
+        if large:
+            self._update_compiled(self._move, group, large, self._move_options)
         for param in params:
-            compiled = group["compile"] and local(param).numel() >= COMPILE_FROM
-            run = self._update_compiled if compiled else self._update_plain
-            run(self._move, group, param, self._move_options(group, param))
+            if not group["compile"] or local(param).numel() < COMPILE_FROM:
+                self._update_plain(self._move, group, param, self._move_options(group, param))
 
     def _gradient_for_update(self, param: Tensor) -> Tensor | None:
         return None if self.folds_gradients else super()._gradient_for_update(param)

@@ -31,6 +31,9 @@ from suzoo.optimizers._tensors import (
 )
 
 COMPILE_FROM = 100_000  # elements; smaller tensors are not worth a compilation for their shape
+# tensors in one compiled call: after a pass over memory the interpreter and its guards have left the cache, and a call
+# costs half as much as the work; a graph of more tensors takes longer to compile
+TOGETHER = 8
 
 
 def check_not_negative(**values: float) -> None:
@@ -69,6 +72,18 @@ def apply_update(
     for state, new in zip(states, new_states, strict=True):
         state.copy_(new)
     write(param, new_value, compensation, rounding)
+
+
+def apply_updates(
+    update: Callable,
+    tensors: list[tuple[Tensor, Tensor | None, tuple[Tensor, ...], Tensor | None]],
+    rounding: Rounding,
+    lazy: bool,
+    options: dict[str, Any],
+) -> None:
+    """`apply_update` for several (parameter, gradient, states, compensation), to be compiled as one."""
+    for param, grad, states, compensation in tensors:
+        apply_update(update, param, grad, states, compensation, rounding, lazy, options)
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -225,14 +240,17 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _update_params(self, group: dict[str, Any], params: list[Tensor]) -> None:
         together: dict[tuple, list[Tensor]] = {}
+        compiled = []
         for param in params:
             options = self._options(group, param)
             if group["compile"] and local(param).numel() >= COMPILE_FROM:
-                self._update_compiled(self._update, group, param, options)
+                compiled.append(param)
             elif self._foreach_can(group, param):
                 together.setdefault((param.dtype, param.device, *options.values()), []).append(param)
             else:
                 self._update_plain(self._update, group, param, options)
+        if compiled:
+            self._update_compiled(self._update, group, compiled, self._options)
         for bucket in together.values():
             self._update_together(bucket, self._options(group, bucket[0]))
 
@@ -283,21 +301,34 @@ class RuleOptimizer(torch.optim.Optimizer):
                 lazy=group["lazy"],
             )
 
-    def _update_compiled(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
+    def _update_compiled(
+        self, update: Callable, group: dict[str, Any], params: list[Tensor], options_of: Callable[..., dict[str, Any]]
+    ) -> None:
+        """Run a rule on large tensors, those that share a kernel in one call; `options_of(group, param)` makes its
+        keyword arguments."""
+        buckets: dict[tuple, list[tuple]] = {}
+        for param in params:
+            options = options_of(group, param)
+            value, grad, states, _ = tensors = self._kernel_tensors(group, param)
+            key = tuple((t.shape, t.dtype, t.device) for t in (value, grad, *states) if t is not None)
+            buckets.setdefault((key, *options.items()), []).append(tensors)
+        for (_, *options), bucket in buckets.items():
+            scalars = {k: self._scalar(v, bucket[0][0]) if k in self._traced else v for k, v in options}
+            for start in range(0, len(bucket), TOGETHER):
+                part = bucket[start : start + TOGETHER]
+                fused(apply_updates)(update, part, group["rounding"], group["lazy"], scalars)
+
+    def _kernel_tensors(self, group: dict[str, Any], param: Tensor) -> tuple:
+        """What `apply_update` takes of a parameter, flat where the rule allows it: one kernel for all of one size."""
         value, grad, states, compensation = self._tensors(param)
         tensors = [value, *states, *(t for t in (grad, compensation) if t is not None)]
         flat = not self._by_rows(group, param) and all(t.is_contiguous() for t in tensors)
-        shape = [-1] if flat else list(value.shape)  # one kernel for all matrices of one size
-        options = {k: self._scalar(v, value) if k in self._traced else v for k, v in options.items()}
-        fused(apply_update)(
-            update,
+        shape = [-1] if flat else list(value.shape)
+        return (
             value.view(shape),
             None if grad is None else grad.view(shape),
             tuple(state.view(shape) for state in states),
             None if compensation is None else compensation.view(shape),
-            group["rounding"],
-            group["lazy"],
-            options,
         )
 
     def _by_rows(self, group: dict[str, Any], param: Tensor) -> bool:

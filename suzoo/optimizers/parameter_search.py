@@ -59,6 +59,9 @@ class ParameterSearch(OptimizerWrapper):
         result = search.step(lambda: repetition(decode(model, batch)))
         search.zero_grad()
 
+    A training loop that calls `step()` by itself finds the task loss in `search.task_loss`, set before every step, and
+    what the step saw in `search.result`.
+
     Args:
         optimizer: any torch optimizer; its groups and state are this object's.
         num_candidates: K. Candidates 0, 2, 4, ... are the guide g (the clipped negative gradient) plus noise, the
@@ -107,6 +110,8 @@ class ParameterSearch(OptimizerWrapper):
         self.num_candidates, self.beta, self.seed = num_candidates, beta, seed
         self.noise, self.noise_scale, self.density, self.max_grad_norm = noise, noise_scale, density, max_grad_norm
         self.num_steps = 0
+        self.task_loss: Callable[[], float] | None = None
+        self.result: SearchResult | None = None
 
     def _noises(self, params: list[Tensor], sigmas: list[Tensor], candidate: int) -> Iterator[Tensor]:
         """This rank's noise of every parameter for one candidate, the same whenever it is asked for."""
@@ -133,16 +138,19 @@ class ParameterSearch(OptimizerWrapper):
         return DTensor.from_local(values, param.device_mesh, placements, run_check=False).full_tensor()
 
     @torch.no_grad()
-    def step(self, task_loss: Callable[[], float]) -> SearchResult:
+    def step(self, task_loss: Callable[[], float] | None = None) -> SearchResult:
         """One update.
 
         Args:
             task_loss: called num_candidates + 1 times, without gradients, with the model's parameters disturbed in
-                place; returns the loss to lower (a rank's own, in distributed training).
+                place; returns the loss to lower (a rank's own, in distributed training). Default: `self.task_loss`.
 
         Raises:
-            ValueError: no parameter has a gradient, or a task loss is not finite.
+            ValueError: no task loss, no parameter has a gradient, or a task loss is not finite.
         """
+        task_loss = task_loss or self.task_loss
+        if task_loss is None:
+            raise ValueError("ParameterSearch.step needs a task loss: give it one, or set search.task_loss before")
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not params:
             raise ValueError("ParameterSearch.step needs the gradient of the differentiable loss: call backward first")
@@ -194,7 +202,8 @@ class ParameterSearch(OptimizerWrapper):
             torch.nn.utils.clip_grad_norm_(params, self.max_grad_norm)
         self.optimizer.step()
         self.num_steps += 1
-        return SearchResult(current, losses, weights)
+        self.result = SearchResult(current, losses, weights)
+        return self.result
 
     def _dot(self, a: Tensor, b: Tensor, sigma: Tensor, param: Tensor) -> Tensor:
         """a·b over all shards, in units of the density's σ²; a tensor without gradient has no noise and counts 0."""

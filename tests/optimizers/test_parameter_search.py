@@ -142,6 +142,17 @@ def test_parameter_search_lowers_a_loss_without_gradient():
     assert train(beta=10.0) <= 2 < train(beta=0.0)
 
 
+def test_a_loop_that_steps_by_itself_sets_the_task_loss_before():
+    param = torch.nn.Parameter(torch.ones(3))
+    search = ParameterSearch(torch.optim.SGD([param], 0.1))
+    param.grad = torch.ones(3)
+    with pytest.raises(ValueError, match="set search"):
+        search.step()
+    search.task_loss = lambda: float(param.square().sum())
+    found = search.step()
+    assert found is search.result and found.current == 3.0
+
+
 def test_parameter_search_resumes():
     def build():
         param = nn.Parameter(torch.ones(6))

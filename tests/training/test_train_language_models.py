@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 from recipes import _language_model
 from suzoo.decoding import ChatSession
 from suzoo.models import DialoGPTForCausalLM, TTAForMaskedLM, UniLMForCausalLM
+from suzoo.optimizers import ParameterSearch
 from tests.training.scripts import refused, run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -95,6 +96,33 @@ def test_titles_and_their_model(tmp_path, monkeypatch, capsys):
     model = UniLMForCausalLM.from_pretrained(folder)
     both = model.generate_texts(["北京的一家公司招人", "上海"], max_new_tokens=5)
     assert both == [model.generate_texts([text], max_new_tokens=5)[0] for text in ("北京的一家公司招人", "上海")]
+
+
+def test_titles_are_trained_on_their_own_score(tmp_path, monkeypatch, unpublished):
+    base, folder = tmp_path / "base", tmp_path / "run"
+    run(monkeypatch, train_unilm, "quickstart", "--output-dir", base, *TINY, "--epochs", "4", "--lr", "3e-3")
+    seen = []
+    search_step = ParameterSearch.step
+
+    def step(self, task_loss=None):
+        seen.append(search_step(self, task_loss))
+        return seen[-1]
+
+    monkeypatch.setattr(ParameterSearch, "step", step)
+    run(monkeypatch, train_unilm, "own_metric", "--model", base, "--output-dir", folder, *TINY, "--max-scored", "16")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    dev = [line["dev"] for line in lines if "dev" in line]
+    assert dev[-1].keys() == {"loss", "perplexity", "rouge_l"}
+    assert len(seen) == max(line["step"] for line in lines) and len(seen[0].candidates) == 4
+    assert all(0 <= value <= 1 for result in seen for value in (result.current, *result.candidates))
+    assert any(len(set(result.candidates)) > 1 for result in seen)  # the candidates write different titles
+    scores = json.loads((folder / "metrics.json").read_text())
+    best = max(found["rouge_l"] for found in dev)
+    assert scores["dev"]["rouge_l"] == pytest.approx(best)
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(*(load_file(f / "model.safetensors").values() for f in (base, folder)), strict=True)
+    )
 
 
 def test_t_ta_and_its_baseline_start_from_each_other(tmp_path, monkeypatch, capsys):
