@@ -51,7 +51,7 @@ def main() -> None:
     tokenizer = recipe.load_tokenizer(turn for dialogue in train for turn in dialogue)
     config = AutoConfig.from_pretrained(recipe.model) if recipe.model else None
     is_ours = config is None or config.model_type in READABLE_MODEL_TYPES
-    layout = recipe.layout or getattr(config, "layout", None) or "cdial"
+    layout = recipe.layout or getattr(config, "layout", None) or ("cdial" if tokenizer.cls_token else "dialogpt")
     if layout == "blog" and not is_ours:
         raise ValueError(f"--layout blog keeps speakers in token types, which {recipe.model} does not read: use cdial")
     if layout == "cdial" and not set(SPEAKER_TOKENS) <= tokenizer.get_vocab().keys():
@@ -86,7 +86,7 @@ def main() -> None:
         suppress_tokens=sorted({*tokenizer.all_special_ids, *rules.speaker_ids} - {rules.sep_id}),
     )
     tokenizer = finished_tokenizer(tokenizer)
-    tokenizer.chat_template = chat_template(layout)
+    tokenizer.chat_template = chat_template(layout, "eos_token" if tokenizer.sep_token is None else "sep_token")
     recipe.set_dropout(model)
     setattr(model, model.base_model_prefix, recipe.adapt(model.base_model))  # ty: ignore[invalid-argument-type]
     sharded = accelerator.distributed_type == DistributedType.FSDP

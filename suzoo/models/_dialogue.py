@@ -129,15 +129,16 @@ def extend_speaker_types(input_ids: Tensor, token_type_ids: Tensor, sep_id: int)
     return torch.cat([token_type_ids, new], dim=-1) if input_ids.shape[1] > num_known else token_type_ids
 
 
-def chat_template(layout: str) -> str:
+def chat_template(layout: str, turn_end: str = "sep_token") -> str:
     """The Jinja template of a layout, for `tokenizer.chat_template`: user is speaker 0, assistant speaker 1. What the
     assistant says is inside `{% generation %}`, so that tokenizers can mask the rest. The blog layout's token types are
-    not in a template: `DialoGPTForCausalLM.generate` makes them from the [SEP]s."""
+    not in a template: `DialoGPTForCausalLM.generate` makes them from the [SEP]s. `turn_end` names the tokenizer's token
+    that ends a turn: `eos_token` where it has no [SEP], see `DialogueLayout.of_tokenizer`."""
     if layout not in LAYOUTS:
         raise ValueError(f"layout is one of {LAYOUTS}, not {layout!r}")
     begin = "" if layout == "dialogpt" else "{{ cls_token }}"
     # in cdial a [SEP] ends the last turn, and only once it is finished
-    end = "sep_token" if layout != "cdial" else "(sep_token if loop.last and not add_generation_prompt else '')"
+    end = turn_end if layout != "cdial" else f"({turn_end} if loop.last and not add_generation_prompt else '')"
     tag, prompt = "", ""
     if layout == "cdial":
         user, assistant = SPEAKER_TOKENS

@@ -13,7 +13,14 @@ import train_dialogpt
 import train_tta
 import train_unilm
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
 
 from recipes import _language_model
 from suzoo.decoding import ChatSession
@@ -153,6 +160,17 @@ def test_any_causal_language_model_learns_dialogues(tmp_path, monkeypatch, unpub
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert model.config.model_type == "gpt2" and model.config.layout == "cdial"
     assert model.get_input_embeddings().num_embeddings == len(tokenizer)
+
+    end_only = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="[SEP]")
+    end_only.save_pretrained(tmp_path / "gpt2")
+    run(
+        monkeypatch, train_dialogpt, "quickstart", "--output-dir", tmp_path / "end", *TINY, "--model", tmp_path / "gpt2"
+    )
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "end").config.layout == "dialogpt"
+    rendered = AutoTokenizer.from_pretrained(tmp_path / "end").apply_chat_template(
+        [{"role": "user", "content": "你好"}], tokenize=False
+    )
+    assert rendered == "你好[SEP]"
 
 
 def test_lora_is_merged(tmp_path, monkeypatch, unpublished):

@@ -18,7 +18,8 @@ class DialoGPT(LanguageModelTraining):
     """Tokens of a dialogue; of longer ones the newest whole turns stay."""
     layout: Literal["blog", "cdial", "dialogpt"] | None = None
     """blog: speakers in the token types (kexue.fm/archives/7718), needs remote code. cdial: speaker tokens in the text.
-    dialogpt: no speakers. Default: what the model was trained with, else cdial, which opens as a stock BERT."""
+    dialogpt: no speakers. Default: what the model was trained with, else cdial, which opens as a stock BERT (dialogpt
+    where the tokenizer has no [CLS])."""
     learn: Literal["all", "replies", "last"] | None = None
     """Turns with labels; default is what the layout's authors do: all, last and replies."""
     reverse: bool = False
