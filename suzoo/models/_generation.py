@@ -66,8 +66,8 @@ def remember_move(output: Any, cache: Cache | None, move: tuple[Tensor, Tensor] 
     if cache is None:
         cache = getattr(output, "past_key_values", None)
     if cache is not None:
-        noted: Any = cache
-        noted.moved_prompt = move  # on the cache, so that copies of it keep the note
+        # on the cache itself, so that copies of it keep the note
+        cache.moved_prompt = move  # ty: ignore[invalid-assignment]
 
 
 def _follow_move(kwargs: dict[str, Any]) -> None:
