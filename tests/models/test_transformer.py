@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel
 
 from suzoo.models import DialoGPTForCausalLM, TTAForMaskedLM, UniLMForCausalLM
-from suzoo.models._transformer import VocabularyLinear
+from suzoo.models._transformer import WideLinear
 from tests.models.tiny import FAMILIES, POSITIONS, SIZES, source_target, tiny, tokens
 from tests.reference import transformer as reference
 
@@ -344,7 +344,7 @@ def test_too_many_tokens_is_one_sentence():
 @pytest.mark.parametrize("num_rows", [0, 1, 2, 8, 9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_product_of_a_decoding_step_is_that_of_linear(num_rows, dtype):
-    head = VocabularyLinear(24, 301, dtype=dtype)
+    head = WideLinear(24, 301, dtype=dtype)
     hidden_BLD = torch.randn(num_rows, 1, 24, dtype=dtype)
     expected = torch.nn.functional.linear(hidden_BLD, head.weight, head.bias)
     with torch.no_grad():
