@@ -66,15 +66,19 @@ def main() -> None:
         ranked = read_ranked(recipe.ranked, split=recipe.ranked_split, **options)
         data["ranked"] = describe(recipe.ranked, recipe.ranked_split, ranked)
     also, also_dev = [], []
+    options["columns"] = recipe.also_columns
     if recipe.also:
-        also = read_classes(recipe.also, split=recipe.also_split, columns=recipe.also_columns)
+        also = read_classes(recipe.also, split=recipe.also_split, **options)
         data["also"] = describe(recipe.also, recipe.also_split, also)
-        classes = class_names(also, recipe.also)
     if recipe.also_dev:
-        also_dev = read_classes(recipe.also_dev, split=recipe.also_dev_split, columns=recipe.also_columns)
+        also_dev = read_classes(recipe.also_dev, split=recipe.also_dev_split, **options)
         data["also_dev"] = describe(recipe.also_dev, recipe.also_dev_split, also_dev)
     if any(len(row.labels) != 1 for row in [*also, *also_dev]):
         raise ValueError("--also takes texts of one class each; these have several or none")
+    classes = class_names(also, "--also") if also else []
+    also_numbers, also_dev_numbers = (
+        [number for (number,) in class_numbers(rows, classes, "--also-dev")] for rows in (also, also_dev)
+    )
 
     # Model
     texts = [text for pair in train for text in (pair.text1, pair.text2)]
@@ -109,8 +113,8 @@ def main() -> None:
     examples = list(zip(zip(ids[0::2], ids[1::2], strict=True), labels, strict=True))
     batches = RandomBatches(examples, collate=collate, **recipe.batch_options)
     if also:
-        numbers = [number for (number,) in class_numbers(also, classes)]
-        examples = [((ids,), number) for ids, number in zip(encode([row.text for row in also]), numbers, strict=True)]
+        ids = [(text,) for text in encode([row.text for row in also])]
+        examples = list(zip(ids, also_numbers, strict=True))
         parts = {"similarity": batches, "also": RandomBatches(examples, collate=collate, **recipe.batch_options)}
         batches = MixedBatches(parts, mix=recipe.mix, seed=recipe.seed)
         sizes = " and ".join(f"{part.steps_per_epoch} batches of {name}" for name, part in parts.items())
@@ -208,8 +212,7 @@ def main() -> None:
         with torch.no_grad():
             inputs = [flat_batch([ids], device=accelerator.device) for ids in encode([row.text for row in also_dev])]
             predicted = [int(module(classify=True, **text).argmax()) for text in inputs]
-        targets = [number for (number,) in class_numbers(also_dev, classes, "--also-dev")]
-        scores["also_dev"] = classification_scores(np.array(predicted), np.array(targets))
+        scores["also_dev"] = classification_scores(np.array(predicted), np.array(also_dev_numbers))
 
     # Save, verify, push
     if sharded:

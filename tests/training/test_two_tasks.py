@@ -104,6 +104,7 @@ def test_flags_that_contradict_each_other_are_one_sentence(tmp_path, monkeypatch
 
     several = tmp_path / "several.jsonl"
     several.write_text('{"text": "a", "label": ["x", "y"]}\n' * 40)
+    (tmp_path / "other.jsonl").write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n')
     assert "needs both tasks in every step: --mix together" in message(*ALSO, "--weighting", "min_norm")
     assert "give its data by --also" in message("--weighting", "min_norm")
     assert "not sbert" in message(*ALSO, "--loss", "sbert")
@@ -111,6 +112,7 @@ def test_flags_that_contradict_each_other_are_one_sentence(tmp_path, monkeypatch
     together = ["--mix", "together", "--weighting", "min_norm"]
     assert "use --micro-batches 1" in message(*ALSO, *together, "--micro-batches", "2")
     assert "one class each" in message("--also", several)
+    assert "lacks: x, y" in message(*ALSO, "--also-dev", several.with_name("other.jsonl"))
     assert "knows no rows" in message("--vat", "1", "--disturbance-norm", "sample")
     with pytest.raises(ValueError, match="which neither fp16's loss scale"):
         CoSENT(also="x", mix="together", weighting="min_norm", precision="fp16").check_tasks(None)  # not asked for more

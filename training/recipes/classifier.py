@@ -108,7 +108,8 @@ def quickstart() -> Classification:
     """accelerate launch training/train_classifier.py quickstart
 
     A small classifier from scratch on the embedded Chinese requests (synthetic): ten classes, the rarest a fortieth of
-    the most frequent. With --loss ce the rare classes are found less often.
+    the most frequent. Dev macro F1 .730; --loss ce gives .669, its logits adjusted afterwards (--post-hoc-tau 1) .784,
+    --loss class_balanced .912.
     """
     return Classification(
         output_dir="out/classifier",
