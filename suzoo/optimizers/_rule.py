@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -84,6 +84,13 @@ def apply_updates(
     """`apply_update` for several (parameter, gradient, states, compensation), to be compiled as one."""
     for param, grad, states, compensation in tensors:
         apply_update(update, param, grad, states, compensation, rounding, lazy, options)
+
+
+def compiled_calls(items: list) -> Iterator[list]:
+    """Cut into lists of `TOGETHER`, and singles: however many there are in a step, no more than two graphs."""
+    whole = len(items) // TOGETHER * TOGETHER
+    yield from (items[start : start + TOGETHER] for start in range(0, whole, TOGETHER))
+    yield from ([item] for item in items[whole:])
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -314,8 +321,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             buckets.setdefault((key, *options.items()), []).append(tensors)
         for (_, *options), bucket in buckets.items():
             scalars = {k: self._scalar(v, bucket[0][0]) if k in self._traced else v for k, v in options}
-            for start in range(0, len(bucket), TOGETHER):
-                part = bucket[start : start + TOGETHER]
+            for part in compiled_calls(bucket):
                 fused(apply_updates)(update, part, group["rounding"], group["lazy"], scalars)
 
     def _kernel_tensors(self, group: dict[str, Any], param: Tensor) -> tuple:

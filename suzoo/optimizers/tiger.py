@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._accumulation import HiddenAccumulation, check_accumulation_steps
-from suzoo.optimizers._rule import TOGETHER, check_not_negative
+from suzoo.optimizers._rule import check_not_negative, compiled_calls
 from suzoo.optimizers._tensors import (
     Rounding,
     cache_pieces,
@@ -321,29 +321,31 @@ class Tiger(HiddenAccumulation):
 
     def _update_in_one_pass(self, group: dict[str, Any], params: list[Tensor]) -> None:
         finite = torch.stack([gradient_of(param).sum() for param in params]).isfinite().tolist()
-        buckets: dict[tuple, list[tuple[Tensor, ...]]] = {}
+        buckets: dict[tuple, list[tuple[Tensor, bool]]] = {}
         for param, good in zip(params, finite, strict=True):
-            state, value = self.state[param], param.detach()
-            if not good:
-                state.pop("square_sum", None)
-                self._update_plain(self._update, group, param, self._options(group, param))
-                continue
             kind = self._kind(group, param)
-            rows = kind == "embedding"
-            if self._versions.get(param) != param._version:  # changed by somebody else, or new
-                state["square_sum"] = value.square().sum(-1, keepdim=True) if rows else value.square().sum()
-            shape = value.shape if rows else (-1,)  # one kernel for all matrices of one size
-            views = tuple(tensor.view(shape) for tensor in (value, gradient_of(param), state["momentum"]))
-            key = (kind, views[0].shape, views[0].dtype, views[2].dtype)
-            buckets.setdefault(key, []).append((*views, state["square_sum"]))
-        for (kind, *_), bucket in buckets.items():
+            shape = param.shape if kind == "embedding" else (param.numel(),)  # one kernel for matrices of one size
+            key = (kind, shape, param.dtype, self.state[param]["momentum"].dtype)
+            buckets.setdefault(key, []).append((param, good))
+        for (kind, shape, *_), bucket in buckets.items():
             scalars = [self._scalar(group[name], bucket[0][0]) for name in ("lr", "weight_decay")]
-            for start in range(0, len(bucket), TOGETHER):
-                part = bucket[start : start + TOGETHER]
-                fused(tiger_passes)(part, kind, *scalars, group["beta"], group["rms_floor"])
-        for param, good in zip(params, finite, strict=True):
-            if good:
-                self._versions[param] = param._version
+            for part in compiled_calls(bucket):
+                if not all(good for _, good in part):
+                    for param, _ in part:
+                        self.state[param].pop("square_sum", None)
+                        self._update_plain(self._update, group, param, self._options(group, param))
+                    continue
+                tensors = [self._pass_tensors(param, kind, shape) for param, _ in part]
+                fused(tiger_passes)(tensors, kind, *scalars, group["beta"], group["rms_floor"])
+                for param, _ in part:
+                    self._versions[param] = param._version
+
+    def _pass_tensors(self, param: Tensor, kind: str, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+        state, value = self.state[param], param.detach()
+        if self._versions.get(param) != param._version:  # changed by somebody else, or new
+            squares = value.square()
+            state["square_sum"] = squares.sum(-1, keepdim=True) if kind == "embedding" else squares.sum()
+        return (*(t.view(shape) for t in (value, gradient_of(param), state["momentum"])), state["square_sum"])
 
     def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
         return not isinstance(param, DTensor) and super()._foreach_can(group, param)

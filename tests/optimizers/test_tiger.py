@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from suzoo.optimizers import Tiger, param_groups
+from suzoo.optimizers._rule import TOGETHER
 from tests.optimizers._run import assert_paths_close, random_grads, run, tensor
 from tests.reference.optimizers import tiger
 
@@ -153,3 +155,47 @@ def test_tiger_refuses(options, message):
 def test_tiger_refuses_an_unknown_kind():
     with pytest.raises(ValueError, match="kind must be"):
         Tiger([{"params": [nn.Parameter(torch.zeros(1))], "kind": "weights"}])
+
+
+def test_tiger_in_one_pass_is_the_plain_form_and_resumes_to_the_same_bits():
+    """Compiled, a pass leaves Σθ² to the next. It may not outlive weights that change otherwise, or a bad gradient."""
+
+    def params():
+        generator = torch.Generator().manual_seed(0)
+        shapes = [(320, 320)] * (TOGETHER + 1) + [(400, 256)]
+        return [torch.nn.Parameter(0.05 * torch.randn(shape, generator=generator)) for shape in shapes]
+
+    def make(params, **options):
+        groups = [{"params": params[:-1], "kind": "matrix"}, {"params": params[-1:], "kind": "embedding"}]
+        return Tiger(groups, 0.05, rms_floor=1e-3, **options)
+
+    def steps(optimizer, params, numbers):
+        for number in numbers:
+            generator = torch.Generator().manual_seed(100 + number)
+            for param in params:
+                param.grad = torch.randn(param.shape, generator=generator)
+            if number == 1:
+                params[-2].grad[3, 4] = torch.nan
+                params[-1].grad[5, 6] = torch.inf
+            if number == 3:
+                with torch.no_grad():
+                    params[0].mul_(2)
+            optimizer.step()
+
+    plain, passed = params(), params()
+    steps(make(plain), plain, range(6))
+    optimizer = make(passed, compile=True)
+    steps(optimizer, passed, range(3))
+    state = copy.deepcopy(optimizer.state_dict())
+    resumed = [torch.nn.Parameter(p.detach().clone()) for p in passed]
+    steps(optimizer, passed, range(3, 6))
+    for p, q in zip(passed, plain, strict=True):
+        torch.testing.assert_close(p, q, rtol=2e-5, atol=2e-6)
+        assert "square_sum" in optimizer.state[p]
+    other = make(resumed, compile=True)
+    other.load_state_dict(state)
+    steps(other, resumed, range(3, 6))
+    assert all(torch.equal(p, q) for p, q in zip(passed, resumed, strict=True))
+    other.param_groups[0]["compile"] = False
+    steps(other, resumed, range(6, 7))
+    assert "square_sum" not in other.state[resumed[0]] and "square_sum" in other.state[resumed[-1]]
