@@ -1,8 +1,8 @@
-"""AdaFactor's update of a large matrix in three passes over memory, compiled or in pieces that stay in the cache.
+"""AdaFactor's update of large matrices in three passes over memory, compiled or in pieces that stay in the cache.
 
 Written as one expression, the update makes a dozen matrices, and compiled as one graph it sums over columns with
-strided reads. Here the moments (with the sums over columns in blocks of rows), the norm of the update, and the new
-value are separate passes, and no matrix is stored but the parameter.
+strided reads. Here the sums over columns (in blocks of rows), the sums over rows with the norm of the update, and the
+new value are separate passes, and no matrix is stored but the parameter.
 """
 
 from __future__ import annotations
@@ -15,50 +15,42 @@ from torch import Tensor
 
 from suzoo.optimizers._tensors import Rounding, cache_pieces, compute_dtype, fused, read, write
 
-BLOCK = 64  # rows
+BLOCK = 8  # rows
 
 
-def square_sums(param: Tensor, grad: Tensor, compensation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Of an (n, m) gradient the squares summed over columns (n,) and over rows (m,); of the parameter over all."""
-    value = read(param, compensation)
-    n, m = value.shape
-    grad_n, value_n = grad.to(value.dtype).square().sum(1), value.square().sum(1)
-    whole = n // BLOCK * BLOCK
-    blocks = grad[:whole].to(value.dtype).square().view(-1, BLOCK, m).sum(1)
-    return grad_n, blocks.sum(0) + grad[whole:].to(value.dtype).square().sum(0), value_n.sum()
+def column_sums(squares: Tensor) -> Tensor:
+    """(n, m) summed over rows, as a tree whose every level reads blocks of neighboring rows."""
+    rest = []
+    while len(squares) > BLOCK:
+        whole = len(squares) // BLOCK * BLOCK
+        if whole < len(squares):
+            rest.append(squares[whole:].sum(0))
+        squares = squares[:whole].view(-1, BLOCK, squares.shape[1]).sum(1)
+    return sum(rest, squares.sum(0))
 
 
-def factors(
-    grad_n: Tensor, grad_m: Tensor, row: Tensor, column: Tensor, weight: Tensor, eps1: float, rows: int
-) -> tuple[Tensor, Tensor]:
-    """Update the moments; the factors (n,) and (m,) that turn the gradient into the update."""
-    # the state called "row" is indexed by the dimension `rows`, which need not be the first
-    means = {0: (grad_n / len(grad_m) + eps1).unsqueeze(1), 1: (grad_m / len(grad_n) + eps1).unsqueeze(0)}
-    new_row, new_column = row.lerp(means[rows], weight), column.lerp(means[1 - rows], weight)
-    row.copy_(new_row)
-    column.copy_(new_column)
-    result = {rows: (new_row / new_row.mean()).rsqrt().flatten(), 1 - rows: new_column.rsqrt().flatten()}
-    return result[0], result[1]
+def row_sums(grad: Tensor, factor_m: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) sums of g² and of (g factor_m)² over columns; the norm of the update needs no pass of its own."""
+    grad = grad.to(factor_m.dtype)
+    return grad.square().sum(1), (grad * factor_m).square().sum(1)
 
 
-def moments_pass(
-    param: Tensor,
-    grad: Tensor,
-    compensation: Tensor | None,
-    row: Tensor,
-    column: Tensor,
-    weight: Tensor,
-    eps1: float,
-    rows: int,
+def factor(sums: Tensor, count: int, moment: Tensor, weight: Tensor, eps1: float, is_row: bool) -> Tensor:
+    """Update a moment in place; the factor of the gradient that it makes: 1/√(R / mean R) or 1/√C."""
+    new = moment.lerp((sums / count + eps1).view_as(moment), weight)
+    moment.copy_(new)
+    return (new / new.mean() if is_row else new).rsqrt().flatten()
+
+
+def rates(
+    factor_n: Tensor, update_sum: Tensor, param_sum: Tensor, numel: int, lr: Any, decay: Any, options: dict[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`factors`, and RMS(θ)."""
-    grad_n, grad_m, value_sum = square_sums(param, grad, compensation)
-    return *factors(grad_n, grad_m, row, column, weight, eps1, rows), (value_sum / param.numel()).sqrt()
-
-
-def update_square_sum(grad: Tensor, factor_n: Tensor, factor_m: Tensor) -> Tensor:
-    """Sum of the squares of the update."""
-    return ((grad.to(factor_m.dtype) * factor_m).square().sum(1) * factor_n.square()).sum()
+    """The clipped factor of the rows, the rate and the decay, from Σu² and Σθ²."""
+    rms = (param_sum / numel).sqrt()
+    scale = rms.clamp_min(options["eps"][1]) if options["scale_parameter"] else torch.ones_like(rms)
+    if options["clip_threshold"] is not None:
+        factor_n = factor_n / ((update_sum / numel).sqrt() / options["clip_threshold"]).clamp_min(1.0)
+    return factor_n, scale * lr, (scale if options["scale_weight_decay"] else torch.ones_like(rms)) * decay
 
 
 def store(
@@ -87,6 +79,70 @@ def store(
     write(param, value - value * decay - step, compensation, rounding)
 
 
+# --- compiled: several matrices of one shape in one call
+
+
+def sum_passes(
+    tensors: list[tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]], weight: Tensor, eps1: float, rows: int
+) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Of (parameter, gradient, compensation, moment of the rows, of the columns): factor_n, factor_m, Σu², Σθ²."""
+    results = []
+    for param, grad, compensation, moment_n, moment_m in tensors:
+        n, m = param.shape
+        squares = grad.to(moment_m.dtype).square()
+        factor_m = factor(column_sums(squares), n, moment_m, weight, eps1, rows == 1)
+        grad_n, update_n = row_sums(grad, factor_m)
+        factor_n = factor(grad_n, m, moment_n, weight, eps1, rows == 0)
+        param_sum = read(param, compensation).square().sum(1).sum()
+        results.append((factor_n, factor_m, (update_n * factor_n.square()).sum(), param_sum))
+    return results
+
+
+def store_passes(
+    tensors: list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]],
+    sums: list[tuple[Tensor, Tensor, Tensor, Tensor]],
+    rounding: Rounding,
+    lr: Tensor,
+    decay: Tensor,
+    options: dict[str, Any],
+) -> None:
+    for (param, grad, momentum, compensation), (factor_n, factor_m, *both) in zip(tensors, sums, strict=True):
+        factor_n, rate, shrink = rates(factor_n, *both, param.numel(), lr, decay, options)
+        on_step = options["momentum_on"] == "step"
+        store(
+            param, grad, momentum, compensation, rounding, factor_n, factor_m, rate, shrink, options["beta1"], on_step
+        )
+
+
+def _scalars(param: Tensor, options: dict[str, Any]) -> tuple[list[Tensor], dict[str, Any]]:
+    """(new weight of the moments, lr, decay per step) as tensors, so that no value is compiled in; and the rest."""
+    numbers = (1 - options["beta2"], options["lr"], options["lr"] * options["weight_decay"])
+    rest = {name: value for name, value in options.items() if name not in ("beta2", "lr", "weight_decay", "dims")}
+    return [torch.full((), number, dtype=compute_dtype(param), device=param.device) for number in numbers], rest
+
+
+def compiled_passes(
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[dict[str, Tensor]],
+    rounding: Rounding,
+    options: dict[str, Any],
+) -> None:
+    """`adafactor_update` for contiguous matrices of one shape, in place; `options` are its keyword arguments."""
+    rows, _ = options["dims"]
+    (weight, lr, decay), rest = _scalars(params[0], options)
+    compensations = [state.get("compensation") for state in states]
+    names = ("row", "column") if rows == 0 else ("column", "row")  # the state called "row" may belong to dimension 1
+    moments = ((state[names[0]], state[names[1]]) for state in states)
+    triples = zip(params, grads, compensations, moments, strict=True)
+    sums = fused(sum_passes)([(p, g, c, *both) for p, g, c, both in triples], weight, options["eps"][0], rows)
+    momenta = [state.get("momentum") for state in states]
+    fused(store_passes)(list(zip(params, grads, momenta, compensations, strict=True)), sums, rounding, lr, decay, rest)
+
+
+# --- in pieces
+
+
 def _row_pieces(param: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
     """Slices of all tensors (of None, None) along the rows of param."""
     tensors = [param, *(t for t in others if t is not None)]
@@ -95,38 +151,25 @@ def _row_pieces(param: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ..
         yield tuple(None if t is None else next(taken) for t in (param, *others))
 
 
-def adafactor_passes(
-    param: Tensor, grad: Tensor, state: dict[str, Tensor], rounding: Rounding, options: dict[str, Any], compiled: bool
+def passes_in_pieces(
+    param: Tensor, grad: Tensor, state: dict[str, Tensor], rounding: Rounding, options: dict[str, Any]
 ) -> None:
     """`adafactor_update` for a contiguous (n, m) matrix, in place; `options` are its keyword arguments."""
     rows, _ = options["dims"]
-    eps1, eps2 = options["eps"]
-    compensation, momentum = state.get("compensation"), state.get("momentum")
-    weight = torch.full((), 1 - options["beta2"], dtype=compute_dtype(param), device=param.device)
-    moments = (state["row"], state["column"], weight, eps1, rows)
-    clip = options["clip_threshold"]
-    square_sum = None
-    if compiled:
-        factor_n, factor_m, rms = fused(moments_pass)(param, grad, compensation, *moments)
-        if clip is not None:
-            square_sum = fused(update_square_sum)(grad, factor_n, factor_m)
-    else:
-        parts = [square_sums(*piece) for piece in _row_pieces(param, grad, compensation)]
-        grads_n, grads_m, values = zip(*parts, strict=True)
-        factor_n, factor_m = factors(torch.cat(grads_n), torch.stack(grads_m).sum(0), *moments)
-        rms = (torch.stack(values).sum() / param.numel()).sqrt()
-        if clip is not None:
-            sums = [update_square_sum(*piece, factor_m) for piece in _row_pieces(grad, factor_n)]
-            square_sum = torch.stack(sums).sum()
-    scale = rms.clamp_min(eps2) if options["scale_parameter"] else torch.ones_like(rms)
-    decay = (scale if options["scale_weight_decay"] else torch.ones_like(rms)) * (
-        options["lr"] * options["weight_decay"]
-    )
-    if square_sum is not None:
-        factor_n = factor_n / ((square_sum / param.numel()).sqrt() / clip).clamp_min(1.0)
-    rest = (factor_m, scale * options["lr"], decay, options["beta1"], options["momentum_on"] == "step")
-    if compiled:
-        fused(store)(param, grad, momentum, compensation, rounding, factor_n, *rest)
-        return
+    n, m = param.shape
+    (weight, lr, decay), rest = _scalars(param, options)
+    eps1, compensation, momentum = options["eps"][0], state.get("compensation"), state.get("momentum")
+    moment_n, moment_m = (state["row"], state["column"]) if rows == 0 else (state["column"], state["row"])
+    grad_m, param_sum = torch.zeros_like(moment_m), torch.zeros_like(weight)
+    for piece, value, low in _row_pieces(grad, param, compensation):
+        grad_m += piece.to(grad_m.dtype).square().sum(0)
+        param_sum += read(value, low).square().sum()
+    factor_m = factor(grad_m, n, moment_m, weight, eps1, rows == 1)
+    parts = [row_sums(piece, factor_m) for (piece,) in _row_pieces(grad)]
+    grad_n, update_n = (torch.cat(column) for column in zip(*parts, strict=True))
+    factor_n = factor(grad_n, m, moment_n, weight, eps1, rows == 0)
+    update_sum = (update_n * factor_n.square()).sum()
+    factor_n, rate, decay = rates(factor_n, update_sum, param_sum, param.numel(), lr, decay, rest)
+    last = (factor_m, rate, decay, options["beta1"], options["momentum_on"] == "step")
     for *tensors, piece_n in _row_pieces(param, grad, momentum, compensation, factor_n):
-        store(*tensors, rounding, piece_n, *rest)
+        store(*tensors, rounding, piece_n, *last)
