@@ -28,7 +28,7 @@ OPTIMIZERS = {
     "AdamW": (lambda m, lr: torch.optim.AdamW(param_groups(m, weight_decay=0.01), lr), (1e-3, 3e-3, 1e-2)),
     "Lion": (lambda m, lr: Lion(param_groups(m, weight_decay=0.1), lr), (2e-4, 6e-4, 2e-3)),
     "Tiger": (lambda m, lr: Tiger(param_groups(m, weight_decay=0.01), lr), (5e-3, 1.5e-2, 5e-2)),
-    "AdaFactor": (lambda m, lr: AdaFactor(param_groups(m, weight_decay=0.0), lr), (1e-2, 3e-2, 1e-1)),
+    "AdaFactor": (lambda m, lr: AdaFactor(param_groups(m, weight_decay=0.0), lr), (1e-2, 3e-2, 1e-1, 3e-1)),
     "AdaX": (lambda m, lr: AdaX(param_groups(m, weight_decay=0.0), lr), (1e-3, 3e-3, 1e-2)),
 }
 
@@ -62,6 +62,7 @@ def main(options: Options) -> None:
         return results.run(f"{name} {lr:g} seed {seed}", work)
 
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True)
+    lowest = np.inf
     print("| optimizer | dev loss by rate (seed 0) | best rate, all seeds | seconds |\n|---|---|---|---|")
     for name, (_, grid) in OPTIMIZERS.items():
         tried = {lr: run(name, lr, 0)["loss"][-1] for lr in grid}
@@ -71,9 +72,10 @@ def main(options: Options) -> None:
         seconds = np.median([r["seconds"][-1] for r in runs])
         print(f"| {name} | {cells} | {best:g}: {spread(r['loss'][-1] for r in runs)} | {seconds:.0f} |", flush=True)
         mean = np.mean([r["loss"] for r in runs], 0)
+        lowest = min(lowest, mean.min())
         axes[0].plot(runs[0]["updates"], mean, label=name)
         axes[1].plot(np.mean([r["seconds"] for r in runs], 0), mean, label=name)
-    axes[0].set(xlabel="updates", ylabel="dev loss", ylim=(mean.min() - 0.4, mean.min() + 2.2))
+    axes[0].set(xlabel="updates", ylabel="dev loss", ylim=(lowest - 0.1, lowest + 2.3))
     axes[1].set(xlabel="CPU seconds, one thread")
     axes[1].legend()
     figure.tight_layout()
