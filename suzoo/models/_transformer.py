@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedConfig, PreTrainedModel
+from transformers import AutoTokenizer, Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -266,6 +266,7 @@ class MLMHeadPreTrainedModel(BackbonePreTrainedModel):
 
     bert: PreTrainedModel
     cls: MLMHead
+    _tokenizer: PreTrainedTokenizerBase | None = None
 
     _tied_weights_keys = {  # noqa: RUF012 the type is transformers'
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -286,6 +287,16 @@ class MLMHeadPreTrainedModel(BackbonePreTrainedModel):
             entry = {"AutoModel": f"{backbone.__module__.split('.')[-1]}.{backbone.__name__}"}
             self.config.auto_map = {**getattr(self.config, "auto_map", {}), **entry}
         super().save_pretrained(save_directory, *args, **kwargs)
+
+    def _own_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer saved with the model, loaded once."""
+        if self._tokenizer is None:
+            if not self.config._name_or_path:
+                raise ValueError("this model was not loaded from a folder, so it has no tokenizer: pass tokenizer=")
+            # with the config at hand transformers need not ask whether to trust the code it came with
+            self._tokenizer = AutoTokenizer.from_pretrained(self.config._name_or_path, config=self.config)
+        assert self._tokenizer is not None
+        return self._tokenizer
 
     def language_model_loss(
         self, logits_BLV: Tensor, labels: Tensor, num_labels: Tensor, kwargs: dict[str, Any]

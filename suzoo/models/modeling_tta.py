@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
@@ -112,7 +112,6 @@ class TTAForMaskedLM(TTAPreTrainedModel, MLMHeadPreTrainedModel):
         super().__init__(config)
         self.bert = TTAModel(config)
         self.cls = MLMHead(config)
-        self._tokenizer: PreTrainedTokenizerBase | None = None
         self.post_init()
 
     @can_return_tuple
@@ -301,12 +300,3 @@ class TTAForMaskedLM(TTAPreTrainedModel, MLMHeadPreTrainedModel):
             batch = batch.to(self.device)
             scored_BL = (1 - batch.pop("special_tokens_mask")) * batch["attention_mask"]
             yield rows, dict(batch), scored_BL.float()
-
-    def _own_tokenizer(self) -> PreTrainedTokenizerBase:
-        if self._tokenizer is None:
-            if not self.config._name_or_path:
-                raise ValueError("this model was not loaded from a folder, so it has no tokenizer: pass tokenizer=")
-            # with the config at hand transformers need not ask whether to trust the code it came with
-            self._tokenizer = AutoTokenizer.from_pretrained(self.config._name_or_path, config=self.config)
-        assert self._tokenizer is not None
-        return self._tokenizer

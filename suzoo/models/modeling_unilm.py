@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, BatchEncoding, Cache, DynamicCache, PreTrainedTokenizerBase
+from transformers import BatchEncoding, Cache, DynamicCache, PreTrainedTokenizerBase
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -108,7 +108,6 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
         super().__init__(config)
         self.bert = UniLMModel(config)
         self.cls = MLMHead(config)
-        self._tokenizer: PreTrainedTokenizerBase | None = None
         self.post_init()
 
     @can_return_tuple
@@ -239,15 +238,6 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
             for row, text in zip(rows, tokenizer.batch_decode(new_tokens, skip_special_tokens=True), strict=True):
                 targets[row] = text
         return targets
-
-    def _own_tokenizer(self) -> PreTrainedTokenizerBase:
-        if self._tokenizer is None:
-            if not self.config._name_or_path:
-                raise ValueError("this model was not loaded from a folder, so it has no tokenizer: pass tokenizer=")
-            # with the config at hand transformers need not ask whether to trust the code it came with
-            self._tokenizer = AutoTokenizer.from_pretrained(self.config._name_or_path, config=self.config)
-        assert self._tokenizer is not None
-        return self._tokenizer
 
     def prepare_inputs_for_generation(
         self, input_ids, *args: Any, inputs_embeds=None, num_source_slots: int | None = None, **kwargs: Any
