@@ -81,9 +81,7 @@ def main() -> None:
         model = AutoModelForSequenceClassification.from_pretrained(recipe.model, ignore_mismatched_sizes=True, **head)
     else:
         model = AutoModelForSequenceClassification.from_config(BertConfig(**recipe.sizes(tokenizer), **head))
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions and recipe.max_length > positions:
-        raise ValueError(f"--max-length {recipe.max_length}, but {recipe.model} has positions for {positions} tokens")
+    recipe.check_positions(model)
     recipe.set_dropout(model)
     setattr(model, model.base_model_prefix, recipe.adapt(model.base_model))
     sharded = accelerator.distributed_type == DistributedType.FSDP

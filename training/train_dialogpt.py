@@ -87,6 +87,7 @@ def main() -> None:
     )
     tokenizer = finished_tokenizer(tokenizer)
     tokenizer.chat_template = chat_template(layout, "eos_token" if tokenizer.sep_token is None else "sep_token")
+    recipe.check_positions(model)
     recipe.set_dropout(model)
     setattr(model, model.base_model_prefix, recipe.adapt(model.base_model))  # ty: ignore[invalid-argument-type]
     sharded = accelerator.distributed_type == DistributedType.FSDP
@@ -150,6 +151,8 @@ def main() -> None:
     if recipe.lora_r:
         setattr(whole, whole.base_model_prefix, whole.base_model.merge_and_unload())  # ty: ignore[not-callable]
     if accelerator.is_main_process:
+        whole.save_pretrained(run.path)
+        tokenizer.save_pretrained(run.path)
         if recipe.max_scored and not recipe.reverse:
             for name, dialogues in histories.items():
                 dialogues = dialogues[: recipe.max_scored]
@@ -158,21 +161,21 @@ def main() -> None:
                 matches = [reply == turns[-1] for reply, turns in zip(greedy, dialogues, strict=True)]
                 scores[name]["exact_match"] = sum(matches) / len(matches)
                 scores[name] |= {f"distinct_{n}": distinct_n_corpus(sampled, n) for n in (1, 2)}
-        whole.save_pretrained(run.path)
-        tokenizer.save_pretrained(run.path)
         run.finish(recipe, scores, script="training/train_dialogpt.py", data=data)
         publish(whole, tokenizer, run.path, recipe.push_to)
 
 
 def replies(model, tokenizer, rules: DialogueLayout, dialogues, recipe, **generation: Any) -> list[str]:
     """What the model says in place of each dialogue's last turn."""
+    positions = getattr(model.config, "max_position_embeddings", None) or recipe.max_length + recipe.max_new_tokens
+    budget = min(recipe.max_length, positions - recipe.max_new_tokens)
     found = []
     for turns in dialogues:
         heard = [
             Turn(place % 2, tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]))
             for place, text in enumerate(turns[:-1])
         ]
-        prompt = rules.render_prompt(rules.newest(heard, recipe.max_length), (len(turns) - 1) % 2)
+        prompt = rules.render_prompt(rules.newest(heard, budget), (len(turns) - 1) % 2)
         inputs = {"input_ids": torch.tensor([prompt.input_ids], device=model.device)}
         if rules.name == "blog":
             inputs["token_type_ids"] = torch.tensor([prompt.token_type_ids], device=model.device)

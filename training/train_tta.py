@@ -80,6 +80,7 @@ def main() -> None:
     else:
         model = BertForMaskedLM(BertConfig(**recipe.sizes(tokenizer)))
     tokenizer = finished_tokenizer(tokenizer)
+    recipe.check_positions(model)
     recipe.set_dropout(model)
     model.bert = recipe.adapt(model.bert)  # ty: ignore[invalid-assignment]
     sharded = accelerator.distributed_type == DistributedType.FSDP
@@ -149,6 +150,8 @@ def main() -> None:
     if recipe.lora_r:
         whole.bert = whole.bert.merge_and_unload()  # ty: ignore[not-callable]
     if accelerator.is_main_process:
+        whole.save_pretrained(run.path)
+        tokenizer.save_pretrained(run.path)
         scores["dev"]["pseudo_perplexity"] = pseudo_perplexity(
             whole, tokenizer, dev[: recipe.max_scored], recipe.max_length
         )
@@ -156,8 +159,6 @@ def main() -> None:
             sources, targets = zip(*((row.source, row.target) for row in typos), strict=True)
             corrected = [correct(whole, tokenizer, source, confusion) for source in sources]
             scores["typos"] = spelling_scores(sources, corrected, targets)
-        whole.save_pretrained(run.path)
-        tokenizer.save_pretrained(run.path)
         run.finish(recipe, scores, script="training/train_tta.py", data=data)
         publish(whole, tokenizer, run.path, recipe.push_to)
 

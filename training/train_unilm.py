@@ -85,6 +85,7 @@ def main() -> None:
         num_beams=recipe.num_beams,
     )
     tokenizer = finished_tokenizer(tokenizer)
+    recipe.check_positions(model)
     recipe.set_dropout(model)
     model.bert = recipe.adapt(model.bert)  # ty: ignore[invalid-assignment]
     whole = copy.deepcopy(model).eval() if sharded else model  # no process can save or run its shards alone
@@ -182,6 +183,8 @@ def main() -> None:
     if recipe.lora_r:
         whole.bert = whole.bert.merge_and_unload()  # ty: ignore[not-callable]
     if accelerator.is_main_process:
+        whole.save_pretrained(run.path)
+        tokenizer.save_pretrained(run.path)
         if recipe.max_scored:
             rows = dev[: recipe.max_scored]
             titles = whole.generate_texts([row.source for row in rows], tokenizer=tokenizer)
@@ -189,8 +192,6 @@ def main() -> None:
             scores["generated"] = generation_scores(titles, references) | article_scores(titles, references)
             scores["generated"]["distinct_2"] = distinct_n_mean(titles, 2)
             print("\n".join(f"{title}  <- {row.source[:40]}…" for title, row in zip(titles[:3], rows, strict=False)))
-        whole.save_pretrained(run.path)
-        tokenizer.save_pretrained(run.path)
         run.finish(recipe, scores, script="training/train_unilm.py", data=data)
         publish(whole, tokenizer, run.path, recipe.push_to)
 

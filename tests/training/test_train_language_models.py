@@ -90,7 +90,8 @@ def test_a_chat_model_that_opens_without_us(tmp_path, monkeypatch, capsys):
     reply = tokenizer.decode(model.generate(**prompt)[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
     assert " " not in reply
     continued = tmp_path / "continued"
-    run(monkeypatch, train_dialogpt, "scratch", "--model", folder, "--output-dir", continued, *TINY)
+    flags = ["--model", folder, "--max-length", "256"]  # as many as there are positions: replies need room
+    run(monkeypatch, train_dialogpt, "scratch", *flags, "--output-dir", continued, *TINY)
     assert DialoGPTForCausalLM.from_pretrained(continued).config.layout == "cdial"
     assert isinstance(ChatSession(model, tokenizer, max_new_tokens=8).reply("你好"), str)
 
@@ -221,6 +222,10 @@ def test_what_a_user_can_get_wrong(tmp_path, monkeypatch, capsys):
     assert "corrected by T-TA" in message(train_tta, "--objective", "mlm")
     assert "absolute only" in message(train_tta, "--objective", "mlm", "--typos", "None", "--positions", "rope")
     assert "more than the 16 of a micro-batch" in message(train_dialogpt, "--micro-batch-tokens", "16", "--overwrite")
+    run(monkeypatch, train_dialogpt, "quickstart", "--output-dir", tmp_path / "short", *TINY, "--max-scored", "0")
+    assert "--max-length 300, but" in message(
+        train_unilm, "--model", tmp_path / "short", "--max-length", "300", "--overwrite"
+    )
     (tmp_path / "bad.jsonl").write_text('{"turns": ["hello"]}\n')
     assert "turns must be a list of two or more" in message(
         train_dialogpt, "--data", tmp_path / "bad.jsonl", "--overwrite"

@@ -136,6 +136,13 @@ class Training:
         )
         return accelerator, run
 
+    def check_positions(self, model: Any) -> None:
+        """Refuse texts longer than the model has absolute positions for."""
+        positions = getattr(model.config, "max_position_embeddings", None)
+        absolute = getattr(model.config, "position_embedding_type", "absolute") == "absolute"
+        if absolute and positions and self.max_length > positions:
+            raise ValueError(f"--max-length {self.max_length}, but {self.model} has positions for {positions} tokens")
+
     def set_dropout(self, model: nn.Module) -> None:
         """Put --dropout into every dropout layer of the model."""
         for layer in model.modules():
