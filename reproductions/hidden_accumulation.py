@@ -6,7 +6,7 @@ Claims (kexue.fm/archives/8634): exact for SGD with momentum; nearly the same fo
     OMP_NUM_THREADS=1 python reproductions/hidden_accumulation.py --data texts.txt.gz
 
 Every update sees 16 blocks of 32 tokens in k parts; "plain" is the same optimizer on the mean gradient. Prints the
-table and draws figures/hidden_accumulation.png. Result: training/LOG.md, "accumulation hidden in the momentum".
+table and draws figures/hidden_accumulation.png. Result: training/LOG.md, "accumulation hidden in AdamW's moments".
 """
 
 from __future__ import annotations
