@@ -62,7 +62,8 @@ def score(model, tokenizer, texts: list[str]) -> list[float]:
         return model.score(texts, tokenizer=tokenizer).tolist()
     scores = []
     for text in texts:
-        inputs = tokenizer(text, return_special_tokens_mask=True, return_tensors="pt", truncation=True)
+        length = {"truncation": True, "max_length": model.config.max_position_embeddings}
+        inputs = tokenizer(text, return_special_tokens_mask=True, return_tensors="pt", **length)
         scored = inputs.pop("special_tokens_mask") == 0
         scores.append(
             float(masked_log_likelihoods(model.model, inputs, scored, mask_token_id=model.mask_token_id).sum())

@@ -85,7 +85,7 @@ def main() -> None:
         top_k=5,  # the article's
         suppress_tokens=sorted({*tokenizer.all_special_ids, *rules.speaker_ids} - {rules.sep_id}),
     )
-    tokenizer = finished_tokenizer(tokenizer)
+    tokenizer = finished_tokenizer(tokenizer, model)
     tokenizer.chat_template = chat_template(layout, "eos_token" if tokenizer.sep_token is None else "sep_token")
     recipe.check_positions(model)
     recipe.set_dropout(model)

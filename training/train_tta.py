@@ -79,7 +79,7 @@ def main() -> None:
         )
     else:
         model = BertForMaskedLM(BertConfig(**recipe.sizes(tokenizer)))
-    tokenizer = finished_tokenizer(tokenizer)
+    tokenizer = finished_tokenizer(tokenizer, model)
     recipe.check_positions(model)
     recipe.set_dropout(model)
     model.bert = recipe.adapt(model.bert)  # ty: ignore[invalid-assignment]

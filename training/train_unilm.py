@@ -84,7 +84,7 @@ def main() -> None:
         max_new_tokens=recipe.max_target_length,
         num_beams=recipe.num_beams,
     )
-    tokenizer = finished_tokenizer(tokenizer)
+    tokenizer = finished_tokenizer(tokenizer, model)
     recipe.check_positions(model)
     recipe.set_dropout(model)
     model.bert = recipe.adapt(model.bert)  # ty: ignore[invalid-assignment]

@@ -119,7 +119,9 @@ def smoothed(label_smoothing: float) -> Callable[..., Tensor]:
     return partial(cross_entropy_loss, label_smoothing=label_smoothing)
 
 
-def finished_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer to save: WordPiece would write Chinese with spaces between the characters."""
+def finished_tokenizer(tokenizer: PreTrainedTokenizerBase, model: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer to save: it cuts at the model's positions, and WordPiece writes Chinese without inner spaces."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
     is_wordpiece = tokenizer.is_fast and isinstance(tokenizer.backend_tokenizer.model, models.WordPiece)
     return without_inner_spaces(tokenizer) if is_wordpiece else tokenizer
