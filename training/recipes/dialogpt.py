@@ -33,7 +33,8 @@ class DialoGPT(LanguageModelTraining):
 def quickstart() -> DialoGPT:
     """accelerate launch training/train_dialogpt.py quickstart
 
-    A small model from scratch on embedded Chinese dialogues (synthetic), whose last answer needs an earlier turn.
+    A small model from scratch on embedded Chinese dialogues (synthetic), whose last answer needs an earlier turn: it
+    learns to answer in kind, and not yet to look back (perplexity of the last turn 1.33 with and without the history).
     """
     return DialoGPT(
         output_dir="out/dialogpt",
