@@ -211,7 +211,7 @@ def test_two_processes_and_shards_train_the_same_model(tmp_path):
         folder = tmp_path / config
         command = ["accelerate", "launch", "--config_file", str(ROOT / f"training/accelerate/{config}.yaml")]
         command += [str(ROOT / "training/train_cosent.py"), "quickstart", "--output-dir", str(folder), *TINY]
-        done = subprocess.run([*command, "--micro-batches", "2"], capture_output=True, text=True, cwd=ROOT)
+        done = subprocess.run([*command, "--micro-batches", "2"], capture_output=True, text=True, cwd=ROOT, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
         assert f"verified: {folder}" in done.stdout
         assert ("FSDP, 2" in done.stderr) == (config == "fsdp2_cpu")

@@ -206,7 +206,7 @@ def test_two_processes_and_shards_train_the_same_model(tmp_path, name):
         folder = tmp_path / config
         command = ["accelerate", "launch", "--config_file", str(ROOT / f"training/accelerate/{config}.yaml")]
         command += [str(tmp_path / "unpublished.py"), "quickstart", "--output-dir", str(folder), *flags]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
         weights.append(load_file(folder / "model.safetensors"))
     assert weights[0].keys() == weights[1].keys()
