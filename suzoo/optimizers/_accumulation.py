@@ -123,8 +123,9 @@ class HiddenAccumulation(RuleOptimizer):
 
     def _init_state(self, param: Tensor, group: dict[str, Any]) -> None:
         super()._init_state(param, group)
-        # gradients folded in since the window began; only then does the parameter move at its end
-        self.state[param].setdefault("folded", torch.zeros((), dtype=torch.float32, device="cpu"))
+        if "folded" not in self.state[param]:
+            # gradients folded in since the window began; only then does the parameter move at its end
+            self.state[param]["folded"] = torch.zeros((), dtype=torch.float32, device="cpu")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:

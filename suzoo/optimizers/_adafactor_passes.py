@@ -2,7 +2,8 @@
 
 Written as one expression, the update makes a dozen matrices, and compiled as one graph it sums over columns with
 strided reads. Here the sums over columns (in blocks of rows), the sums over rows with the norm of the update, and the
-new value are separate passes, and no matrix is stored but the parameter.
+new value are separate passes, and no matrix is stored but the parameter. Only the first pass waits for the memory, if
+the gradient fits in the cache.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suzoo.optimizers._tensors import Rounding, cache_pieces, compute_dtype, fused, read, write
+from suzoo.optimizers._compiled import run_compiled
+from suzoo.optimizers._tensors import Rounding, cache_pieces, compute_dtype, read, write
 
 BLOCK = 8  # rows
 
@@ -79,39 +81,54 @@ def store(
     write(param, value - value * decay - step, compensation, rounding)
 
 
-# --- compiled: several matrices of one shape in one call
+# --- compiled
 
 
-def sum_passes(
-    tensors: list[tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]], weight: Tensor, eps1: float, rows: int
-) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Of (parameter, gradient, compensation, moment of the rows, of the columns): factor_n, factor_m, Σu², Σθ²."""
-    results = []
-    for param, grad, compensation, moment_n, moment_m in tensors:
-        n, m = param.shape
-        squares = grad.to(moment_m.dtype).square()
-        factor_m = factor(column_sums(squares), n, moment_m, weight, eps1, rows == 1)
-        grad_n, update_n = row_sums(grad, factor_m)
-        factor_n = factor(grad_n, m, moment_n, weight, eps1, rows == 0)
-        param_sum = read(param, compensation).square().sum(1).sum()
-        results.append((factor_n, factor_m, (update_n * factor_n.square()).sum(), param_sum))
-    return results
+def column_pass(grad: Tensor, moment_m: Tensor, weight: Tensor, *, eps1: float, rows: int) -> tuple[Tensor, ...]:
+    """factor_m, (m,), and the moment of the columns in place."""
+    squares = grad.to(moment_m.dtype).square()
+    return (factor(column_sums(squares), len(grad), moment_m, weight, eps1, rows == 1),)
 
 
-def store_passes(
-    tensors: list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]],
-    sums: list[tuple[Tensor, Tensor, Tensor, Tensor]],
-    rounding: Rounding,
+def row_pass(
+    grad: Tensor,
+    factor_m: Tensor,
+    moment_n: Tensor,
+    square_sum: Tensor,
+    weight: Tensor,
     lr: Tensor,
     decay: Tensor,
-    options: dict[str, Any],
+    *,
+    eps1: float,
+    rows: int,
+    **options: Any,
+) -> tuple[Tensor, ...]:
+    """What `rates` gives, and the moment of the rows in place; `square_sum` is that of the weights, (n, 1)."""
+    grad_n, update_n = row_sums(grad, factor_m)
+    factor_n = factor(grad_n, grad.shape[1], moment_n, weight, eps1, rows == 0)
+    update_sum = (update_n * factor_n.square()).sum()
+    return rates(factor_n, update_sum, square_sum.sum(), grad.numel(), lr, decay, options)
+
+
+def store_pass(
+    param: Tensor,
+    grad: Tensor,
+    momentum: Tensor | None,
+    compensation: Tensor | None,
+    square_sum: Tensor,
+    *tensors: Tensor,
+    rounding: Rounding,
+    beta1: float,
+    on_step: bool,
 ) -> None:
-    for (param, grad, momentum, compensation), (factor_n, factor_m, *both) in zip(tensors, sums, strict=True):
-        factor_n, rate, shrink = rates(factor_n, *both, param.numel(), lr, decay, options)
-        on_step = options["momentum_on"] == "step"
-        store(
-            param, grad, momentum, compensation, rounding, factor_n, factor_m, rate, shrink, options["beta1"], on_step
-        )
+    """`store`; square_sum becomes that of the new weights."""
+    store(param, grad, momentum, compensation, rounding, *tensors, beta1, on_step)
+    square_sum.copy_(read(param, compensation).square().sum(1, keepdim=True))
+
+
+def _moments(state: dict[str, Tensor], rows: int) -> tuple[Tensor, Tensor]:
+    """Those of dimension 0 and of dimension 1; the state called "row" may belong to either."""
+    return (state["row"], state["column"]) if rows == 0 else (state["column"], state["row"])
 
 
 def _scalars(param: Tensor, options: dict[str, Any]) -> tuple[list[Tensor], dict[str, Any]]:
@@ -122,22 +139,29 @@ def _scalars(param: Tensor, options: dict[str, Any]) -> tuple[list[Tensor], dict
 
 
 def compiled_passes(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[dict[str, Tensor]],
+    param: Tensor,
+    grad: Tensor,
+    state: dict[str, Tensor],
+    square_sum: Tensor,
     rounding: Rounding,
     options: dict[str, Any],
 ) -> None:
-    """`adafactor_update` for contiguous matrices of one shape, in place; `options` are its keyword arguments."""
+    """`adafactor_update` for a contiguous (n, m) matrix, in place; `options` are its keyword arguments."""
     rows, _ = options["dims"]
-    (weight, lr, decay), rest = _scalars(params[0], options)
-    compensations = [state.get("compensation") for state in states]
-    names = ("row", "column") if rows == 0 else ("column", "row")  # the state called "row" may belong to dimension 1
-    moments = ((state[names[0]], state[names[1]]) for state in states)
-    triples = zip(params, grads, compensations, moments, strict=True)
-    sums = fused(sum_passes)([(p, g, c, *both) for p, g, c, both in triples], weight, options["eps"][0], rows)
-    momenta = [state.get("momentum") for state in states]
-    fused(store_passes)(list(zip(params, grads, momenta, compensations, strict=True)), sums, rounding, lr, decay, rest)
+    (weight, lr, decay), rest = _scalars(param, options)
+    moment_n, moment_m = _moments(state, rows)
+    axis = {"eps1": options["eps"][0], "rows": rows}
+    (factor_m,) = run_compiled(column_pass, (grad, moment_m, weight), **axis)
+    factor_n, rate, decay = run_compiled(
+        row_pass, (grad, factor_m, moment_n, square_sum, weight, lr, decay), **axis, **rest
+    )
+    run_compiled(
+        store_pass,
+        (param, grad, state.get("momentum"), state.get("compensation"), square_sum, factor_n, factor_m, rate, decay),
+        rounding=rounding,
+        beta1=options["beta1"],
+        on_step=options["momentum_on"] == "step",
+    )
 
 
 # --- in pieces
@@ -159,7 +183,7 @@ def passes_in_pieces(
     n, m = param.shape
     (weight, lr, decay), rest = _scalars(param, options)
     eps1, compensation, momentum = options["eps"][0], state.get("compensation"), state.get("momentum")
-    moment_n, moment_m = (state["row"], state["column"]) if rows == 0 else (state["column"], state["row"])
+    moment_n, moment_m = _moments(state, rows)
     grad_m, param_sum = torch.zeros_like(moment_m), torch.zeros_like(weight)
     for piece, value, low in _row_pieces(grad, param, compensation):
         grad_m += piece.to(grad_m.dtype).square().sum(0)

@@ -7,33 +7,29 @@ in the cache), by the rule's multi-tensor form, or compiled into one kernel.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT, StateDict
 
+from suzoo.optimizers._compiled import run_compiled
 from suzoo.optimizers._tensors import (
     LOW_PARTS,
     ROUNDINGS,
     Rounding,
     cache_pieces,
     compute_dtype,
-    fused,
     gradient_of,
     local,
     read,
     write,
 )
 
-COMPILE_FROM = 100_000  # elements; smaller tensors are not worth a compilation for their shape
-# tensors in one compiled call: after a pass over memory the interpreter and its guards have left the cache, and a call
-# costs half as much as the work; a graph of more tensors takes longer to compile
-TOGETHER = 8
+COMPILE_FROM = 1 << 19  # elements; smaller tensors are not worth a compilation for their shape
 
 
 def check_not_negative(**values: float) -> None:
@@ -74,23 +70,21 @@ def apply_update(
     write(param, new_value, compensation, rounding)
 
 
-def apply_updates(
+def update_kernel(
+    param: Tensor,
+    grad: Tensor | None,
+    compensation: Tensor | None,
+    *rest: Tensor,
     update: Callable,
-    tensors: list[tuple[Tensor, Tensor | None, tuple[Tensor, ...], Tensor | None]],
+    num_states: int,
+    names: tuple[str, ...],
     rounding: Rounding,
     lazy: bool,
-    options: dict[str, Any],
+    **options: Any,
 ) -> None:
-    """`apply_update` for several (parameter, gradient, states, compensation), to be compiled as one."""
-    for param, grad, states, compensation in tensors:
-        apply_update(update, param, grad, states, compensation, rounding, lazy, options)
-
-
-def compiled_calls(items: list) -> Iterator[list]:
-    """Cut into lists of `TOGETHER`, and singles: however many there are in a step, no more than two graphs."""
-    whole = len(items) // TOGETHER * TOGETHER
-    yield from (items[start : start + TOGETHER] for start in range(0, whole, TOGETHER))
-    yield from ([item] for item in items[whole:])
+    """`apply_update` as `run_compiled` takes it: the states and the options that are tensors (`names`) follow."""
+    states, named = rest[:num_states], dict(zip(names, rest[num_states:], strict=True))
+    apply_update(update, param, grad, states, compensation, rounding, lazy, options | named)
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -106,7 +100,7 @@ class RuleOptimizer(torch.optim.Optimizer):
       the last place (bf16: 0.4 % of the weight) and says so once. "kahan" keeps the lost part in one more low-precision
       tensor, "master" in a float32 one: together with the parameter that is float32 training to the bit. "stochastic"
       (bf16) rounds up or down at random so that the mean is right; it draws from torch's global generator;
-    - foreach (in-place kernels on lists; off only with False) and compile (one pass over memory by torch.compile, for
+    - foreach (in-place kernels on lists; off only with False) and compile (one pass over memory by inductor, for
       large tensors) change the speed, not the result up to the last bits.
     """
 
@@ -138,6 +132,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 f"a bfloat16 momentum cannot decay by {slowest_beta}: from 0.995 on m * beta rounds back to m. "
                 "Use beta <= 0.99 or a float32 momentum"
             )
+        self._versions: dict[Tensor, int] = {}  # of parameters, when their "square_sum" was right
         dtype_name = None if momentum_dtype is None else str(momentum_dtype).removeprefix("torch.")
         super().__init__(
             params,
@@ -227,10 +222,10 @@ class RuleOptimizer(torch.optim.Optimizer):
             low = (p for p in params if p.dtype != compute_dtype(p) and p.dim() > 1 and local(p).numel())
             watched = next((p for p in low if self.state[p]["step"].item() in (1, 10, 100, 1000)), None)
         before = None if watched is None else local(watched).clone()
-        # one kernel per shape and rule, not the few that dynamo allows; patching costs too much to do it per tensor
-        limits = torch._dynamo.config.patch(recompile_limit=256, accumulated_recompile_limit=1024)
-        with limits if group["compile"] else contextlib.nullcontext():
-            self._update_params(group, params)
+        if not group["compile"]:
+            for param in params:
+                self.state[param].pop("square_sum", None)  # nobody keeps it up to date
+        self._update_params(group, params)
         if watched is None or before is None:
             return
         # gradients that were folded into the state are gone: then every element should have moved
@@ -311,18 +306,25 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _update_compiled(
         self, update: Callable, group: dict[str, Any], params: list[Tensor], options_of: Callable[..., dict[str, Any]]
     ) -> None:
-        """Run a rule on large tensors, those that share a kernel in one call; `options_of(group, param)` makes its
-        keyword arguments."""
-        buckets: dict[tuple, list[tuple]] = {}
+        """Run a rule on large tensors; `options_of(group, param)` makes its keyword arguments."""
         for param in params:
+            value, grad, states, compensation = self._kernel_tensors(group, param)
             options = options_of(group, param)
-            value, grad, states, _ = tensors = self._kernel_tensors(group, param)
-            key = tuple((t.shape, t.dtype, t.device) for t in (value, grad, *states) if t is not None)
-            buckets.setdefault((key, *options.items()), []).append(tensors)
-        for (_, *options), bucket in buckets.items():
-            scalars = {k: self._scalar(v, bucket[0][0]) if k in self._traced else v for k, v in options}
-            for part in compiled_calls(bucket):
-                fused(apply_updates)(update, part, group["rounding"], group["lazy"], scalars)
+            named = {
+                name: self._scalar(option, value)
+                for name, option in options.items()
+                if name in self._traced or isinstance(option, Tensor)
+            }
+            run_compiled(
+                update_kernel,
+                (value, grad, compensation, *states, *named.values()),
+                update=update,
+                num_states=len(states),
+                names=tuple(named),
+                rounding=group["rounding"],
+                lazy=group["lazy"],
+                **{name: option for name, option in options.items() if name not in named},
+            )
 
     def _kernel_tensors(self, group: dict[str, Any], param: Tensor) -> tuple:
         """What `apply_update` takes of a parameter, flat where the rule allows it: one kernel for all of one size."""
@@ -346,6 +348,25 @@ class RuleOptimizer(torch.optim.Optimizer):
         if isinstance(value, Tensor):
             return value
         return torch.full((), value, dtype=compute_dtype(like), device=like.device)
+
+    # --- Σθ², for rules whose step follows the size of the weights: the kernel that moves them sums on its way
+
+    def _square_sum(self, param: Tensor, by_rows: bool) -> Tensor:
+        """Sum over the matrix, 0-d, or over every row (rows, 1); the kernel leaves there that of the new weights."""
+        state = self.state[param]
+        # new, or changed by somebody else; what changes weights behind the counter (`param.data`) is seen a step later
+        if "square_sum" not in state or self._versions.get(param) != param._version:
+            squares = read(param.detach(), state.get("compensation")).square()
+            state["square_sum"] = squares.sum(-1, keepdim=True) if by_rows else squares.sum()
+        return state["square_sum"]
+
+    def _keep_square_sum(self, param: Tensor) -> None:
+        self._versions[param] = param._version
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # a loaded sum belongs to the weights that are there now
+        self._versions = {param: param._version for param, values in self.state.items() if "square_sum" in values}
 
     # --- checkpoints
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -13,16 +12,6 @@ from torch.distributed.tensor import DTensor, Replicate
 Rounding = Literal["nearest", "kahan", "master", "stochastic"]
 ROUNDINGS = ("nearest", "kahan", "master", "stochastic")
 LOW_PARTS = ("kahan", "master")  # roundings that keep in a second tensor what the parameter cannot hold
-
-
-@functools.cache
-def fused(function: Callable) -> Callable:
-    """One compiled form for the process: torch keeps its kernels by rule, options and shape.
-
-    Static shapes: the dynamic kernel divides integers in its loop bound, which costs more than the arithmetic. Casts
-    as in eager mode: inductor else drops the rounding to bf16 whose error Kahan's sum keeps.
-    """
-    return torch.compile(function, dynamic=False, fullgraph=True, options={"emulate_precision_casts": True})
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
@@ -53,7 +42,7 @@ def mean(tensor: Tensor, dim: int) -> Tensor:
 
 def root_mean_square(tensor: Tensor) -> Tensor:
     """RMS over all elements of all shards, 0-d."""
-    if isinstance(tensor, DTensor) or torch.compiler.is_compiling():
+    if isinstance(tensor, DTensor):
         total = full(tensor.square().sum())
     else:
         # in pieces, so that the squares stay in the cache (torch.dot and vector_norm would lose three digits)
@@ -61,21 +50,23 @@ def root_mean_square(tensor: Tensor) -> Tensor:
     return (total / max(tensor.numel(), 1)).sqrt()
 
 
-CHUNK = 1 << 17  # elements; the float32 streams of a rule on that many stay in a core's cache
+def chunk_size() -> int:
+    """Elements; the float32 streams of a rule on that many stay in the cores' caches, and every core has its share."""
+    return torch.get_num_threads() << 17
 
 
 def cache_pieces(*lists: list[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
     """Lists of tensors of equal shapes, to be worked on together: all at once, but a large tensor on a CPU in slices
     along its first dimension, each of which goes through a whole rule while it is in the cache. Tensors with fewer rows
     than the first list's (a number, say) are passed whole."""
-    small = []
+    small, chunk = [], chunk_size()
     for tensors in zip(*lists, strict=True):
         first = tensors[0]
-        if first.device.type != "cpu" or first.numel() <= CHUNK or first.dim() == 0:
+        if first.device.type != "cpu" or first.numel() <= chunk or first.dim() == 0:
             small.append(tensors)
             continue
         rows = first.shape[0]
-        count = max(1, CHUNK * rows // first.numel())
+        count = max(1, chunk * rows // first.numel())
         for start in range(0, rows, count):
             piece = slice(start, start + count)
             yield tuple([t[piece] if t.dim() and t.shape[0] == rows else t] for t in tensors)

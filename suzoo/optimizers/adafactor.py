@@ -18,10 +18,10 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._adafactor_passes import compiled_passes, passes_in_pieces
-from suzoo.optimizers._rule import COMPILE_FROM, RuleOptimizer, check_not_negative, compiled_calls
+from suzoo.optimizers._rule import COMPILE_FROM, RuleOptimizer, check_not_negative
 from suzoo.optimizers._tensors import (
-    CHUNK,
     Rounding,
+    chunk_size,
     compute_dtype,
     full,
     gradient_of,
@@ -279,26 +279,21 @@ class AdaFactor(RuleOptimizer):
 
     def _update_params(self, group: dict[str, Any], params: list[Tensor]) -> None:
         together: dict[tuple, list[Tensor]] = {}
-        compiled: dict[tuple, list[Tensor]] = {}
         for param in params:
             options = self._options(group, param)
             state, grad = self.state[param], gradient_of(param)
             whole = not isinstance(param, DTensor) and param.dim() == 2 and options["dims"] is not None
             whole = whole and param.is_contiguous() and grad.is_contiguous()
             if whole and group["compile"] and param.numel() >= COMPILE_FROM:
-                key = (param.shape, param.dtype, grad.dtype, param.device, *options.values())
-                compiled.setdefault(key, []).append(param)
-            elif whole and not param.is_cuda and param.numel() > CHUNK:
+                square_sum = self._square_sum(param, by_rows=True)
+                compiled_passes(param.detach(), grad, state, square_sum, group["rounding"], options)
+                self._keep_square_sum(param)
+            elif whole and not param.is_cuda and param.numel() > chunk_size():
                 passes_in_pieces(param.detach(), grad, state, group["rounding"], options)
             elif self._foreach_can(group, param):
                 together.setdefault((param.dtype, param.device, *options.values()), []).append(param)
             else:
                 adafactor_apply(param.detach(), grad, state, group["rounding"], options)
-        for bucket in compiled.values():
-            for part in compiled_calls(bucket):
-                values, grads = [p.detach() for p in part], [gradient_of(p) for p in part]
-                states = [self.state[p] for p in part]
-                compiled_passes(values, grads, states, group["rounding"], self._options(group, part[0]))
         for bucket in together.values():
             adafactor_update_foreach(
                 bucket,

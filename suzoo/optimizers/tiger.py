@@ -19,13 +19,13 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._accumulation import HiddenAccumulation, check_accumulation_steps
-from suzoo.optimizers._rule import check_not_negative, compiled_calls
+from suzoo.optimizers._compiled import run_compiled
+from suzoo.optimizers._rule import check_not_negative
 from suzoo.optimizers._tensors import (
     Rounding,
     cache_pieces,
     compute_dtype,
     full,
-    fused,
     gradient_of,
     local,
     read,
@@ -115,27 +115,31 @@ def tiger_move(
     return torch.where(num_finite > 0, moved, shrunk), momentum
 
 
-def tiger_passes(
-    tensors: list[tuple[Tensor, Tensor, Tensor, Tensor]],
-    kind: str,
+def tiger_pass(
+    param: Tensor,
+    grad: Tensor,
+    momentum: Tensor,
+    square_sum: Tensor,
+    finite: Tensor,
     lr: Tensor,
     weight_decay: Tensor,
+    *,
+    kind: str,
     beta: float,
     rms_floor: float,
+    shrink_ratio: float,
 ) -> None:
-    """`tiger_update` by finite gradients, in place and in one pass over memory, for several (parameter, gradient,
-    momentum, Σθ²). The sum of a matrix is 0-d and that of an embedding by rows (R, 1); they become those of the new θ.
-    """
-    for param, grad, momentum, square_sum in tensors:
-        rows = kind == "embedding"
-        rms = (square_sum / (param.shape[-1] if rows else param.numel())).sqrt()
-        new_momentum = momentum.to(param.dtype).lerp(grad, 1 - beta)
-        new_param = tiger_step(
-            param, new_momentum, rms, kind=kind, lr=lr, weight_decay=weight_decay, rms_floor=rms_floor
-        )
-        square_sum.copy_(new_param.square().sum(-1, keepdim=True) if rows else new_param.square().sum())
-        momentum.copy_(new_momentum)
-        param.copy_(new_param)
+    """`tiger_update` in place and in one pass over memory. `square_sum` of a matrix is 0-d and of an embedding (R, 1);
+    it becomes that of the new weights."""
+    rows = kind == "embedding"
+    rms = (square_sum / (param.shape[-1] if rows else param.numel())).sqrt()
+    new_param, new_momentum = tiger_update(
+        param, grad, momentum.to(param.dtype), kind=kind, lr=lr, beta=beta, weight_decay=weight_decay,
+        rms_floor=rms_floor, shrink_ratio=shrink_ratio, rms=rms, finite=finite,
+    )  # fmt: skip
+    square_sum.copy_(new_param.square().sum(-1, keepdim=True) if rows else new_param.square().sum())
+    momentum.copy_(new_momentum)
+    param.copy_(new_param)
 
 
 def tiger_update_foreach(
@@ -230,8 +234,6 @@ class Tiger(HiddenAccumulation):
             raise ValueError(f"shrink_ratio must be in (0, 1], not {shrink_ratio}")
         if momentum_dtype == torch.bfloat16 and (accumulation_steps > 1 or free_gradients):
             raise ValueError("accumulation adds small parts to the momentum, which bfloat16 would lose: use float32")
-        # of parameters, when their "square_sum" in the state was right
-        self._versions: dict[Tensor, int] = {}
         super().__init__(
             params,
             {
@@ -245,11 +247,6 @@ class Tiger(HiddenAccumulation):
             compile=compile,
         )  # fmt: skip
         self._start_accumulating(free_gradients)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        # a loaded sum of squares belongs to the weights that are there now
-        self._versions = {param: param._version for param, values in self.state.items() if "square_sum" in values}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         kind = param_group.get("kind")
@@ -291,61 +288,43 @@ class Tiger(HiddenAccumulation):
     def _update_compiled(
         self, update: Callable, group: dict[str, Any], params: list[Tensor], options_of: Callable[..., dict[str, Any]]
     ) -> None:
-        def of_whole_matrices(group: dict[str, Any], param: Tensor) -> dict[str, Any]:
-            options = options_of(group, param)
-            # an embedding's sums stay outside the kernel: inductor fails to fuse sums over rows with what uses them
-            if isinstance(param, DTensor) or options["kind"] == "embedding":
-                options |= self._whole_matrix(group, param) | {"finite": local(all_finite(gradient_of(param)))}
-            return options
-
         if update is not self._update:
             super()._update_compiled(update, group, params, options_of)
             return
-        passed = [param for param in params if self._passes(group, param)]
-        if passed:
-            self._update_in_one_pass(group, passed)
-        if others := [param for param in params if not self._passes(group, param)]:
-            super()._update_compiled(update, group, others, of_whole_matrices)
+
+        def of_whole_matrices(group: dict[str, Any], param: Tensor) -> dict[str, Any]:
+            finite = local(all_finite(gradient_of(param)))
+            return options_of(group, param) | self._whole_matrix(group, param) | {"finite": finite}
+
+        for param in params:
+            if self._passes(group, param):
+                self._update_in_one_pass(group, param)
+            else:
+                super()._update_compiled(update, group, [param], of_whole_matrices)
 
     def _passes(self, group: dict[str, Any], param: Tensor) -> bool:
-        # on a GPU the host would wait for every gradient's check
         grad, momentum = gradient_of(param), self.state[param]["momentum"]
         return (
-            param.device.type == "cpu"
-            and not isinstance(param, DTensor)
+            not isinstance(param, DTensor)
             and self._kind(group, param) in SHAPED
-            and not group["lazy"]
             and param.dtype == grad.dtype == compute_dtype(param)
             and all(t.is_contiguous() for t in (param, grad, momentum))
         )
 
-    def _update_in_one_pass(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        finite = torch.stack([gradient_of(param).sum() for param in params]).isfinite().tolist()
-        buckets: dict[tuple, list[tuple[Tensor, bool]]] = {}
-        for param, good in zip(params, finite, strict=True):
-            kind = self._kind(group, param)
-            shape = param.shape if kind == "embedding" else (param.numel(),)  # one kernel for matrices of one size
-            key = (kind, shape, param.dtype, self.state[param]["momentum"].dtype)
-            buckets.setdefault(key, []).append((param, good))
-        for (kind, shape, *_), bucket in buckets.items():
-            scalars = [self._scalar(group[name], bucket[0][0]) for name in ("lr", "weight_decay")]
-            for part in compiled_calls(bucket):
-                if not all(good for _, good in part):
-                    for param, _ in part:
-                        self.state[param].pop("square_sum", None)
-                        self._update_plain(self._update, group, param, self._options(group, param))
-                    continue
-                tensors = [self._pass_tensors(param, kind, shape) for param, _ in part]
-                fused(tiger_passes)(tensors, kind, *scalars, group["beta"], group["rms_floor"])
-                for param, _ in part:
-                    self._versions[param] = param._version
-
-    def _pass_tensors(self, param: Tensor, kind: str, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-        state, value = self.state[param], param.detach()
-        if self._versions.get(param) != param._version:  # changed by somebody else, or new
-            squares = value.square()
-            state["square_sum"] = squares.sum(-1, keepdim=True) if kind == "embedding" else squares.sum()
-        return (*(t.view(shape) for t in (value, gradient_of(param), state["momentum"])), state["square_sum"])
+    def _update_in_one_pass(self, group: dict[str, Any], param: Tensor) -> None:
+        kind, grad, momentum = self._kind(group, param), gradient_of(param), self.state[param]["momentum"]
+        by_rows = kind == "embedding"
+        shape = param.shape if by_rows else (param.numel(),)  # one kernel for all matrices of one size
+        # torch's sum is twice as fast as inductor's, and leaves most of a matrix in the cache
+        tensors = (self._square_sum(param, by_rows), all_finite(grad))
+        numbers = (self._scalar(group[name], param) for name in ("lr", "weight_decay"))
+        run_compiled(
+            tiger_pass,
+            (*(t.view(shape) for t in (param.detach(), grad, momentum)), *tensors, *numbers),
+            kind=kind,
+            **{name: group[name] for name in ("beta", "rms_floor", "shrink_ratio")},
+        )
+        self._keep_square_sum(param)
 
     def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
         return not isinstance(param, DTensor) and super()._foreach_can(group, param)
@@ -378,9 +357,6 @@ class Tiger(HiddenAccumulation):
     _move = staticmethod(tiger_move)
 
     def _update_params(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        if not group["compile"]:
-            for param in params:
-                self.state[param].pop("square_sum", None)  # nobody keeps it up to date
         super()._update_params(group, params)
         if self.folds_gradients:
             for param in params:

@@ -142,7 +142,7 @@ def compiled_distance(name: str) -> float:
     paths = []
     for shard in (False, True):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Embedding(7, 400), nn.Linear(400, 601))
+        model = nn.Sequential(nn.Embedding(7, 800), nn.Linear(800, 1313))
         if shard:
             fully_shard(model)
         optimizer = CASES[name].make(param_groups(model, weight_decay=0.1), compile=shard)

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from suzoo.optimizers import Tiger, param_groups
-from suzoo.optimizers._rule import TOGETHER
 from tests.optimizers._run import assert_paths_close, random_grads, run, tensor
 from tests.reference.optimizers import tiger
 
@@ -162,7 +161,7 @@ def test_tiger_in_one_pass_is_the_plain_form_and_resumes_to_the_same_bits():
 
     def params():
         generator = torch.Generator().manual_seed(0)
-        shapes = [(320, 320)] * (TOGETHER + 1) + [(400, 256)]
+        shapes = [(730, 730)] * 2 + [(1030, 512)]
         return [torch.nn.Parameter(0.05 * torch.randn(shape, generator=generator)) for shape in shapes]
 
     def make(params, **options):

@@ -1,0 +1,59 @@
+"""Functions of tensors as kernels, compiled by torch's inductor for the sizes they meet.
+
+torch.compile does the same and checks before every call that nothing has changed: with an interpreter that a pass over
+memory has driven out of the cache, that costs as much as half the work on a small matrix. Here all that can change is
+in the key of the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+_kernels: dict[tuple, Callable] = {}
+
+
+def num_kernels() -> int:
+    """Kernels compiled (or taken from torch's cache on disk) by this process."""
+    return len(_kernels)
+
+
+def run_compiled(function: Callable, tensors: Sequence[Tensor | None], **options: object) -> Sequence[Tensor]:
+    """`function(*tensors, **options)`, compiled; it may write into the tensors, which must not overlap.
+
+    One kernel for every combination of sizes and options: what changes from step to step has to be a tensor.
+
+    Args:
+        function: of module level, from tensors to a tuple of tensors, or None for none.
+        tensors: None is handed on. options: hashable.
+    """
+    sizes = (None if t is None else (t.shape, t.stride(), t.dtype, t.device) for t in tensors)
+    key = (function, *sizes, *options.items(), torch.get_num_threads())
+    given = [t for t in tensors if t is not None]
+    if key not in _kernels:
+        _kernels[key] = _compile(function, tensors, options)
+    return _kernels[key](*given)
+
+
+def _compile(function: Callable, tensors: Sequence[Tensor | None], options: dict[str, object]) -> Callable:
+    # the compiler takes a second to import, which nobody pays who does not compile
+    import torch._inductor
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    def call(*given: Tensor) -> Sequence[Tensor]:
+        taken = iter(given)
+        return function(*(None if t is None else next(taken) for t in tensors), **options) or ()
+
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    # static shapes: a kernel for any size divides integers in its loop bound, which costs more than the arithmetic
+    given: list = [mode.from_tensor(t, static_shapes=True) for t in tensors if t is not None]
+    # inside the context torch's cache on disk knows the graph again
+    with torch.no_grad(), tracing(TracingContext(mode)):
+        graph = make_fx(call)(*given)
+        # casts as in eager mode: inductor else drops the rounding to bf16 whose error Kahan's sum keeps
+        return torch._inductor.compile(graph, given, options={"emulate_precision_casts": True})
