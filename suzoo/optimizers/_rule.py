@@ -180,9 +180,9 @@ class RuleOptimizer(torch.optim.Optimizer):
                     continue
                 self._check_gradient(param)
                 self._init_state(param, group)
-                self.state[param]["step"] += 1
                 ready.append(param)
             if ready:
+                torch._foreach_add_([self.state[param]["step"] for param in ready], 1)
                 self._update_watched(group, ready)
         return loss
 
@@ -244,10 +244,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         together: dict[tuple, list[Tensor]] = {}
         compiled = []
         for param in params:
-            options = self._options(group, param)
             if group["compile"] and local(param).numel() >= COMPILE_FROM:
                 compiled.append(param)
-            elif self._foreach_can(group, param):
+                continue
+            options = self._options(group, param)
+            if self._foreach_can(group, param):
                 together.setdefault((param.dtype, param.device, *options.values()), []).append(param)
             else:
                 self._update_plain(self._update, group, param, options)

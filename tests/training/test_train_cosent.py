@@ -15,6 +15,7 @@ import torch
 import train_cosent
 import train_cross_encoder
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from suzoo.models import CoSENTModel
 from tests.training.scripts import refused, run
@@ -40,7 +41,8 @@ TINY = [
 
 def test_from_nothing_to_a_verified_folder(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
-    run(monkeypatch, train_cosent, "quickstart", "--output-dir", folder, *TINY, "--micro-batches", "2")
+    flags = ["--micro-batches", "2", "--tracker", "tensorboard"]
+    run(monkeypatch, train_cosent, "quickstart", "--output-dir", folder, *TINY, *flags)
     printed = capsys.readouterr().out
     assert "spearman" in printed and printed.strip().endswith(f"verified: {folder}")
     record = json.loads((folder / "run.json").read_text())
@@ -56,6 +58,13 @@ def test_from_nothing_to_a_verified_folder(tmp_path, monkeypatch, capsys):
         "checkpoints",
     }
     assert CoSENTModel.from_pretrained(folder).encode(["今天天气很好"]).shape == (1, 32)
+    # the tracker was sent what stands in the log
+    events = EventAccumulator(str(folder / "suzoo")).Reload()
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    logged = [row | {f"dev/{name}": value for name, value in row.get("dev", {}).items()} for row in logged]
+    for name in ("loss", "lr", "dev/spearman"):
+        expected = [(row["step"], pytest.approx(row[name])) for row in logged if name in row]
+        assert [(event.step, event.value) for event in events.Scalars(name)] == expected and expected
 
 
 @pytest.mark.parametrize("arguments", [["--loss", "bce", "--vat", "0.01"], ["--lora-r", "4", "--rdrop", "1"]])
