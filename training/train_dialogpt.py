@@ -168,10 +168,7 @@ def replies(model, tokenizer, rules: DialogueLayout, dialogues, recipe, **genera
     budget = min(recipe.max_length, positions - recipe.max_new_tokens)
     found = []
     for turns in dialogues:
-        heard = [
-            Turn(place % 2, tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]))
-            for place, text in enumerate(turns[:-1])
-        ]
+        heard = [Turn.of_text(tokenizer, text, place % 2) for place, text in enumerate(turns[:-1])]
         prompt = rules.render_prompt(rules.newest(heard, budget), (len(turns) - 1) % 2)
         inputs = {"input_ids": torch.tensor([prompt.input_ids], device=model.device)}
         if rules.name == "blog":
