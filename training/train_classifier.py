@@ -78,7 +78,7 @@ def main() -> None:
         model = AutoModelForSequenceClassification.from_pretrained(recipe.model, ignore_mismatched_sizes=True, **head)
     else:
         model = AutoModelForSequenceClassification.from_config(BertConfig(**recipe.sizes(tokenizer), **head))
-    recipe.check_positions(model)
+    recipe.check_fit(model, tokenizer)
     recipe.set_dropout(model)
     setattr(model, model.base_model_prefix, recipe.adapt(model.base_model))
     sharded = accelerator.distributed_type == DistributedType.FSDP

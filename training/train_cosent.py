@@ -87,6 +87,7 @@ def main() -> None:
         model = CoSENTModel(BertConfig(**recipe.sizes(tokenizer)), pooling=recipe.pooling or "cls")
         model.max_seq_length = recipe.max_length
     model.tokenizer = tokenizer
+    recipe.check_fit(model.encoder, tokenizer)
     recipe.set_dropout(model)
     model.encoder = recipe.adapt(model.encoder)
     sharded = accelerator.distributed_type == DistributedType.FSDP

@@ -53,6 +53,7 @@ def main() -> None:
         model = CoSENTCrossEncoder(BertConfig(**recipe.sizes(tokenizer)))
         model.max_seq_length = recipe.max_length
     model.tokenizer = tokenizer
+    recipe.check_fit(model.encoder, tokenizer)
     recipe.set_dropout(model)
     model.encoder = recipe.adapt(model.encoder)
     sharded = accelerator.distributed_type == DistributedType.FSDP

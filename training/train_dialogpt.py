@@ -84,7 +84,7 @@ def main() -> None:
     )
     tokenizer = finished_tokenizer(tokenizer, model)
     tokenizer.chat_template = chat_template(layout, "eos_token" if tokenizer.sep_token is None else "sep_token")
-    recipe.check_positions(model)
+    recipe.check_fit(model, tokenizer)
     recipe.set_dropout(model)
     setattr(model, model.base_model_prefix, recipe.adapt(model.base_model))  # ty: ignore[invalid-argument-type]
     sharded = accelerator.distributed_type == DistributedType.FSDP

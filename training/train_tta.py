@@ -61,16 +61,18 @@ def main() -> None:
             confusion |= embedded.confusions()
 
     # Model
-    tokenizer = recipe.load_tokenizer(train)
-    if recipe.model:
-        model = (TTAForMaskedLM if is_tta else BertForMaskedLM).from_pretrained(recipe.model)
+    tokenizer = recipe.load_tokenizer(train, needs=("cls", "sep", "mask"))
+    ids = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
+    if recipe.model and is_tta:  # a BERT does not say where its [MASK] is
+        model = TTAForMaskedLM.from_pretrained(recipe.model, mask_token_id=tokenizer.mask_token_id)
+    elif recipe.model:
+        model = BertForMaskedLM.from_pretrained(recipe.model)
     elif is_tta:
-        ids = {"mask_token_id": tokenizer.mask_token_id, "bos_token_id": tokenizer.cls_token_id}
-        ids["eos_token_id"] = tokenizer.sep_token_id
         model = TTAForMaskedLM(
             TTAConfig(
                 **recipe.sizes(tokenizer),
                 **ids,
+                mask_token_id=tokenizer.mask_token_id,
                 position_embedding_type=recipe.positions,
                 query_init=recipe.query_init,
             )
@@ -78,7 +80,7 @@ def main() -> None:
     else:
         model = BertForMaskedLM(BertConfig(**recipe.sizes(tokenizer)))
     tokenizer = finished_tokenizer(tokenizer, model)
-    recipe.check_positions(model)
+    recipe.check_fit(model, tokenizer)
     recipe.set_dropout(model)
     model.bert = recipe.adapt(model.bert)  # ty: ignore[invalid-assignment]
     sharded = accelerator.distributed_type == DistributedType.FSDP

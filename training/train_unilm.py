@@ -67,7 +67,9 @@ def main() -> None:
     data = {"train": describe(recipe.data, split, train), "dev": describe(dev_source, dev_split, dev)}
 
     # Model
-    tokenizer = recipe.load_tokenizer(text for row in train for text in (row.source, row.target))
+    tokenizer = recipe.load_tokenizer(
+        (text for row in train for text in (row.source, row.target)), needs=("cls", "sep")
+    )
     if recipe.model:
         model = UniLMForCausalLM.from_pretrained(recipe.model)
     else:
@@ -83,7 +85,7 @@ def main() -> None:
         num_beams=recipe.num_beams,
     )
     tokenizer = finished_tokenizer(tokenizer, model)
-    recipe.check_positions(model)
+    recipe.check_fit(model, tokenizer)
     recipe.set_dropout(model)
     model.bert = recipe.adapt(model.bert)  # ty: ignore[invalid-assignment]
     whole = copy.deepcopy(model).eval() if sharded else model  # no process can save or run its shards alone

@@ -227,6 +227,20 @@ def test_what_a_user_can_get_wrong(tmp_path, monkeypatch, capsys):
     assert "--max-length 300, but" in message(
         train_unilm, "--model", tmp_path / "short", "--max-length", "300", "--overwrite"
     )
+    without_mask = AutoTokenizer.from_pretrained(tmp_path / "short")
+    without_mask.mask_token = None
+    without_mask.save_pretrained(tmp_path / "no mask")
+    for objective in ("tta", "mlm"):
+        flags = ["--vocabulary", tmp_path / "no mask", "--objective", objective, "--typos", "None", "--overwrite"]
+        assert "has no [MASK], which this model needs" in message(train_tta, *flags)
+    cut = DialoGPTForCausalLM.from_pretrained(tmp_path / "short")
+    cut.resize_token_embeddings(4)  # [MASK] is the fifth token
+    cut.save_pretrained(tmp_path / "cut")
+    AutoTokenizer.from_pretrained(tmp_path / "short").save_pretrained(tmp_path / "cut")
+    for objective in ("tta", "mlm"):
+        flags = ["--model", tmp_path / "cut", "--objective", objective, "--typos", "None", "--overwrite"]
+        sentence = message(train_tta, *flags)
+        assert "outside the vocabulary of 4" in sentence or "embeddings for 4: they do not belong" in sentence
     (tmp_path / "bad.jsonl").write_text('{"turns": ["hello"]}\n')
     assert "turns must be a list of two or more" in message(
         train_dialogpt, "--data", tmp_path / "bad.jsonl", "--overwrite"

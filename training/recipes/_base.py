@@ -7,7 +7,7 @@ import functools
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from suzoo.data import train_wordpiece
 from suzoo.engine import RunFolder
-from suzoo.models._stock_encoder import load_tokenizer
+from suzoo.models._stock_encoder import POSITIONS_BEHIND_PADDING, load_tokenizer
 from suzoo.optimizers import (
     AccumulatedAdamW,
     AccumulatedSGD,
@@ -167,11 +167,19 @@ class Training:
         """Source and split of the dev data."""
         return (self.dev, self.dev_split) if self.dev else (self.data, self.dev_split or "dev")
 
-    def check_positions(self, model: Any) -> None:
-        """Refuse texts longer than the model has absolute positions for."""
+    def check_fit(self, model: Any, tokenizer: Any) -> None:
+        """Refuse texts longer than the model has absolute positions for, and tokens that it has no embedding for."""
+        num_rows = len(model.get_input_embeddings().weight)
+        if max(tokenizer.get_vocab().values()) >= num_rows:
+            raise ValueError(
+                f"the tokenizer of {self.model} has {len(tokenizer)} tokens and the model embeddings for {num_rows}: "
+                "they do not belong together, or the model was cut without it (`suzoo slim-vocab` cuts both)"
+            )
         positions = getattr(model.config, "max_position_embeddings", None)
+        if positions and model.config.model_type in POSITIONS_BEHIND_PADDING:
+            positions -= model.config.pad_token_id + 1
         absolute = getattr(model.config, "position_embedding_type", "absolute") == "absolute"
-        if absolute and positions and self.max_length > positions:
+        if absolute and positions and positions > 0 and self.max_length > positions:
             raise ValueError(f"--max-length {self.max_length}, but {self.model} has positions for {positions} tokens")
 
     def set_dropout(self, model: nn.Module) -> None:
@@ -223,10 +231,18 @@ class Training:
         names = ("max_grad_norm", "evaluate_every", "patience", "resume")
         return {name: getattr(self, name) for name in names}
 
-    def load_tokenizer(self, texts: Iterable[str]) -> Any:
-        """The tokenizer of --model or --vocabulary, or a WordPiece one learnt from the texts."""
+    def load_tokenizer(self, texts: Iterable[str], *, needs: Sequence[str] = ()) -> Any:
+        """The tokenizer of --model or --vocabulary, or a WordPiece one learnt from the texts.
+
+        Args:
+            needs: special tokens the script can't do without: cls, sep, mask.
+        """
         source = self.model or self.vocabulary
-        return load_tokenizer(source) if source else train_wordpiece(texts, vocab_size=self.vocab_size)
+        tokenizer = load_tokenizer(source) if source else train_wordpiece(texts, vocab_size=self.vocab_size)
+        missing = [f"[{name.upper()}]" for name in needs if getattr(tokenizer, f"{name}_token") is None]
+        if missing:
+            raise ValueError(f"the tokenizer of {source} has no {' and no '.join(missing)}, which this model needs")
+        return tokenizer
 
     def sizes(self, tokenizer) -> dict[str, Any]:
         """The fields of the small model from scratch, by BERT's names."""
