@@ -55,8 +55,9 @@ def main() -> None:
         raise ValueError("--rdrop compares two passes over all tokens, which --chunk-size takes apart: choose one")
     accelerator, run = recipe.start()
     sharded = accelerator.distributed_type == DistributedType.FSDP
-    if recipe.own_metric != "none" and (sharded or not recipe.max_scored):
-        raise ValueError("--own-metric writes texts with disturbed weights: no FSDP, and --max-scored above 0")
+    copies = accelerator.distributed_type == DistributedType.DEEPSPEED
+    if recipe.own_metric != "none" and (sharded or copies or not recipe.max_scored):
+        raise ValueError("--own-metric writes texts with disturbed weights: DDP only, and --max-scored above 0")
 
     # Data
     split = recipe.split or "train"

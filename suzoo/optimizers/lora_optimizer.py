@@ -173,12 +173,20 @@ class LoRAOptimizer(OptimizerWrapper):
 
     def _replace(self, index: int, params: list[Tensor]) -> None:
         """Sharded parameters in place of a group's whole ones: Accelerate makes them after the optimizer."""
+        places = {place: number for (group, place), number in self._numbers.items() if group == index}
+        if len(params) != len(self._groups[index].params) or any(
+            params[place].dim() != 2 or len(params[place]) != len(self._b[number]) for place, number in places.items()
+        ):
+            raise ValueError(
+                "LoRAOptimizer works on whole matrices but was given flat pieces of them, as FSDP1 and DeepSpeed ZeRO "
+                "make them: use FSDP2 (fully_shard) or DDP"
+            )
         new: list[Tensor] = []
         for place, param in enumerate(params):
-            number = self._numbers.get((index, place))
-            if number is None:
+            if place not in places:
                 new.append(param)
                 continue
+            number = places[place]
             new += [self._a[number], self._b[number]]
             self._adapted[number] = param
             self._follow(number)
