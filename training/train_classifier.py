@@ -24,10 +24,7 @@ from suzoo.hub.publish import publish
 from suzoo.losses import RunningF1, class_log_prior, global_pointer_divergence, symmetric_kl
 from suzoo.losses.citations import cite
 from suzoo.models._batching import token_budget_batches
-from suzoo.optimizers import AdaFactor, AdaX, Lion, Tiger, get_schedule, param_groups
 from suzoo.regularizers import repeat_rows
-
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adafactor": AdaFactor, "adax": AdaX, "lion": Lion, "tiger": Tiger}
 
 
 class Classifier(nn.Module):
@@ -50,7 +47,7 @@ def main() -> None:
 
     # Data
     split = recipe.split or "train"
-    dev_source, dev_split = recipe.dev or recipe.data, recipe.dev_split or (None if recipe.dev else "dev")
+    dev_source, dev_split = recipe.dev_data
     options: dict[str, Any] = {"columns": recipe.columns, "skip_bad_rows": recipe.skip_bad_rows}
     train = read_classes(recipe.data, split=split, max_rows=recipe.max_train_samples, **options)
     dev = read_classes(dev_source, split=dev_split, max_rows=recipe.max_dev_samples, **options)
@@ -81,7 +78,7 @@ def main() -> None:
         model = AutoModelForSequenceClassification.from_pretrained(recipe.model, ignore_mismatched_sizes=True, **head)
     else:
         model = AutoModelForSequenceClassification.from_config(BertConfig(**recipe.sizes(tokenizer), **head))
-    recipe.check_positions(model)
+    recipe.check_fit(model, tokenizer)
     recipe.set_dropout(model)
     setattr(model, model.base_model_prefix, recipe.adapt(model.base_model))
     sharded = accelerator.distributed_type == DistributedType.FSDP
@@ -104,8 +101,8 @@ def main() -> None:
     examples = list(zip(encode(train), train_targets, strict=True))
     batches = RandomBatches(examples, collate=collate, **recipe.batch_options)
     num_steps = max(1, round(recipe.epochs * batches.steps_per_epoch))
-    optimizer = recipe.choose(OPTIMIZERS)(param_groups(module, weight_decay=recipe.weight_decay), lr=recipe.lr)
-    schedule = get_schedule(recipe.schedule, optimizer, num_steps=num_steps, warmup=recipe.warmup)
+    optimizer = recipe.choose_optimizer(module)
+    schedule = recipe.choose_schedule(optimizer, num_steps)
     module, optimizer = accelerator.prepare(module, optimizer)
     accelerator.init_trackers("suzoo")
     torch.manual_seed(recipe.seed + rank())  # from here on every rank draws its own dropout

@@ -36,7 +36,6 @@ from suzoo.hub.publish import publish
 from suzoo.losses import cosent_loss, cross_entropy_loss
 from suzoo.models import CoSENTModel
 from suzoo.multitask import inverse_gradient_norm, min_norm, multitask_backward, pcgrad, primary_auxiliary
-from suzoo.optimizers import AdaFactor, AdaX, Lion, Tiger, get_schedule, param_groups
 from suzoo.regularizers import repeat_rows
 
 WEIGHTINGS = {
@@ -45,7 +44,6 @@ WEIGHTINGS = {
     "inverse_gradient_norm": inverse_gradient_norm,
     "pcgrad": pcgrad,
 }
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adafactor": AdaFactor, "adax": AdaX, "lion": Lion, "tiger": Tiger}
 
 
 def main() -> None:
@@ -56,7 +54,7 @@ def main() -> None:
 
     # Data
     split = recipe.split or "train"
-    dev_source, dev_split = recipe.dev or recipe.data, recipe.dev_split or (None if recipe.dev else "dev")
+    dev_source, dev_split = recipe.dev_data
     options: dict[str, Any] = {"columns": recipe.columns, "skip_bad_rows": recipe.skip_bad_rows}
     train = read_pairs(recipe.data, split=split, max_rows=recipe.max_train_samples, **options)
     dev = read_pairs(dev_source, split=dev_split, max_rows=recipe.max_dev_samples, **options)
@@ -89,6 +87,7 @@ def main() -> None:
         model = CoSENTModel(BertConfig(**recipe.sizes(tokenizer)), pooling=recipe.pooling or "cls")
         model.max_seq_length = recipe.max_length
     model.tokenizer = tokenizer
+    recipe.check_fit(model.encoder, tokenizer)
     recipe.set_dropout(model)
     model.encoder = recipe.adapt(model.encoder)
     sharded = accelerator.distributed_type == DistributedType.FSDP
@@ -120,8 +119,8 @@ def main() -> None:
         sizes = " and ".join(f"{part.steps_per_epoch} batches of {name}" for name, part in parts.items())
         accelerator.print(f"two tasks, {recipe.mix}: {sizes} are one pass over each")
     num_steps = max(1, round(recipe.epochs * batches.steps_per_epoch))
-    optimizer = recipe.choose(OPTIMIZERS)(param_groups(module, weight_decay=recipe.weight_decay), lr=recipe.lr)
-    schedule = get_schedule(recipe.schedule, optimizer, num_steps=num_steps, warmup=recipe.warmup)
+    optimizer = recipe.choose_optimizer(module)
+    schedule = recipe.choose_schedule(optimizer, num_steps)
     module, optimizer = accelerator.prepare(module, optimizer)
     accelerator.init_trackers("suzoo")
     torch.manual_seed(recipe.seed + rank())  # from here on every rank draws its own dropout

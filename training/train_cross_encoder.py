@@ -23,10 +23,7 @@ from suzoo.evaluation import pair_metrics, reranking_metrics
 from suzoo.hub.publish import publish
 from suzoo.losses import cosent_loss
 from suzoo.models import CoSENTCrossEncoder
-from suzoo.optimizers import AdaFactor, AdaX, Lion, Tiger, get_schedule, param_groups
 from suzoo.regularizers import repeat_rows
-
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adafactor": AdaFactor, "adax": AdaX, "lion": Lion, "tiger": Tiger}
 
 
 def main() -> None:
@@ -36,7 +33,7 @@ def main() -> None:
 
     # Data
     split = recipe.split or "train"
-    dev_source, dev_split = recipe.dev or recipe.data, recipe.dev_split or (None if recipe.dev else "dev")
+    dev_source, dev_split = recipe.dev_data
     options: dict[str, Any] = {"columns": recipe.columns, "skip_bad_rows": recipe.skip_bad_rows}
     train = read_pairs(recipe.data, split=split, max_rows=recipe.max_train_samples, **options)
     dev = read_pairs(dev_source, split=dev_split, max_rows=recipe.max_dev_samples, **options)
@@ -56,6 +53,7 @@ def main() -> None:
         model = CoSENTCrossEncoder(BertConfig(**recipe.sizes(tokenizer)))
         model.max_seq_length = recipe.max_length
     model.tokenizer = tokenizer
+    recipe.check_fit(model.encoder, tokenizer)
     recipe.set_dropout(model)
     model.encoder = recipe.adapt(model.encoder)
     sharded = accelerator.distributed_type == DistributedType.FSDP
@@ -78,8 +76,8 @@ def main() -> None:
     examples = list(zip(pairs["input_ids"], types, [pair.label for pair in train], strict=True))
     batches = RandomBatches(examples, collate=collate, **recipe.batch_options)
     num_steps = max(1, round(recipe.epochs * batches.steps_per_epoch))
-    optimizer = recipe.choose(OPTIMIZERS)(param_groups(model, weight_decay=recipe.weight_decay), lr=recipe.lr)
-    schedule = get_schedule(recipe.schedule, optimizer, num_steps=num_steps, warmup=recipe.warmup)
+    optimizer = recipe.choose_optimizer(model)
+    schedule = recipe.choose_schedule(optimizer, num_steps)
     module, optimizer = accelerator.prepare(model, optimizer)
     accelerator.init_trackers("suzoo")
     torch.manual_seed(recipe.seed + rank())  # from here on every rank draws its own dropout

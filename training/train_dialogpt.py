@@ -30,9 +30,6 @@ from suzoo.hub.publish import publish
 from suzoo.models import DialoGPTConfig, DialoGPTForCausalLM
 from suzoo.models._configuration import READABLE_MODEL_TYPES
 from suzoo.models._dialogue import SPEAKER_TOKENS, DialogueLayout, Turn, chat_template
-from suzoo.optimizers import AdaFactor, AdaX, Lion, Tiger, get_schedule, param_groups
-
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adafactor": AdaFactor, "adax": AdaX, "lion": Lion, "tiger": Tiger}
 
 
 def main() -> None:
@@ -41,7 +38,7 @@ def main() -> None:
 
     # Data
     split = recipe.split or "train"
-    dev_source, dev_split = recipe.dev or recipe.data, recipe.dev_split or (None if recipe.dev else "dev")
+    dev_source, dev_split = recipe.dev_data
     reading: dict[str, Any] = {"columns": recipe.columns, "skip_bad_rows": recipe.skip_bad_rows}
     train = read_dialogues(recipe.data, split=split, max_rows=recipe.max_train_samples, **reading)
     dev = read_dialogues(dev_source, split=dev_split, max_rows=recipe.max_dev_samples, **reading)
@@ -87,7 +84,7 @@ def main() -> None:
     )
     tokenizer = finished_tokenizer(tokenizer, model)
     tokenizer.chat_template = chat_template(layout, "eos_token" if tokenizer.sep_token is None else "sep_token")
-    recipe.check_positions(model)
+    recipe.check_fit(model, tokenizer)
     recipe.set_dropout(model)
     setattr(model, model.base_model_prefix, recipe.adapt(model.base_model))  # ty: ignore[invalid-argument-type]
     sharded = accelerator.distributed_type == DistributedType.FSDP
@@ -107,8 +104,8 @@ def main() -> None:
     batches = recipe.batches([encode(turns) for turns in train], collate)
     dev_batches = recipe.dev_batches([encode(turns) for turns in dev], collate)
     num_steps = max(1, round(recipe.epochs * batches.steps_per_epoch))
-    optimizer = recipe.choose(OPTIMIZERS)(param_groups(module, weight_decay=recipe.weight_decay), lr=recipe.lr)
-    schedule = get_schedule(recipe.schedule, optimizer, num_steps=num_steps, warmup=recipe.warmup)
+    optimizer = recipe.choose_optimizer(module)
+    schedule = recipe.choose_schedule(optimizer, num_steps)
     module, optimizer = accelerator.prepare(module, optimizer)
     accelerator.init_trackers("suzoo")
     torch.manual_seed(recipe.seed + rank())  # from here on every rank draws its own dropout
@@ -171,10 +168,7 @@ def replies(model, tokenizer, rules: DialogueLayout, dialogues, recipe, **genera
     budget = min(recipe.max_length, positions - recipe.max_new_tokens)
     found = []
     for turns in dialogues:
-        heard = [
-            Turn(place % 2, tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]))
-            for place, text in enumerate(turns[:-1])
-        ]
+        heard = [Turn.of_text(tokenizer, text, place % 2) for place, text in enumerate(turns[:-1])]
         prompt = rules.render_prompt(rules.newest(heard, budget), (len(turns) - 1) % 2)
         inputs = {"input_ids": torch.tensor([prompt.input_ids], device=model.device)}
         if rules.name == "blog":

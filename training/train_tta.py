@@ -32,9 +32,7 @@ from suzoo.engine import fit, full_state_dict, run_script, token_mean_backward
 from suzoo.evaluation import masked_log_likelihoods, perplexity, spelling_scores
 from suzoo.hub.publish import publish
 from suzoo.models import TTAConfig, TTAForMaskedLM
-from suzoo.optimizers import AdaFactor, AdaX, Lion, Tiger, get_schedule, param_groups
 
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adafactor": AdaFactor, "adax": AdaX, "lion": Lion, "tiger": Tiger}
 WORDS = {"single": lambda text: [text], "blanks": str.split, "jieba": segment_chinese}
 
 
@@ -49,7 +47,7 @@ def main() -> None:
 
     # Data
     split = recipe.split or "train"
-    dev_source, dev_split = recipe.dev or recipe.data, recipe.dev_split or (None if recipe.dev else "dev")
+    dev_source, dev_split = recipe.dev_data
     options: dict[str, Any] = {"skip_bad_rows": recipe.skip_bad_rows}
     train = read_texts(recipe.data, split=split, max_rows=recipe.max_train_samples, columns=recipe.columns, **options)
     dev = read_texts(dev_source, split=dev_split, max_rows=recipe.max_dev_samples, columns=recipe.columns, **options)
@@ -63,16 +61,18 @@ def main() -> None:
             confusion |= embedded.confusions()
 
     # Model
-    tokenizer = recipe.load_tokenizer(train)
-    if recipe.model:
-        model = (TTAForMaskedLM if is_tta else BertForMaskedLM).from_pretrained(recipe.model)
+    tokenizer = recipe.load_tokenizer(train, needs=("cls", "sep", "mask"))
+    ids = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
+    if recipe.model and is_tta:  # a BERT does not say where its [MASK] is
+        model = TTAForMaskedLM.from_pretrained(recipe.model, mask_token_id=tokenizer.mask_token_id)
+    elif recipe.model:
+        model = BertForMaskedLM.from_pretrained(recipe.model)
     elif is_tta:
-        ids = {"mask_token_id": tokenizer.mask_token_id, "bos_token_id": tokenizer.cls_token_id}
-        ids["eos_token_id"] = tokenizer.sep_token_id
         model = TTAForMaskedLM(
             TTAConfig(
                 **recipe.sizes(tokenizer),
                 **ids,
+                mask_token_id=tokenizer.mask_token_id,
                 position_embedding_type=recipe.positions,
                 query_init=recipe.query_init,
             )
@@ -80,7 +80,7 @@ def main() -> None:
     else:
         model = BertForMaskedLM(BertConfig(**recipe.sizes(tokenizer)))
     tokenizer = finished_tokenizer(tokenizer, model)
-    recipe.check_positions(model)
+    recipe.check_fit(model, tokenizer)
     recipe.set_dropout(model)
     model.bert = recipe.adapt(model.bert)  # ty: ignore[invalid-assignment]
     sharded = accelerator.distributed_type == DistributedType.FSDP
@@ -111,8 +111,8 @@ def main() -> None:
     hidden_in_dev = torch.Generator().manual_seed(0)
     dev_batches = recipe.dev_batches([encode(text) for text in dev], lambda rows: collate(rows, hidden_in_dev))
     num_steps = max(1, round(recipe.epochs * batches.steps_per_epoch))
-    optimizer = recipe.choose(OPTIMIZERS)(param_groups(module, weight_decay=recipe.weight_decay), lr=recipe.lr)
-    schedule = get_schedule(recipe.schedule, optimizer, num_steps=num_steps, warmup=recipe.warmup)
+    optimizer = recipe.choose_optimizer(module)
+    schedule = recipe.choose_schedule(optimizer, num_steps)
     module, optimizer = accelerator.prepare(module, optimizer)
     accelerator.init_trackers("suzoo")
     torch.manual_seed(recipe.seed + rank())  # from here on every rank draws its own dropout and masks

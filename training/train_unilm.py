@@ -30,10 +30,8 @@ from suzoo.evaluation import article_scores, distinct_n_mean, generation_scores
 from suzoo.hub.publish import publish
 from suzoo.losses import rdrop_loss, tailr_loss
 from suzoo.models import UniLMConfig, UniLMForCausalLM
-from suzoo.optimizers import AdaFactor, AdaX, Lion, ParameterSearch, Tiger, get_schedule, param_groups
+from suzoo.optimizers import ParameterSearch
 from suzoo.regularizers import fgm, random_replacement, repeat_rows
-
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adafactor": AdaFactor, "adax": AdaX, "lion": Lion, "tiger": Tiger}
 
 
 def rdrop(logits, labels, *, alpha: float, reduction):
@@ -57,19 +55,22 @@ def main() -> None:
         raise ValueError("--rdrop compares two passes over all tokens, which --chunk-size takes apart: choose one")
     accelerator, run = recipe.start()
     sharded = accelerator.distributed_type == DistributedType.FSDP
-    if recipe.own_metric != "none" and (sharded or not recipe.max_scored):
-        raise ValueError("--own-metric writes texts with disturbed weights: no FSDP, and --max-scored above 0")
+    copies = accelerator.distributed_type == DistributedType.DEEPSPEED
+    if recipe.own_metric != "none" and (sharded or copies or not recipe.max_scored):
+        raise ValueError("--own-metric writes texts with disturbed weights: DDP only, and --max-scored above 0")
 
     # Data
     split = recipe.split or "train"
-    dev_source, dev_split = recipe.dev or recipe.data, recipe.dev_split or (None if recipe.dev else "dev")
+    dev_source, dev_split = recipe.dev_data
     options: dict[str, Any] = {"columns": recipe.columns, "skip_bad_rows": recipe.skip_bad_rows}
     train = read_seq2seq(recipe.data, split=split, max_rows=recipe.max_train_samples, **options)
     dev = read_seq2seq(dev_source, split=dev_split, max_rows=recipe.max_dev_samples, **options)
     data = {"train": describe(recipe.data, split, train), "dev": describe(dev_source, dev_split, dev)}
 
     # Model
-    tokenizer = recipe.load_tokenizer(text for row in train for text in (row.source, row.target))
+    tokenizer = recipe.load_tokenizer(
+        (text for row in train for text in (row.source, row.target)), needs=("cls", "sep")
+    )
     if recipe.model:
         model = UniLMForCausalLM.from_pretrained(recipe.model)
     else:
@@ -85,7 +86,7 @@ def main() -> None:
         num_beams=recipe.num_beams,
     )
     tokenizer = finished_tokenizer(tokenizer, model)
-    recipe.check_positions(model)
+    recipe.check_fit(model, tokenizer)
     recipe.set_dropout(model)
     model.bert = recipe.adapt(model.bert)  # ty: ignore[invalid-assignment]
     whole = copy.deepcopy(model).eval() if sharded else model  # no process can save or run its shards alone
@@ -111,14 +112,14 @@ def main() -> None:
     batches = recipe.batches([encode(row) for row in train], collate)
     dev_batches = recipe.dev_batches([encode(row) for row in dev], collate)
     num_steps = max(1, round(recipe.epochs * batches.steps_per_epoch))
-    optimizer = recipe.choose(OPTIMIZERS)(param_groups(module, weight_decay=recipe.weight_decay), lr=recipe.lr)
+    optimizer = recipe.choose_optimizer(module)
     search = None
     if recipe.own_metric != "none":
         beta, noise = recipe.search_beta, recipe.search_noise
         optimizer = search = ParameterSearch(
             optimizer, num_candidates=recipe.search_candidates, beta=beta, noise=noise, seed=recipe.seed
         )
-    schedule = get_schedule(recipe.schedule, optimizer, num_steps=num_steps, warmup=recipe.warmup)
+    schedule = recipe.choose_schedule(optimizer, num_steps)
     module, optimizer = accelerator.prepare(module, optimizer)
     accelerator.init_trackers("suzoo")
     torch.manual_seed(recipe.seed + rank())  # from here on every rank draws its own dropout

@@ -51,10 +51,7 @@ def encode_dialogue(
         raise ValueError(f"learn is one of {sorted(LEARNED_TURNS.values())}, not {learn!r}")
     if not turns:
         raise ValueError("a dialogue without turns")
-    encoded = [
-        Turn(place % 2, tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]))
-        for place, text in enumerate(turns)
-    ]
+    encoded = [Turn.of_text(tokenizer, text, place % 2) for place, text in enumerate(turns)]
     window = layout.newest(encoded, max_tokens)
     tokens = layout.render(window[::-1] if reverse else window)
     first_learned = {"all": 0, "replies": 1, "last": len(window) - 1}[learn]

@@ -77,7 +77,12 @@ def masked_batch(
         generator: of all random choices; seed it by step and rank.
         probability: share of the tokens, special ones not counted.
         whole_words: choose all tokens of a word together; False chooses single tokens.
+
+    Raises:
+        ValueError: the tokenizer has no [MASK].
     """
+    if tokenizer.mask_token_id is None:
+        raise ValueError("masking needs a tokenizer with a [MASK] token, and this one has none")
     length = max(len(example["input_ids"]) for example in examples)
     ids_BL = torch.full((len(examples), length), tokenizer.pad_token_id)
     attention_BL = torch.zeros_like(ids_BL)

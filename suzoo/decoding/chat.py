@@ -123,10 +123,9 @@ class ChatSession:
             streamer: gets the reply token by token, such as `TextStreamer(tokenizer, skip_prompt=True,
                 skip_special_tokens=True)`.
         """
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        if not ids:
+        heard = Turn.of_text(self.tokenizer, text, USER)
+        if not heard.ids:
             raise ValueError("there is nothing to reply to: the text has no tokens")
-        heard = Turn(USER, tuple(ids))
         window = self._fit([*self._window, heard])
         said = Turn(BOT, tuple(self._generate(window, streamer)))
         # only now, so that an interrupted reply leaves no half turn behind

@@ -87,11 +87,7 @@ def mmi_rerank(
     layout = layout or getattr(backward_model.config, "layout", None)
     if layout is None:
         raise ValueError("the backward model does not say how it was trained: pass layout=")
-
-    def turn(text: str, speaker: int) -> Turn:
-        return Turn(speaker, tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]))
-
-    turns = [turn(text, place % 2) for place, text in enumerate(history)]
-    replies = [turn(text, len(history) % 2) for text in candidates]
+    turns = [Turn.of_text(tokenizer, text, place % 2) for place, text in enumerate(history)]
+    replies = [Turn.of_text(tokenizer, text, len(history) % 2) for text in candidates]
     scores_N = mmi_scores(backward_model, DialogueLayout.of_tokenizer(layout, tokenizer), turns, replies, mean=mean)
     return scores_N.argsort(descending=True, stable=True).tolist()

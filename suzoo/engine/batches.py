@@ -87,6 +87,7 @@ class MixedBatches:
         if mix not in epochs:
             raise ValueError(f"mix must be one of {', '.join(epochs)}, not {mix!r}")
         self.steps_per_epoch = epochs[mix]
+        self._owners: tuple[int, np.ndarray] | None = None
 
     def feeding(self, step: int) -> list[tuple[str, int]]:
         """Which data sets feed a step, and which batch of each it is."""
@@ -96,7 +97,10 @@ class MixedBatches:
             return [(self.names[step % len(self.names)], step // len(self.names))]
         epoch, place = divmod(step, self.steps_per_epoch)
         lengths = [part.steps_per_epoch for part in self.parts.values()]
-        owners = np.random.default_rng([self.seed, epoch]).permutation(np.repeat(np.arange(len(lengths)), lengths))
+        if self._owners is None or self._owners[0] != epoch:
+            order = np.random.default_rng([self.seed, epoch]).permutation(np.repeat(np.arange(len(lengths)), lengths))
+            self._owners = epoch, order
+        owners = self._owners[1]
         owner = owners[place]
         return [(self.names[owner], epoch * lengths[owner] + int((owners[:place] == owner).sum()))]
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import DistributedType
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -116,7 +117,7 @@ def fit(
 
     Raises:
         ValueError: the loss is not finite (names the step and rows; the last checkpoint stays), or the optimizer
-            accumulates by itself and was given clipping, fp16, or another number of micro-batches.
+            accumulates by itself and was given clipping, fp16, DeepSpeed, or another number of micro-batches.
         Interrupted: after SIGTERM or Ctrl-C, with a checkpoint written.
     """
     window = _accumulation_steps(optimizer, accelerator, max_grad_norm)
@@ -254,9 +255,16 @@ def fit(
 def _accumulation_steps(optimizer: Any, accelerator: Accelerator, max_grad_norm: float | None) -> int:
     """Calls of `optimizer.step` that make one update; refuses what an optimizer that accumulates can't take."""
     own = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        own = getattr(own, "optimizer", own)  # DeepSpeed has one more around it
     steps = getattr(own, "accumulation_steps", 1)
     if steps > 1 or getattr(own, "folds_gradients", False):
         name = type(own).__name__
+        if accelerator.distributed_type == DistributedType.DEEPSPEED:
+            raise ValueError(
+                f"{name} accumulates gradients by itself, and DeepSpeed hands it clipped ones, at steps of its own: "
+                "use DDP or FSDP2, or another optimizer and gradient_accumulation_steps in DeepSpeed's configuration"
+            )
         if max_grad_norm is not None:
             raise ValueError(f"{name} accumulates gradients by itself: don't clip them here, set max_grad_norm=None")
         if accelerator.scaler is not None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 
 @torch.no_grad()
 def masked_log_likelihoods(
-    model: nn.Module, inputs: Mapping[str, Tensor], scored_BL: Tensor, *, mask_token_id: int, batch_size: int = 64
+    model: PreTrainedModel, inputs: Mapping[str, Tensor], scored_BL: Tensor, *, mask_token_id: int, batch_size: int = 64
 ) -> Tensor:
     """log p(token | all other tokens) for every token to be scored.
 
@@ -32,7 +33,7 @@ def masked_log_likelihoods(
         (B, L) float32, exactly 0 where not scored.
 
     Raises:
-        ValueError: the model is in training mode, shapes differ, or batch_size is below 1.
+        ValueError: the model is in training mode, shapes differ, batch_size is below 1, or the model has no such token.
     """
     input_ids_BL = inputs["input_ids"]
     if model.training:
@@ -43,6 +44,9 @@ def masked_log_likelihoods(
         )
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
+    num_tokens = model.config.vocab_size
+    if not 0 <= mask_token_id < num_tokens:
+        raise ValueError(f"mask_token_id {mask_token_id} is outside the model's {num_tokens} tokens: was it cut off?")
     result_BL = torch.zeros(input_ids_BL.shape, dtype=torch.float32, device=input_ids_BL.device)
     rows, positions = scored_BL.nonzero(as_tuple=True)
     for rows_N, positions_N in zip(rows.split(batch_size), positions.split(batch_size), strict=True):

@@ -27,6 +27,11 @@ class Turn(NamedTuple):
     speaker: int
     ids: tuple[int, ...]
 
+    @classmethod
+    def of_text(cls, tokenizer, text: str, speaker: int) -> Turn:
+        """Special tokens in the text are plain text."""
+        return cls(speaker, tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]))
+
 
 class DialogueTokens(NamedTuple):
     """A sequence: token ids, token types, and for every token the index of the turn it belongs to; -1 is none, which is

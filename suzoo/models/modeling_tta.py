@@ -86,7 +86,14 @@ class TTAModel(TTAPreTrainedModel):
         memory_BLD = self.embeddings(inputs_embeds, token_type_ids, position_ids)
         query_BLD = None
         if self.config.query_init == "mask":
-            query_BLD = self.embeddings.word_embeddings.weight[self.config.mask_token_id].expand_as(memory_BLD)
+            mask_id, table_VD = self.config.mask_token_id, self.embeddings.word_embeddings.weight
+            assert mask_id is not None
+            if mask_id >= len(table_VD):
+                raise ValueError(
+                    f"mask_token_id {mask_id} is outside the {len(table_VD)} tokens to which the embeddings were cut: "
+                    "queries start from [MASK], so keep it and set config.mask_token_id"
+                )
+            query_BLD = table_VD[mask_id].expand_as(memory_BLD)
         query_BLD = self.embeddings(query_BLD, token_type_ids, position_ids)
         hidden_BLD = self.encoder(query_BLD, mask, position_ids, memory_BSD=memory_BLD, **kwargs)
         return BaseModelOutput(last_hidden_state=hidden_BLD)

@@ -10,6 +10,7 @@ a window. No second buffer of gradient size is needed.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -32,12 +33,15 @@ class HiddenAccumulation(RuleOptimizer):
     one). GradScaler is refused; gradients changed between backward and `step` are refused in a single process.
 
     With `free_gradients=True` a hook folds each gradient into the state the moment backward has it, and frees it: a
-    full set of gradients never exists. Nothing can be clipped or logged then. `close()` removes the hooks.
+    full set of gradients never exists. Nothing can be clipped or logged then. `close()` removes the hooks. Where
+    `accelerator.prepare` puts sharded parameters into the place of those given (FSDP2), the hooks move to them at the
+    first `step`, so that the gradients of that one micro-step are all there at once.
     """
 
     _cpu_states = ("step", "folded")
     _move: ClassVar[Callable]  # the rule without gradient: (param, *states, **options) -> new ones at a window's end
     _hooks: tuple = ()
+    _hooked: tuple = ()  # weak references to the parameters with hooks
     _free_gradients = False
 
     def _start_accumulating(self, free_gradients: bool) -> None:
@@ -46,8 +50,14 @@ class HiddenAccumulation(RuleOptimizer):
         self._free_gradients = free_gradients
         self._seen: dict[Tensor, tuple[int, Tensor]] = {}
         if self.folds_gradients:
-            params = [(i, p) for i, group in enumerate(self.param_groups) for p in group["params"]]
-            self._hooks = tuple(p.register_post_accumulate_grad_hook(self._make_hook(i)) for i, p in params)
+            self._set_hooks()
+
+    def _set_hooks(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        params = [(i, p) for i, group in enumerate(self.param_groups) for p in group["params"]]
+        self._hooks = tuple(p.register_post_accumulate_grad_hook(self._make_hook(i)) for i, p in params)
+        self._hooked = tuple(weakref.ref(p) for _, p in params)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -78,7 +88,7 @@ class HiddenAccumulation(RuleOptimizer):
         """Remove the hooks; gradients are then folded in `step`."""
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._free_gradients = (), False
+        self._hooks, self._hooked, self._free_gradients = (), (), False
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
@@ -142,6 +152,9 @@ class HiddenAccumulation(RuleOptimizer):
                     self._refuse_changed(param)
                     self._fold(group, param)
         self._seen.clear()
+        params = [param for group in self.param_groups for param in group["params"]]
+        if self._hooks and [id(param) for param in params] != [id(hooked()) for hooked in self._hooked]:
+            self._set_hooks()
         micro_step = self.param_groups[0]["micro_step"] + 1
         for group in self.param_groups:
             group["micro_step"] = micro_step

@@ -12,13 +12,13 @@ weights are merged at all times.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Placement, Replicate
+from torch.distributed.tensor import DTensor, Placement, Replicate, distribute_tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import StateDict
 
@@ -47,6 +47,36 @@ def additive_delta(a: Tensor, b: Tensor) -> Tensor:
     return a.repeat(m // r, 1) + b.repeat(1, n // r)
 
 
+class _Group(MutableMapping[str, Any]):
+    """A group of the inner optimizer that shows the parameters of the model in place of A and B, so that clipping,
+    GradScaler, schedules and Accelerate find what they look for; all else is the inner group's."""
+
+    def __init__(self, owner: LoRAOptimizer, index: int, params: list[Tensor]):
+        self.owner, self.index, self.params = owner, index, params
+
+    @property
+    def inner(self) -> dict[str, Any]:
+        return self.owner.optimizer.param_groups[self.index]
+
+    def __getitem__(self, key: str) -> Any:
+        return self.params if key == "params" else self.inner[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "params":
+            self.owner._replace(self.index, list(value))
+        else:
+            self.inner[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self.inner[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.inner)
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+
 class LoRAOptimizer(OptimizerWrapper):
     """Train the matrices among `params` by low-rank steps, and everything else by the inner optimizer as it is.
 
@@ -69,8 +99,10 @@ class LoRAOptimizer(OptimizerWrapper):
             it: a full set of gradients never exists. Nothing can be clipped or scaled then; refused under DDP, which
             averages later. `close()` removes the hooks.
 
-    bf16 and fp16 matrices are recomputed from a copy of their first value, so that no small step is lost; "projection"
-    refuses them. Flat parameters (FSDP1, ZeRO) are not adapted, since they are vectors; FSDP2 works.
+    `param_groups` shows the parameters of the model; A and B are the inner optimizer's. bf16 and fp16 matrices are
+    recomputed from a copy of their first value, so that no small step is lost; "projection" refuses them. Flat
+    parameters (FSDP1, ZeRO) are not adapted, since they are vectors. FSDP2 works, also where `accelerator.prepare`
+    shards the model after this optimizer was made.
 
     Raises:
         ValueError: an option out of range, or no parameter to adapt.
@@ -100,7 +132,8 @@ class LoRAOptimizer(OptimizerWrapper):
         self.r, self.variant, self.init, self.refresh, self.seed = r, variant, init, refresh, seed
         self.scale = 1.0 if alpha is None else alpha / r
         self.num_steps = 0
-        self._groups, self._adapted, self._others = [], [], []
+        self._adapted: list[Tensor] = []
+        self._numbers: dict[tuple[int, int], int] = {}  # group and place in it -> number of the adapted matrix
         self._a: list[Tensor] = []
         self._b: list[Tensor] = []
         # what a step measures from: the A and B at the start, or the random projections; and W's first value
@@ -109,28 +142,62 @@ class LoRAOptimizer(OptimizerWrapper):
         groups = list(params)
         if not groups:
             raise ValueError("LoRAOptimizer got no parameters")
-        groups = groups if isinstance(groups[0], dict) else [{"params": groups}]
-        self.optimizer = inner([self._adapted_group(dict(group)) for group in groups])
+        groups = [dict(group) for group in groups] if isinstance(groups[0], dict) else [{"params": groups}]
+        for group in groups:
+            group["params"] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        self.optimizer = inner([self._adapted_group(index, group) for index, group in enumerate(groups)])
         if not self._adapted:
             raise ValueError(f"LoRAOptimizer found no matrix larger than r={r} on both sides")
-        self._hooks: tuple = ()
+        self._groups = [_Group(self, index, group["params"]) for index, group in enumerate(groups)]
+        self._hooks: dict[int, Any] = {}
         if free_gradients:
-            pairs = enumerate(self._adapted)
-            self._hooks = tuple(p.register_post_accumulate_grad_hook(self._make_hook(i)) for i, p in pairs)
+            for number, param in enumerate(self._adapted):
+                self._hooks[number] = param.register_post_accumulate_grad_hook(self._make_hook(number))
 
     # --- adapters
 
-    def _adapted_group(self, group: dict[str, Any]) -> dict[str, Any]:
-        params = group["params"]
+    def _adapted_group(self, index: int, group: dict[str, Any]) -> dict[str, Any]:
         new = []
-        for param in [params] if isinstance(params, Tensor) else list(params):
+        for place, param in enumerate(group["params"]):
             matrix = group.get("lora", True) and group.get("kind", "matrix") == "matrix" and param.dim() == 2
             if matrix and min(param.shape) > self.r:
+                self._numbers[index, place] = len(self._adapted)
                 new += self._adapt(param)
             else:
                 new.append(param)
-                self._others.append(param)
         return {**group, "params": new}
+
+    @property
+    def param_groups(self):
+        return self._groups
+
+    def _replace(self, index: int, params: list[Tensor]) -> None:
+        """Sharded parameters in place of a group's whole ones: Accelerate makes them after the optimizer."""
+        places = {place: number for (group, place), number in self._numbers.items() if group == index}
+        if len(params) != len(self._groups[index].params) or any(
+            params[place].dim() != 2 or len(params[place]) != len(self._b[number]) for place, number in places.items()
+        ):
+            raise ValueError(
+                "LoRAOptimizer works on whole matrices but was given flat pieces of them, as FSDP1 and DeepSpeed ZeRO "
+                "make them: use FSDP2 (fully_shard) or DDP"
+            )
+        new: list[Tensor] = []
+        for place, param in enumerate(params):
+            if place not in places:
+                new.append(param)
+                continue
+            number = places[place]
+            new += [self._a[number], self._b[number]]
+            self._adapted[number] = param
+            self._follow(number)
+            first = self._first[number]
+            if isinstance(param, DTensor) and first is not None and not isinstance(first, DTensor):
+                self._first[number] = distribute_tensor(first, param.device_mesh, param.placements)
+            if number in self._hooks:
+                self._hooks[number].remove()
+                self._hooks[number] = param.register_post_accumulate_grad_hook(self._make_hook(number))
+        self._groups[index].params = params
+        self.optimizer.param_groups[index]["params"] = new
 
     def _adapt(self, param: Tensor) -> list[Tensor]:
         m, n = param.shape
@@ -162,6 +229,18 @@ class LoRAOptimizer(OptimizerWrapper):
             b.normal_(std=self.r**-0.5, generator=generator)
         dtype = compute_dtype(param)
         return a.to(param.device, dtype), b.to(param.device, dtype)
+
+    @torch.no_grad()
+    def _follow(self, number: int) -> None:
+        """A and B go where their matrix went since they were made, as to the GPU by `accelerator.prepare`."""
+        device = self._adapted[number].device
+        if self._a[number].device != device:
+            for virtual in (self._a[number], self._b[number]):
+                virtual.data = virtual.to(device)
+            a, b = self._anchors[number]
+            self._anchors[number] = a.to(device), b.to(device)
+            if (first := self._first[number]) is not None:
+                self._first[number] = first.to(device)
 
     @staticmethod
     def _like(value: Tensor, other: Tensor, placements: Sequence[Placement] | None = None) -> Tensor:
@@ -242,16 +321,17 @@ class LoRAOptimizer(OptimizerWrapper):
 
     def close(self) -> None:
         """Remove the hooks; gradients are then taken in `step`."""
-        for hook in self._hooks:
+        for hook in self._hooks.values():
             hook.remove()
-        self._hooks = ()
+        self._hooks = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_hooks": ()}  # a copy has none, and takes its gradients in `step`
+        return {**self.__dict__, "_hooks": {}}  # a copy has none, and takes its gradients in `step`
 
     @torch.no_grad()
     def _project(self, param: Tensor, index: int) -> None:
         """Add a gradient of W to those of A and B."""
+        self._follow(index)
         grad = gradient_of(param).to(compute_dtype(param))
         virtual = self._a[index], self._b[index]
         for part, new in zip(virtual, self._gradients(grad, index), strict=True):
@@ -322,6 +402,8 @@ class LoRAOptimizer(OptimizerWrapper):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: StateDict) -> None:
+        for number in range(len(self._adapted)):
+            self._follow(number)
         self.optimizer.load_state_dict({k: v for k, v in state_dict.items() if k != "lora"})
         saved = state_dict["lora"]
         self.num_steps = saved["num_steps"]
@@ -357,9 +439,10 @@ class LoRAOptimizer(OptimizerWrapper):
 
         if self.variant != "lora":
             raise ValueError(f"peft has no adapter for variant={self.variant!r}: save the whole model")
-        if self._others:
+        num_others = sum(len(group.params) for group in self._groups) - len(self._adapted)
+        if num_others:
             raise ValueError(
-                f"{len(self._others)} parameters were trained without low rank and would be missing in the adapter: "
+                f"{num_others} parameters were trained without low rank and would be missing in the adapter: "
                 "give LoRAOptimizer only matrices, or save the whole model"
             )
         names = {m.weight: name for name, m in model.named_modules() if isinstance(m, nn.Linear)}

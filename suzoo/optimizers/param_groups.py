@@ -23,9 +23,17 @@ def parameter_kinds(model: nn.Module) -> dict[str, str]:
 
     Decided by the module that owns the parameter, because torch calls the gain of a norm `weight` like any matrix.
     A weight tied to an embedding is an embedding. Vectors and scalars outside norms count as "bias".
+
+    Raises:
+        ValueError: FSDP1 has flattened the parameters, so that every matrix looks like a vector.
     """
     kind_of = {}
     for module in model.modules():
+        if type(module).__name__ == "FullyShardedDataParallel":
+            raise ValueError(
+                "FSDP1 (FullyShardedDataParallel) has made flat vectors of the parameters, which have no kind: use "
+                "FSDP2 (fully_shard), or give the optimizer model.parameters()"
+            )
         for name, param in module.named_parameters(recurse=False):
             if isinstance(module, nn.Embedding | nn.EmbeddingBag):
                 kind = "embedding"
@@ -80,7 +88,8 @@ def param_groups(
             to keep rare words from shrinking.
 
     Raises:
-        ValueError: nothing to train, an unknown kind, layer_decay without lr or without numbered layers.
+        ValueError: nothing to train, an unknown kind, layer_decay without lr or without numbered layers, or a model
+            that FSDP1 has wrapped.
     """
     if unknown := set(no_decay) - set(KINDS):
         raise ValueError(f"no_decay has unknown kinds {sorted(unknown)}; choose from {', '.join(KINDS)}")

@@ -146,8 +146,15 @@ class ParameterSearch(OptimizerWrapper):
                 place; returns the loss to lower (a rank's own, in distributed training). Default: `self.task_loss`.
 
         Raises:
-            ValueError: no task loss, no parameter has a gradient, or a task loss is not finite.
+            ValueError: no task loss, no parameter has a gradient, a task loss is not finite, or the parameters are not
+                those of the model, but flat copies (DeepSpeed ZeRO).
         """
+        for group in self.param_groups:
+            if group.get("kind") in ("matrix", "embedding") and any(p.dim() < 2 for p in group["params"]):
+                raise ValueError(
+                    "ParameterSearch disturbs the model's parameters but was given flat copies of them, as DeepSpeed "
+                    "ZeRO makes them: use DDP or FSDP2"
+                )
         task_loss = task_loss or self.task_loss
         if task_loss is None:
             raise ValueError("ParameterSearch.step needs a task loss: give it one, or set search.task_loss before")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 
 import pytest
@@ -103,3 +104,10 @@ def test_without_jieba_the_error_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "jieba", None)
     with pytest.raises(DataError, match="pip install jieba"):
         segment_chinese("我们")
+
+
+def test_a_tokenizer_without_mask_is_refused(tokenizer):
+    maskless = copy.deepcopy(tokenizer)
+    maskless.mask_token = None
+    with pytest.raises(ValueError, match=r"a tokenizer with a \[MASK\] token, and this one has none"):
+        masked(maskless, [encode_words(tokenizer, WORDS, max_tokens=8)])

@@ -34,7 +34,9 @@ def test_proportional_passes_over_each_once_per_epoch_in_random_order():
         assert sorted(examples) == sorted([("a", i) for i in range(40)] + [("b", i) for i in range(12)])
     orders = [[mixed.feeding(13 * epoch + step)[0][0] for step in range(13)] for epoch in range(3)]
     assert len({str(order) for order in orders}) == 3
-    # a pure function of seed and step
+    # a pure function of seed and step, in whatever order the steps are asked for
+    for step in (30, 2, 29, 15, 1):
+        assert MixedBatches(parts_of(40, 12), mix="proportional", seed=5).feeding(step) == mixed.feeding(step)
     assert MixedBatches(parts_of(40, 12), mix="proportional", seed=5)[20] == mixed[20]
     assert mixed.rows(20).tolist() == [number for _, batch in mixed[20] for _, number in batch]
 

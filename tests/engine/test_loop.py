@@ -9,6 +9,8 @@ import signal
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import DistributedType
 from torch import nn
 
 from suzoo.engine import RandomBatches, RunFolder, fit
@@ -189,7 +191,7 @@ def test_an_optimizer_that_accumulates_resumes_to_the_same_bits(tmp_path, name):
     assert losses[0] == losses[1] and len(losses[0]) == 20
 
 
-def test_an_optimizer_that_accumulates_refuses_clipping_and_other_micro_batches(tmp_path):
+def test_an_optimizer_that_accumulates_refuses_clipping_deepspeed_and_other_micro_batches(tmp_path, monkeypatch):
     training = Training(tmp_path / "run")
     training.optimizer = AccumulatedSGD(training.model.parameters(), lr=0.1, accumulation_steps=4)
     training.schedule = None
@@ -197,6 +199,14 @@ def test_an_optimizer_that_accumulates_refuses_clipping_and_other_micro_batches(
         training.fit()
     training.options["max_grad_norm"] = None
     with pytest.raises(ValueError, match="accumulates 4 micro-batches and a step has 2"):
+        training.fit()
+
+    class ZeRO(torch.optim.SGD):  # DeepSpeed's, around ours; Accelerate's is around both
+        optimizer = training.optimizer
+
+    monkeypatch.setattr(training.accelerator.state, "distributed_type", DistributedType.DEEPSPEED)
+    training.optimizer = AcceleratedOptimizer(ZeRO(training.model.parameters(), lr=0.1), device_placement=False)
+    with pytest.raises(ValueError, match="AccumulatedSGD accumulates gradients by itself, and DeepSpeed hands it"):
         training.fit()
 
 

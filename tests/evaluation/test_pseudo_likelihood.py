@@ -79,6 +79,8 @@ def test_what_would_be_silently_wrong_is_refused(model):
         masked_log_likelihoods(model, inputs, scored[:, 1:], mask_token_id=MASK)
     with pytest.raises(ValueError, match="batch_size"):
         masked_log_likelihoods(model, inputs, scored, mask_token_id=MASK, batch_size=0)
+    with pytest.raises(ValueError, match="mask_token_id 30 is outside the model's 30 tokens"):
+        masked_log_likelihoods(model, inputs, scored, mask_token_id=30)
     model.train()
     with pytest.raises(ValueError, match="training mode"):
         masked_log_likelihoods(model, inputs, scored, mask_token_id=MASK)

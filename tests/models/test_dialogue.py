@@ -86,6 +86,17 @@ def test_speaker_types_follow_the_separators():
         assert torch.equal(extend_speaker_types(ids, types[:, :known], SEP), types)
 
 
+def test_a_turn_takes_special_tokens_for_plain_text():
+    tokenizer = tiny_tokenizer()
+    text = "今天[SEP]天气"
+    plain = tokenizer.convert_tokens_to_ids(tokenizer.tokenize("今天", split_special_tokens=True))
+    turn = Turn.of_text(tokenizer, text, 1)
+    assert turn.speaker == 1 and turn.ids[: len(plain)] == tuple(plain)
+    assert not {tokenizer.cls_token_id, tokenizer.sep_token_id} & set(turn.ids)
+    assert tokenizer.sep_token_id in tokenizer(text, add_special_tokens=False).input_ids  # what it guards against
+    assert Turn.of_text(tokenizer, "", 0) == (0, ())
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_chat_template_writes_the_layout(name, tmp_path):
     tokenizer = tiny_tokenizer()
@@ -95,7 +106,7 @@ def test_chat_template_writes_the_layout(name, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     rules = DialogueLayout.of_tokenizer(name, tokenizer)
     texts = ["今天天气", "很好", "你吃饭了吗"]
-    turns = [Turn(n % 2, tuple(tokenizer(t, add_special_tokens=False).input_ids)) for n, t in enumerate(texts)]
+    turns = [Turn.of_text(tokenizer, text, n % 2) for n, text in enumerate(texts)]
     messages = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
     assert prompt == rules.render_prompt(turns, 1).input_ids

@@ -156,6 +156,10 @@ def test_config():
     assert TTAConfig(vocab_size=50).mask_token_id == 49
     with pytest.raises(ValueError, match="outside the vocabulary"):
         TTAConfig(vocab_size=50, mask_token_id=50)
+    model = tiny("tta")
+    model.resize_token_embeddings(40)  # [MASK] was the last one
+    with pytest.raises(ValueError, match="mask_token_id 40 is outside the 40 tokens to which the embeddings were cut"):
+        model(tokens(1, 3) % 40)
     with pytest.raises(ValueError, match="query_init"):
         TTAConfig(query_init="token")
     with pytest.raises(ValueError, match="absolute positions"):

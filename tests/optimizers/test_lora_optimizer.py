@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from suzoo.optimizers import AccumulatedSGD, Lion, LoRAOptimizer, param_groups
+from suzoo.optimizers import Accumulated, AccumulatedSGD, Lion, LoRAOptimizer, param_groups
 from tests.optimizers._run import assert_paths_close, random_grads, tensor
 from tests.ranks import run_ranks
 
@@ -112,8 +112,8 @@ def net(dtype=torch.float64) -> Net:
     return Net().to(dtype)
 
 
-def train(model, optimizer, count: int = 5) -> None:
-    for i in range(count):
+def train(model, optimizer, count: int = 5, start: int = 0) -> None:
+    for i in range(start, start + count):
         optimizer.zero_grad()
         model(random_grads((3, 6), 1, seed=i)[0].to(next(model.parameters()).dtype)).square().sum().backward()
         optimizer.step()
@@ -302,6 +302,43 @@ def test_lora_free_gradients_adds_up_backwards():
             optimizer.step()
             optimizer.zero_grad()
     assert_paths_close([p.detach() for p in model.parameters()], [p.detach() for p in plain.parameters()])
+
+
+def test_lora_shows_the_parameters_of_the_model_to_what_is_around_it():
+    plain, wrapped, scaled = net(), net(), net()
+    train(plain, LoRAOptimizer(matrices(plain), adam, r=1), 3)
+    around = Accumulated(LoRAOptimizer(matrices(wrapped), adam, r=1), 2)
+    for step in range(6):  # every gradient twice: their mean is each of them
+        train(wrapped, around, 1, start=step // 2)
+    optimizer, scaler = LoRAOptimizer(matrices(scaled), adam, r=1), torch.amp.GradScaler("cpu", init_scale=8.0)
+    for step in range(3):
+        scaler.scale(scaled(random_grads((3, 6), 1, seed=step)[0]).square().sum()).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    for model in (wrapped, scaled):
+        assert_paths_close([p.detach() for p in model.parameters()], [p.detach() for p in plain.parameters()])
+    (group,) = optimizer.param_groups
+    assert all(a is b for a, b in zip(group["params"], matrices(scaled), strict=True)) and group["lr"] == 0.1
+    twin_model, twin = copy.deepcopy((scaled, optimizer))
+    assert twin.param_groups[0]["params"][0] is twin_model.first.weight
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lora_follows_its_matrices_to_the_gpu(dtype):
+    """`accelerator.prepare` and `model.to` move the parameters after the optimizer was made."""
+    moved, made_there = net().to(dtype), net().to(dtype).cuda()
+    optimizer = LoRAOptimizer(matrices(moved), adam, r=1)
+    moved.cuda()
+    optimizer.load_state_dict(optimizer.state_dict())  # as Accelerate does
+    for model, own in ((moved, optimizer), (made_there, LoRAOptimizer(matrices(made_there), adam, r=1))):
+        for step in range(3):
+            model(random_grads((3, 6), 1, seed=step)[0].to(dtype).cuda()).square().sum().backward()
+            own.step()
+            own.zero_grad()
+    assert all(torch.equal(a, b) for a, b in zip(moved.parameters(), made_there.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -137,15 +137,20 @@ def test_transformers_trainer_resumes(tmp_path):
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["Lion", "AdaFactor"])
-def test_sentence_transformers_trainer(name, tmp_path):
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bert")
     words = [*"abcdefghijklmnopqrstuvwxyz"]
-    (tmp_path / "bert").mkdir()
-    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]))
-    BertTokenizerFast(str(tmp_path / "bert" / "vocab.txt")).save_pretrained(tmp_path / "bert")
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
     torch.manual_seed(0)
-    BertModel(CONFIG).save_pretrained(tmp_path / "bert")
-    transformer = Transformer(str(tmp_path / "bert"))
+    BertModel(CONFIG).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", BY_CLASS)
+def test_sentence_transformers_trainer(name, tmp_path, encoder):
+    transformer = Transformer(str(encoder))
     model = SentenceTransformer(modules=[transformer, Pooling(16)], device="cpu")
     pairs = Dataset.from_dict(
         {"a": ["a b c", "d e f"] * 16, "b": ["a b d", "x y z"] * 16, "score": [0.0, 1.0] * 16}  # against the overlap

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
+from recipes import _base
 from recipes.classifier import Classification
 from suzoo.distributed import is_distributed, rank, world_size
 from tests.ranks import run_ranks
@@ -82,6 +83,29 @@ def test_every_way_of_training_learns_something(tmp_path, monkeypatch, unpublish
     run(monkeypatch, train_classifier, "quickstart", *TINY, "--output-dir", tmp_path, *flags.split())
     losses = losses_of(tmp_path)
     assert losses[-1] < losses[0]
+
+
+OPTIMIZERS = {
+    "adamw": "--lr 2e-3 --optimizer-options betas=(0.9,0.99) amsgrad=True",
+    "lazy_adamw": "--lr 2e-3 --optimizer-options eps_inside=True",
+    "adafactor": "--lr 2e-2 --optimizer-options clip_threshold=None",
+    "adax": "--lr 2e-3 --optimizer-options rounding=kahan",
+    "adaxw": "--lr 2e-3",
+    "lion": "--lr 5e-4 --optimizer-options momentum_dtype=bfloat16",
+    "tiger": "--lr 5e-3 --optimizer-options rms_floor=1e-3",
+    "accumulated_sgd": "--lr 5e-2 --micro-batches 2 --max-grad-norm None --optimizer-options accumulation_steps=2",
+    "accumulated_adamw": "--lr 2e-3 --micro-batches 2 --max-grad-norm None --optimizer-options accumulation_steps=2",
+}
+
+
+@pytest.mark.parametrize("name", _base.OPTIMIZERS)
+def test_every_optimizer_goes_by_its_name(tmp_path, monkeypatch, unpublished, name):
+    flags = ["--loss", "ce", "--optimizer", name, *OPTIMIZERS[name].split()]
+    run(monkeypatch, train_classifier, "quickstart", *TINY, "--output-dir", tmp_path, *flags)
+    losses = losses_of(tmp_path)
+    assert losses[-1] < losses[0]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 32  # updates, of two micro-batches each or not
 
 
 def several_classes(path):
@@ -174,7 +198,15 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys
     assert "dice is a ratio over the whole step" in message("--loss", "dice", "--micro-batches", "2")
     assert "this model has none: give a --dropout" in message("--rdrop", "4", "--dropout", "0")
     assert "--lora-save adapter needs a --model" in message("--lora-r", "4", "--lora-save", "adapter")
-    assert "none of adamw, adafactor" in message("--optimizer", "adamm")
+    assert "none of adamw, lazy_adamw, adafactor" in message("--optimizer", "adamm")
+    lion = ["--optimizer", "lion", "--lr", "1e-3", "--optimizer-options"]
+    assert "betaz=1: lion takes name=value with a name of betas, compile," in message(*lion, "betaz=1")
+    assert "--optimizer lion --lr 0.001 betas=(2,3): betas must be two numbers" in message(*lion, "betas=(2,3)")
+    assert "--optimizer lion --lr 0.001 betas=3: " in message(*lion, "betas=3")
+    assert "--optimizer lion --lr 0.001 rounding=up: rounding" in message(*lion, "rounding=up")
+    accumulated = ["--optimizer", "accumulated_sgd", "--optimizer-options", "accumulation_steps=2"]
+    assert "AccumulatedSGD accumulates gradients by itself: don't clip them" in message(*accumulated)
+    assert "accumulates 2 micro-batches and a step has 1" in message(*accumulated, "--max-grad-norm", "None")
 
 
 def accelerator_of(**options) -> Accelerator:

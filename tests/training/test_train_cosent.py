@@ -175,7 +175,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys
     assert "all" in message(*data("same.tsv", GOOD.replace("\t1\n", "\t0\n")))
     assert "only 8 examples for batches of 64: lower the batch size" in message(*good, "--batch-size", "64")
     assert "takes field=column" in message(*good, "--columns", "text1")
-    assert "--optimizer adamm is none of adamw, adafactor" in message(*good, "--optimizer", "adamm")
+    assert "--optimizer adamm is none of adamw, lazy_adamw" in message(*good, "--optimizer", "adamm")
     assert "tiger takes name=value with a name of accumulation_steps, beta" in message(
         *good, "--optimizer", "tiger", "--optimizer-options", "accumulation_stepz=2"
     )

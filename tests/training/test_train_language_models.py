@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,55 @@ def test_two_processes_and_shards_train_the_same_model(tmp_path, name):
         torch.testing.assert_close(value, weights[1][key], atol=1e-4, rtol=1e-3)
 
 
+def test_two_processes_search_parameters_as_one_does(tmp_path, monkeypatch, unpublished):
+    """A score is a mean over texts and ranks: with as many texts everywhere, two ranks take the step of one process."""
+    characters = "今天气很好我你他是的不在有人这上大来和国去吃饭了吗呢"
+    rows = [(characters[i : i + 8], characters[i + 1 : i + 5]) for i in range(16)] * 3
+    data = tmp_path / "data.tsv"
+    data.write_text("source\ttarget\n" + "".join(f"{source}\t{target}\n" for source, target in rows))
+    flags = [*TINY, "--data", data, "--dev", data, "--dropout", "0", "--seed", "3"]
+    base = tmp_path / "base"
+    longer = ["--epochs", "25", "--lr", "3e-3", "--micro-batch-tokens", "240"]
+    run(monkeypatch, train_unilm, "quickstart", "--output-dir", base, *flags, *longer)
+    # rows of 15 tokens: 8 in a micro-batch
+    flags += ["--model", base, "--micro-batch-tokens", "120", "--max-scored", "16", "--lr", "1e-3"]
+    flags += ["--evaluate-every", "2"]
+    run(monkeypatch, train_unilm, "own_metric", "--output-dir", tmp_path / "one", *flags, "--micro-batches", "2")
+
+    code = f"""
+        import torch, train_unilm as script
+        from suzoo.distributed import rank
+        fit = script.fit
+        def fit_and_save(step, **options):
+            result = fit(step, **options)
+            torch.save(options["accelerator"].unwrap_model(options["model"]).state_dict(), f"{tmp_path}/{{rank()}}.pt")
+            return result
+        script.fit, script.publish = fit_and_save, lambda *args: None
+        script.run_script(script.main)
+    """
+    (tmp_path / "saving.py").write_text(textwrap.dedent(code))
+    command = ["accelerate", "launch", "--config_file", ROOT / "training/accelerate/ddp_cpu.yaml"]
+    command += [tmp_path / "saving.py", "own_metric", "--output-dir", tmp_path / "two", *flags]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'training'}"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert [line["step"] for line in two] == [line["step"] for line in one] == [2, 3, 3]  # each score once
+    assert 0 < two[0]["dev"]["rouge_l"] < two[-1]["dev"]["rouge_l"] < 1  # the score tells candidates apart
+    for ours, theirs in zip(two, one, strict=True):
+        assert ours.get("dev") == pytest.approx(theirs.get("dev"), abs=1e-4)
+    before, alone, together = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "one", "two"))
+    assert any(not torch.equal(value, before[key]) for key, value in alone.items())
+    for key, value in alone.items():
+        torch.testing.assert_close(together[key], value, atol=1e-4, rtol=1e-3)
+
+
 def test_what_a_user_can_get_wrong(tmp_path, monkeypatch, capsys):
     def message(script, *arguments):
         return refused(monkeypatch, capsys, script, "quickstart", "--output-dir", tmp_path / "run", *TINY, *arguments)
@@ -227,6 +277,20 @@ def test_what_a_user_can_get_wrong(tmp_path, monkeypatch, capsys):
     assert "--max-length 300, but" in message(
         train_unilm, "--model", tmp_path / "short", "--max-length", "300", "--overwrite"
     )
+    without_mask = AutoTokenizer.from_pretrained(tmp_path / "short")
+    without_mask.mask_token = None
+    without_mask.save_pretrained(tmp_path / "no mask")
+    for objective in ("tta", "mlm"):
+        flags = ["--vocabulary", tmp_path / "no mask", "--objective", objective, "--typos", "None", "--overwrite"]
+        assert "has no [MASK], which this model needs" in message(train_tta, *flags)
+    cut = DialoGPTForCausalLM.from_pretrained(tmp_path / "short")
+    cut.resize_token_embeddings(4)  # [MASK] is the fifth token
+    cut.save_pretrained(tmp_path / "cut")
+    AutoTokenizer.from_pretrained(tmp_path / "short").save_pretrained(tmp_path / "cut")
+    for objective in ("tta", "mlm"):
+        flags = ["--model", tmp_path / "cut", "--objective", objective, "--typos", "None", "--overwrite"]
+        sentence = message(train_tta, *flags)
+        assert "outside the vocabulary of 4" in sentence or "embeddings for 4: they do not belong" in sentence
     (tmp_path / "bad.jsonl").write_text('{"turns": ["hello"]}\n')
     assert "turns must be a list of two or more" in message(
         train_dialogpt, "--data", tmp_path / "bad.jsonl", "--overwrite"

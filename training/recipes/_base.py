@@ -7,7 +7,7 @@ import functools
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -17,13 +17,37 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env, set_seed
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
 from suzoo.data import train_wordpiece
 from suzoo.engine import RunFolder
-from suzoo.models._stock_encoder import load_tokenizer
+from suzoo.models._stock_encoder import POSITIONS_BEHIND_PADDING, load_tokenizer
+from suzoo.optimizers import (
+    AccumulatedAdamW,
+    AccumulatedSGD,
+    AdaFactor,
+    AdaX,
+    AdaXW,
+    Lion,
+    Tiger,
+    get_schedule,
+    param_groups,
+)
 
 logger = logging.getLogger(__name__)
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "lazy_adamw": functools.partial(AccumulatedAdamW, lazy=True),
+    "adafactor": AdaFactor,
+    "adax": AdaX,
+    "adaxw": AdaXW,
+    "lion": Lion,
+    "tiger": Tiger,
+    "accumulated_sgd": AccumulatedSGD,
+    "accumulated_adamw": AccumulatedAdamW,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +100,12 @@ class Training:
     micro_batches: int = 1
     """Parts in which each process computes its share of a step; the gradient stays that of the whole step."""
     optimizer: str = "adamw"
-    """Name in the script's OPTIMIZERS."""
+    """adamw, lazy_adamw (rows without gradient stay, as those of words that a step lacks), adafactor, adax, adaxw,
+    lion, tiger, accumulated_sgd or accumulated_adamw."""
     optimizer_options: tuple[str, ...] = ()
-    """Arguments of the optimizer's class: betas=(0.95,0.98) rounding=kahan. With accumulation_steps=4 (equal to
-    --micro-batches, and --max-grad-norm None) the optimizer takes one micro-batch at a time, and so does the loss."""
+    """Arguments of the optimizer's class: betas=(0.95,0.98) rounding=kahan momentum_dtype=bfloat16. With
+    accumulation_steps=4 (tiger, accumulated_sgd, accumulated_adamw; equal to --micro-batches, and --max-grad-norm None)
+    the optimizer takes one micro-batch at a time, and so does the loss."""
     lr: float = 2e-5
     """Peak learning rate."""
     weight_decay: float = 0.01
@@ -136,11 +162,24 @@ class Training:
         )
         return accelerator, run
 
-    def check_positions(self, model: Any) -> None:
-        """Refuse texts longer than the model has absolute positions for."""
+    @property
+    def dev_data(self) -> tuple[str, str | None]:
+        """Source and split of the dev data."""
+        return (self.dev, self.dev_split) if self.dev else (self.data, self.dev_split or "dev")
+
+    def check_fit(self, model: Any, tokenizer: Any) -> None:
+        """Refuse texts longer than the model has absolute positions for, and tokens that it has no embedding for."""
+        num_rows = len(model.get_input_embeddings().weight)
+        if max(tokenizer.get_vocab().values()) >= num_rows:
+            raise ValueError(
+                f"the tokenizer of {self.model} has {len(tokenizer)} tokens and the model embeddings for {num_rows}: "
+                "they do not belong together, or the model was cut without it (`suzoo slim-vocab` cuts both)"
+            )
         positions = getattr(model.config, "max_position_embeddings", None)
+        if positions and model.config.model_type in POSITIONS_BEHIND_PADDING:
+            positions -= model.config.pad_token_id + 1
         absolute = getattr(model.config, "position_embedding_type", "absolute") == "absolute"
-        if absolute and positions and self.max_length > positions:
+        if absolute and positions and positions > 0 and self.max_length > positions:
             raise ValueError(f"--max-length {self.max_length}, but {self.model} has positions for {positions} tokens")
 
     def set_dropout(self, model: nn.Module) -> None:
@@ -160,11 +199,11 @@ class Training:
             encoder.compile(dynamic=True)
         return encoder
 
-    def choose(self, optimizers: Mapping[str, Callable]) -> Callable:
-        """The optimizer class of that name, with --optimizer-options; it takes parameters and lr."""
-        if self.optimizer not in optimizers:
-            raise ValueError(f"--optimizer {self.optimizer} is none of {', '.join(optimizers)}")
-        optimizer = optimizers[self.optimizer]
+    def choose_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of --optimizer and --optimizer-options over the weights of `module`."""
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"--optimizer {self.optimizer} is none of {', '.join(OPTIMIZERS)}")
+        optimizer = OPTIMIZERS[self.optimizer]
         allowed = set(inspect.signature(optimizer).parameters) - {"params", "lr", "weight_decay"}
         options = {}
         for text in self.optimizer_options:
@@ -174,11 +213,17 @@ class Training:
                     f"--optimizer-options {text}: {self.optimizer} takes name=value with a name of "
                     f"{', '.join(sorted(allowed))}; lr and weight decay are flags of their own"
                 )
-            try:
-                options[name] = ast.literal_eval(value)
-            except (ValueError, SyntaxError):  # a word
-                options[name] = value
-        return functools.partial(optimizer, **options)
+            options[name] = _value(value)
+        groups = param_groups(module, weight_decay=self.weight_decay)
+        try:
+            return optimizer(groups, lr=self.lr, **options)
+        except (TypeError, ValueError) as error:
+            given = " ".join([f"--optimizer {self.optimizer} --lr {self.lr}", *self.optimizer_options])
+            raise ValueError(f"{given}: {error}") from error
+
+    def choose_schedule(self, optimizer: torch.optim.Optimizer, num_steps: int) -> LRScheduler:
+        """--schedule and --warmup over that many updates."""
+        return get_schedule(self.schedule, optimizer, num_steps=num_steps, warmup=self.warmup)
 
     @property
     def loop_options(self) -> dict[str, Any]:
@@ -186,10 +231,18 @@ class Training:
         names = ("max_grad_norm", "evaluate_every", "patience", "resume")
         return {name: getattr(self, name) for name in names}
 
-    def load_tokenizer(self, texts: Iterable[str]) -> Any:
-        """The tokenizer of --model or --vocabulary, or a WordPiece one learnt from the texts."""
+    def load_tokenizer(self, texts: Iterable[str], *, needs: Sequence[str] = ()) -> Any:
+        """The tokenizer of --model or --vocabulary, or a WordPiece one learnt from the texts.
+
+        Args:
+            needs: special tokens the script can't do without: cls, sep, mask.
+        """
         source = self.model or self.vocabulary
-        return load_tokenizer(source) if source else train_wordpiece(texts, vocab_size=self.vocab_size)
+        tokenizer = load_tokenizer(source) if source else train_wordpiece(texts, vocab_size=self.vocab_size)
+        missing = [f"[{name.upper()}]" for name in needs if getattr(tokenizer, f"{name}_token") is None]
+        if missing:
+            raise ValueError(f"the tokenizer of {source} has no {' and no '.join(missing)}, which this model needs")
+        return tokenizer
 
     def sizes(self, tokenizer) -> dict[str, Any]:
         """The fields of the small model from scratch, by BERT's names."""
@@ -245,6 +298,15 @@ class PairTraining(ExampleTraining):
     """Query data (query, positive, negative) to report MRR@10, NDCG@10 and recall on at the end."""
     ranked_split: str | None = None
     """Split of --ranked."""
+
+
+def _value(text: str) -> Any:
+    """What the text of an option stands for: a Python literal, a number type of torch, or the word itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        named = getattr(torch, text.removeprefix("torch."), None)
+        return named if isinstance(named, torch.dtype) else text
 
 
 Recipe = TypeVar("Recipe", bound=Training)
