@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from suzoo.distributed import is_distributed
-from suzoo.optimizers._rule import COMPILE_FROM, RuleOptimizer
+from suzoo.optimizers._rule import RuleOptimizer
 from suzoo.optimizers._tensors import gradient_of, local
 
 
@@ -185,12 +185,9 @@ class HiddenAccumulation(RuleOptimizer):
         if not self.folds_gradients:
             super()._update_params(group, params)
             return
-        large = [p for p in params if group["compile"] and local(p).numel() >= COMPILE_FROM]
-        if large:
-            self._update_compiled(self._move, group, large, self._move_options)
         for param in params:
-            if not group["compile"] or local(param).numel() < COMPILE_FROM:
-                self._update_plain(self._move, group, param, self._move_options(group, param))
+            update = self._update_compiled if self._compiles(group, param) else self._update_plain
+            update(self._move, group, param, self._move_options(group, param))
 
     def _gradient_for_update(self, param: Tensor) -> Tensor | None:
         return None if self.folds_gradients else super()._gradient_for_update(param)

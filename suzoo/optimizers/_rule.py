@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT, StateDict
+from torch.torch_version import TorchVersion
 
 from suzoo.optimizers._compiled import run_compiled
 from suzoo.optimizers._tensors import (
@@ -30,6 +31,8 @@ from suzoo.optimizers._tensors import (
 )
 
 COMPILE_FROM = 1 << 19  # elements; smaller tensors are not worth a compilation for their shape
+# inductor before that drops the rounding to bf16 on a CPU, and with it the error that a low part keeps
+KEEPS_CASTS = TorchVersion(torch.__version__) >= "2.13"
 
 
 def check_not_negative(**values: float) -> None:
@@ -101,7 +104,8 @@ class RuleOptimizer(torch.optim.Optimizer):
       tensor, "master" in a float32 one: together with the parameter that is float32 training to the bit. "stochastic"
       (bf16) rounds up or down at random so that the mean is right; it draws from torch's global generator;
     - foreach (in-place kernels on lists; off only with False) and compile (one pass over memory by inductor, for
-      large tensors) change the speed, not the result up to the last bits.
+      large tensors; before torch 2.13 not for those with a low part) change the speed, not the result up to the last
+      bits.
     """
 
     _state_names: ClassVar[tuple[str, ...]] = ()
@@ -242,20 +246,20 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _update_params(self, group: dict[str, Any], params: list[Tensor]) -> None:
         together: dict[tuple, list[Tensor]] = {}
-        compiled = []
         for param in params:
-            if group["compile"] and local(param).numel() >= COMPILE_FROM:
-                compiled.append(param)
-                continue
             options = self._options(group, param)
-            if self._foreach_can(group, param):
+            if self._compiles(group, param):
+                self._update_compiled(self._update, group, param, options)
+            elif self._foreach_can(group, param):
                 together.setdefault((param.dtype, param.device, *options.values()), []).append(param)
             else:
                 self._update_plain(self._update, group, param, options)
-        if compiled:
-            self._update_compiled(self._update, group, compiled, self._options)
         for bucket in together.values():
             self._update_together(bucket, self._options(group, bucket[0]))
+
+    def _compiles(self, group: dict[str, Any], param: Tensor) -> bool:
+        keeps_low_part = KEEPS_CASTS or "compensation" not in self.state[param]
+        return group["compile"] and local(param).numel() >= COMPILE_FROM and keeps_low_part
 
     def _update_together(self, params: list[Tensor], options: dict[str, Any]) -> None:
         states = ([local(self.state[p][name]) for p in params] for name in self._state_names)
@@ -304,28 +308,23 @@ class RuleOptimizer(torch.optim.Optimizer):
                 lazy=group["lazy"],
             )
 
-    def _update_compiled(
-        self, update: Callable, group: dict[str, Any], params: list[Tensor], options_of: Callable[..., dict[str, Any]]
-    ) -> None:
-        """Run a rule on large tensors; `options_of(group, param)` makes its keyword arguments."""
-        for param in params:
-            value, grad, states, compensation = self._kernel_tensors(group, param)
-            options = options_of(group, param)
-            named = {
-                name: self._scalar(option, value)
-                for name, option in options.items()
-                if name in self._traced or isinstance(option, Tensor)
-            }
-            run_compiled(
-                update_kernel,
-                (value, grad, compensation, *states, *named.values()),
-                update=update,
-                num_states=len(states),
-                names=tuple(named),
-                rounding=group["rounding"],
-                lazy=group["lazy"],
-                **{name: option for name, option in options.items() if name not in named},
-            )
+    def _update_compiled(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
+        value, grad, states, compensation = self._kernel_tensors(group, param)
+        named = {
+            name: self._scalar(option, value)
+            for name, option in options.items()
+            if name in self._traced or isinstance(option, Tensor)
+        }
+        run_compiled(
+            update_kernel,
+            (value, grad, compensation, *states, *named.values()),
+            update=update,
+            num_states=len(states),
+            names=tuple(named),
+            rounding=group["rounding"],
+            lazy=group["lazy"],
+            **{name: option for name, option in options.items() if name not in named},
+        )
 
     def _kernel_tensors(self, group: dict[str, Any], param: Tensor) -> tuple:
         """What `apply_update` takes of a parameter, flat where the rule allows it: one kernel for all of one size."""

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._adafactor_passes import compiled_passes, passes_in_pieces
-from suzoo.optimizers._rule import COMPILE_FROM, RuleOptimizer, check_not_negative
+from suzoo.optimizers._rule import RuleOptimizer, check_not_negative
 from suzoo.optimizers._tensors import (
     Rounding,
     chunk_size,
@@ -284,7 +284,7 @@ class AdaFactor(RuleOptimizer):
             state, grad = self.state[param], gradient_of(param)
             whole = not isinstance(param, DTensor) and param.dim() == 2 and options["dims"] is not None
             whole = whole and param.is_contiguous() and grad.is_contiguous()
-            if whole and group["compile"] and param.numel() >= COMPILE_FROM:
+            if whole and self._compiles(group, param):
                 square_sum = self._square_sum(param, by_rows=True)
                 compiled_passes(param.detach(), grad, state, square_sum, group["rounding"], options)
                 self._keep_square_sum(param)

@@ -274,33 +274,21 @@ class Tiger(HiddenAccumulation):
         names = ("lr", "beta", "weight_decay", "rms_floor", "shrink_ratio")
         return {"kind": self._kind(group, param), **{name: group[name] for name in names}}
 
-    def _whole_matrix(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
-        """What the rule must know of the whole matrix when it is run on a piece of it."""
+    def _whole_matrix(self, update: Callable, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
+        """What a rule must know of the whole matrix when it is run on a piece of it."""
         kind = self._kind(group, param)
         value = read(param, self.state[param].get("compensation"))
-        return {"rms": local(tiger_rms(value, kind)) if kind in SHAPED else None}
+        known = {"rms": local(tiger_rms(value, kind)) if kind in SHAPED else None}
+        return known | ({"finite": local(all_finite(gradient_of(param)))} if update is self._update else {})
 
     def _update_plain(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
-        if update is self._update:
-            options |= self._whole_matrix(group, param) | {"finite": local(all_finite(gradient_of(param)))}
-        super()._update_plain(update, group, param, options)
+        super()._update_plain(update, group, param, options | self._whole_matrix(update, group, param))
 
-    def _update_compiled(
-        self, update: Callable, group: dict[str, Any], params: list[Tensor], options_of: Callable[..., dict[str, Any]]
-    ) -> None:
-        if update is not self._update:
-            super()._update_compiled(update, group, params, options_of)
-            return
-
-        def of_whole_matrices(group: dict[str, Any], param: Tensor) -> dict[str, Any]:
-            finite = local(all_finite(gradient_of(param)))
-            return options_of(group, param) | self._whole_matrix(group, param) | {"finite": finite}
-
-        for param in params:
-            if self._passes(group, param):
-                self._update_in_one_pass(group, param)
-            else:
-                super()._update_compiled(update, group, [param], of_whole_matrices)
+    def _update_compiled(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
+        if update is self._update and self._passes(group, param):
+            self._update_in_one_pass(group, param)
+        else:
+            super()._update_compiled(update, group, param, options | self._whole_matrix(update, group, param))
 
     def _passes(self, group: dict[str, Any], param: Tensor) -> bool:
         grad, momentum = gradient_of(param), self.state[param]["momentum"]
@@ -351,7 +339,6 @@ class Tiger(HiddenAccumulation):
             "kind": self._kind(group, param),
             "num_finite": state["num_finite"],
             "shrink": group["shrink_ratio"] ** num_bad.to(state["momentum"].dtype),
-            **self._whole_matrix(group, param),
         }
 
     _move = staticmethod(tiger_move)
