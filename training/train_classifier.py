@@ -18,7 +18,7 @@ from recipes._regularizers import mean_of
 from recipes.classifier import RECIPES
 from suzoo.data import class_names, class_numbers, describe, read_classes
 from suzoo.distributed import rank
-from suzoo.engine import RandomBatches, fit, full_state_dict, run_script
+from suzoo.engine import RandomBatches, end_training, fit, full_state_dict, run_script
 from suzoo.evaluation import classification_scores
 from suzoo.hub.publish import publish
 from suzoo.losses import RunningF1, class_log_prior, global_pointer_divergence, symmetric_kl
@@ -165,7 +165,7 @@ def main() -> None:
     if sharded:
         state = full_state_dict(model)  # every process takes part
         whole.load_state_dict(state)
-    accelerator.end_training()
+    end_training(accelerator)
     if recipe.lora_r:
         setattr(whole, whole.base_model_prefix, getattr(whole, whole.base_model_prefix).merge_and_unload())
     if accelerator.is_main_process:

@@ -30,7 +30,15 @@ from suzoo.data import (
     read_ranked,
 )
 from suzoo.distributed import gather, rank
-from suzoo.engine import MixedBatches, RandomBatches, batch_coupled_backward, fit, full_state_dict, run_script
+from suzoo.engine import (
+    MixedBatches,
+    RandomBatches,
+    batch_coupled_backward,
+    end_training,
+    fit,
+    full_state_dict,
+    run_script,
+)
 from suzoo.evaluation import classification_scores, pair_cosines, pair_metrics, retrieval_metrics
 from suzoo.hub.publish import publish
 from suzoo.losses import cosent_loss, cross_entropy_loss
@@ -216,7 +224,7 @@ def main() -> None:
     # Save, verify, push
     if sharded:
         whole.load_state_dict(full_state_dict(model))  # every process takes part
-    accelerator.end_training()
+    end_training(accelerator)
     if recipe.lora_r and not recipe.adapter_only:
         whole.encoder = whole.encoder.merge_and_unload()  # ty: ignore[not-callable]
     if accelerator.is_main_process:

@@ -18,7 +18,7 @@ from recipes._regularizers import preferences, rdrop_of_scores
 from recipes.cross_encoder import RECIPES
 from suzoo.data import check_labels, describe, flat_batch, read_pairs, read_ranked
 from suzoo.distributed import gather, rank
-from suzoo.engine import RandomBatches, batch_coupled_backward, fit, full_state_dict, run_script
+from suzoo.engine import RandomBatches, batch_coupled_backward, end_training, fit, full_state_dict, run_script
 from suzoo.evaluation import pair_metrics, reranking_metrics
 from suzoo.hub.publish import publish
 from suzoo.losses import cosent_loss
@@ -136,7 +136,7 @@ def main() -> None:
     # Save, verify, push
     if sharded:
         whole.load_state_dict(full_state_dict(model))  # every process takes part
-    accelerator.end_training()
+    end_training(accelerator)
     if recipe.lora_r and not recipe.adapter_only:
         whole.encoder = whole.encoder.merge_and_unload()  # ty: ignore[not-callable]
     if accelerator.is_main_process:

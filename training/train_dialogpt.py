@@ -24,7 +24,7 @@ from recipes._language_model import (
 from recipes.dialogpt import RECIPES
 from suzoo.data import describe, dialogue_batch, encode_dialogue, read_dialogues
 from suzoo.distributed import rank
-from suzoo.engine import fit, full_state_dict, run_script, token_mean_backward
+from suzoo.engine import end_training, fit, full_state_dict, run_script, token_mean_backward
 from suzoo.evaluation import distinct_n_corpus
 from suzoo.hub.publish import publish
 from suzoo.models import DialoGPTConfig, DialoGPTForCausalLM
@@ -144,7 +144,7 @@ def main() -> None:
     # Save, score, verify, push
     if sharded:
         whole.load_state_dict(full_state_dict(model))  # every process takes part
-    accelerator.end_training()
+    end_training(accelerator)
     if recipe.lora_r:
         setattr(whole, whole.base_model_prefix, whole.base_model.merge_and_unload())  # ty: ignore[not-callable]
     if accelerator.is_main_process:

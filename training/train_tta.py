@@ -28,7 +28,7 @@ from suzoo.data import (
     tta_batch,
 )
 from suzoo.distributed import rank
-from suzoo.engine import fit, full_state_dict, run_script, token_mean_backward
+from suzoo.engine import end_training, fit, full_state_dict, run_script, token_mean_backward
 from suzoo.evaluation import masked_log_likelihoods, perplexity, spelling_scores
 from suzoo.hub.publish import publish
 from suzoo.models import TTAConfig, TTAForMaskedLM
@@ -146,7 +146,7 @@ def main() -> None:
     # Save, score, verify, push
     if sharded:
         whole.load_state_dict(full_state_dict(model))  # every process takes part
-    accelerator.end_training()
+    end_training(accelerator)
     if recipe.lora_r:
         whole.bert = whole.bert.merge_and_unload()  # ty: ignore[not-callable]
     if accelerator.is_main_process:

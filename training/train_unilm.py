@@ -25,7 +25,7 @@ from recipes._language_model import (
 from recipes.unilm import RECIPES
 from suzoo.data import describe, encode_source_target, read_seq2seq, unilm_batch
 from suzoo.distributed import rank
-from suzoo.engine import fit, full_state_dict, run_script, token_mean_backward
+from suzoo.engine import end_training, fit, full_state_dict, run_script, token_mean_backward
 from suzoo.evaluation import article_scores, distinct_n_mean, generation_scores
 from suzoo.hub.publish import publish
 from suzoo.losses import rdrop_loss, tailr_loss
@@ -180,7 +180,7 @@ def main() -> None:
     # Save, score, verify, push
     if sharded:
         whole.load_state_dict(full_state_dict(model))  # every process takes part
-    accelerator.end_training()
+    end_training(accelerator)
     if recipe.lora_r:
         whole.bert = whole.bert.merge_and_unload()  # ty: ignore[not-callable]
     if accelerator.is_main_process:

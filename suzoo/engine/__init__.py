@@ -4,7 +4,7 @@ from suzoo.engine.batches import MixedBatches, RandomBatches
 from suzoo.engine.cached_gradients import batch_coupled_backward
 from suzoo.engine.checkpoint import full_state_dict
 from suzoo.engine.loop import FitResult, fit
-from suzoo.engine.record import RunFolder, run_script
+from suzoo.engine.record import RunFolder, end_training, run_script
 from suzoo.engine.token_mean import token_mean_backward
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "RandomBatches",
     "RunFolder",
     "batch_coupled_backward",
+    "end_training",
     "fit",
     "full_state_dict",
     "run_script",

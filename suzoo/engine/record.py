@@ -17,6 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+
 from suzoo import __version__
 from suzoo.distributed import world_size
 
@@ -171,6 +173,16 @@ def _git_commit() -> str | None:
     return commit.stdout.strip() + ("+" if status.stdout.strip() else "")
 
 
+def end_training(accelerator: Accelerator) -> None:
+    """Close the trackers; the process group stays for `run_script` to leave behind.
+
+    `Accelerator.end_training` would destroy it. Its last owner is then the DDP module, which dies with the GIL held and
+    waits for gloo's threads, one of which may want the GIL to free a tensor: one process in some hundred runs hung.
+    """
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's `main`; a user's mistake (ValueError, OSError) becomes one sentence and exit code 2.
 
@@ -189,7 +201,7 @@ def run_script(main: Callable[[], None]) -> None:
         print(f"error{process}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(2)
     if world_size() > 1:
-        # gloo's threads abort a process that just ends, and destroying the group was seen to wait for ever
+        # gloo's threads abort a process that just ends, and may hang one that destroys the group, see `end_training`
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
