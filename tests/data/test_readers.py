@@ -311,6 +311,10 @@ def test_fingerprint_is_of_the_content():
     assert fingerprint(["一"]) == hashlib.sha256('"一"\n'.encode()).hexdigest()
 
 
+class ProtocolError(Exception):
+    """As httpx has it: neither an OSError nor one of datasets' errors."""
+
+
 class TestHub:
     """`datasets` is replaced: what is tested is what we make of its answers."""
 
@@ -335,6 +339,8 @@ class TestHub:
                 )
             if repo == "no/network":
                 raise ConnectionError("Couldn't reach 'no/network' on the Hub")
+            if repo == "no/answer":
+                raise ProtocolError("Server disconnected without sending a response.")
             return ["train", "validation"]
 
         def load(repo, config, split):
@@ -367,6 +373,7 @@ class TestHub:
                 r"cannot be loaded \(Dataset 'no/such' doesn't exist on the Hub\): check the name and the network",
             ),
             ("no/network", "Couldn't reach"),
+            ("no/answer", r"cannot be loaded \(Server disconnected"),
             ("owner/nli:x", "no split 'test'; it has train, validation"),
         ],
     )

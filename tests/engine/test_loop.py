@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from suzoo.engine import RandomBatches, RunFolder, fit
-from suzoo.engine.loop import Interrupted
+from suzoo.engine.loop import Interrupted, _accumulation_steps
 from suzoo.optimizers import Accumulated, AccumulatedSGD, Lion, Tiger
 
 
@@ -191,7 +192,7 @@ def test_an_optimizer_that_accumulates_resumes_to_the_same_bits(tmp_path, name):
     assert losses[0] == losses[1] and len(losses[0]) == 20
 
 
-def test_an_optimizer_that_accumulates_refuses_clipping_deepspeed_and_other_micro_batches(tmp_path, monkeypatch):
+def test_an_optimizer_that_accumulates_refuses_clipping_and_other_micro_batches(tmp_path):
     training = Training(tmp_path / "run")
     training.optimizer = AccumulatedSGD(training.model.parameters(), lr=0.1, accumulation_steps=4)
     training.schedule = None
@@ -201,13 +202,19 @@ def test_an_optimizer_that_accumulates_refuses_clipping_deepspeed_and_other_micr
     with pytest.raises(ValueError, match="accumulates 4 micro-batches and a step has 2"):
         training.fit()
 
-    class ZeRO(torch.optim.SGD):  # DeepSpeed's, around ours; Accelerate's is around both
-        optimizer = training.optimizer
 
-    monkeypatch.setattr(training.accelerator.state, "distributed_type", DistributedType.DEEPSPEED)
-    training.optimizer = AcceleratedOptimizer(ZeRO(training.model.parameters(), lr=0.1), device_placement=False)
-    with pytest.raises(ValueError, match="AccumulatedSGD accumulates gradients by itself, and DeepSpeed hands it"):
-        training.fit()
+def test_an_optimizer_that_accumulates_is_found_and_refused_under_deepspeed():
+    param = nn.Parameter(torch.ones(2))
+    for inner in (AccumulatedSGD([param], lr=0.1, accumulation_steps=4), Lion([param])):
+        zero = torch.optim.SGD([param], lr=0.1)  # DeepSpeed's own goes around ours, and Accelerate's around that
+        zero.optimizer = inner
+        accelerator = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, scaler=None)
+        optimizer = AcceleratedOptimizer(zero, device_placement=False)
+        if isinstance(inner, Lion):
+            assert _accumulation_steps(optimizer, accelerator, 1.0) == 1
+        else:
+            with pytest.raises(ValueError, match="AccumulatedSGD accumulates gradients by itself, and DeepSpeed"):
+                _accumulation_steps(optimizer, accelerator, None)
 
 
 def test_a_nan_score_is_never_the_best(tmp_path, caplog):

@@ -168,7 +168,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _repo(self, repo_id: str, *, write: bool = False) -> Repo:
         repo = self.hub.repos.get(repo_id)
-        owner = repo_id.split("/")[0]
+        owner = repo_id.removeprefix("datasets/").split("/")[0]
         if repo is None or (repo.private and self.user != owner):
             raise HubError(404 if self.user else 401, "RepoNotFound", "Repository not found")
         if write and self.user is None:
@@ -335,19 +335,33 @@ class Handler(BaseHTTPRequestHandler):
 
     # ---- download
 
-    def tree(self, repo_id: str, revision: str, path: str = ""):
+    def tree(self, repo_id: str, revision: str, path: str | None = None):
         repo = self._repo(repo_id)
         files = repo.commits[self._commit_of(repo, revision)]
         below = {name: file for name, file in files.items() if not path or name.startswith(f"{path}/")}
         if path and not below:
             raise HubError(404, "EntryNotFound", f"{path} does not exist")
+        recursive = self.query.get("recursive", ["False"])[0].lower() in ("true", "1")
+        depth = path.count("/") + 1 if path else 0
+        folders = {"/".join(name.split("/")[: depth + 1]) for name in below if name.count("/") > depth}
         entries = []
+        for folder in [] if recursive else sorted(folders):
+            oid = hashlib.sha1(folder.encode()).hexdigest()
+            entries.append({"type": "directory", "oid": oid, "size": 0, "path": folder})
         for name, file in below.items():
+            if not recursive and name.count("/") > depth:
+                continue
             entry = {"type": "file", "oid": file.oid, "size": len(file.content), "path": name}
             if file.is_lfs:
                 entry["lfs"] = {"oid": file.oid, "size": len(file.content), "pointerSize": 130}
             entries.append(entry)
         return (entries,)
+
+    def paths_info(self, repo_id: str, revision: str):
+        wanted = parse_qs(self.body.decode())["paths"]
+        self.query["recursive"] = ["True"]
+        (entries,) = self.tree(repo_id, revision)
+        return ([entry for entry in entries if entry["path"] in wanted],)
 
     def resolve(self, repo_id: str, revision: str, path: str):
         repo = self._repo(repo_id)
@@ -363,6 +377,7 @@ class Handler(BaseHTTPRequestHandler):
         return content, headers, status
 
 
+DATASET = r"(?P<repo_id>datasets/[^/]+/[^/]+)"  # kept under this name, with its prefix
 REPO, REV = r"(?P<repo_id>[^/]+/[^/]+)", r"(?P<revision>refs/pr/\d+|[^/]+)"
 Handler.routes = [
     (methods, re.compile(pattern), name)
@@ -383,6 +398,11 @@ Handler.routes = [
         ("GET", rf"/api/models/{REPO}/revision/{REV}", "info"),
         ("GET", rf"/api/models/{REPO}/tree/{REV}(?:/(?P<path>.+))?", "tree"),
         ("GET|HEAD", rf"/{REPO}/resolve/{REV}/(?P<path>.+)", "resolve"),
+        ("GET", rf"/api/{DATASET}", "info"),
+        ("GET", rf"/api/{DATASET}/revision/{REV}", "info"),
+        ("GET", rf"/api/{DATASET}/tree/{REV}(?:/(?P<path>.+))?", "tree"),
+        ("POST", rf"/api/{DATASET}/paths-info/{REV}", "paths_info"),
+        ("GET|HEAD", rf"/{DATASET}/resolve/{REV}/(?P<path>.+)", "resolve"),
     ]
 ]
 
