@@ -26,26 +26,26 @@ def read_lines(path: str, max_lines: int = 12000) -> list[str]:
         return [line.strip() for line, _ in zip(file, range(max_lines), strict=False)]
 
 
-def split_blocks(tokenizer: PreTrainedTokenizerBase, lines: list[str]) -> tuple[Tensor, Tensor]:
-    """Blocks (N, 32) of token ids, end to end: to train on, and of the last twentieth 128 for dev."""
+def split_blocks(tokenizer: PreTrainedTokenizerBase, lines: list[str], length: int = LENGTH) -> tuple[Tensor, Tensor]:
+    """Blocks (N, length) of token ids, end to end: to train on, and of the last twentieth 128 for dev."""
     stream = [token for ids in tokenizer(lines, add_special_tokens=False)["input_ids"] for token in ids]
-    blocks = torch.tensor(stream[: len(stream) // LENGTH * LENGTH]).view(-1, LENGTH)
+    blocks = torch.tensor(stream[: len(stream) // length * length]).view(-1, length)
     num_dev = max(32, len(blocks) // 20)
     return blocks[:-num_dev], blocks[-num_dev:][:128]
 
 
-def read_blocks(path: str, *, vocab_size: int = 1000) -> tuple[Tensor, Tensor]:
+def read_blocks(path: str, *, vocab_size: int = 1000, length: int = LENGTH) -> tuple[Tensor, Tensor]:
     """`split_blocks` of a file, with a vocabulary learnt from it."""
     lines = read_lines(path)
-    return split_blocks(train_wordpiece(lines, vocab_size=vocab_size), lines)
+    return split_blocks(train_wordpiece(lines, vocab_size=vocab_size), lines, length)
 
 
-def small_model(vocab_size: int, seed: int, hidden_size: int = 96) -> BertLMHeadModel:
+def small_model(vocab_size: int, seed: int, hidden_size: int = 96, length: int = LENGTH) -> BertLMHeadModel:
     torch.manual_seed(seed)
     return BertLMHeadModel(
         BertConfig(
             vocab_size=vocab_size, hidden_size=hidden_size, num_hidden_layers=2, num_attention_heads=4,
-            intermediate_size=4 * hidden_size, max_position_embeddings=LENGTH, is_decoder=True,
+            intermediate_size=4 * hidden_size, max_position_embeddings=length, is_decoder=True,
             hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
         )
     )  # fmt: skip
