@@ -66,7 +66,8 @@ class ParameterSearch(OptimizerWrapper):
         optimizer: any torch optimizer; its groups and state are this object's.
         num_candidates: K. Candidates 0, 2, 4, ... are the guide g (the clipped negative gradient) plus noise, the
             others noise alone.
-        beta: 1/α, how much a lower task loss counts; for losses of size 1, from 1 to 100.
+        beta: 1/α, how much a lower task loss counts. It looks at the scores only where it is above 1 / (the spread of
+            the candidates' losses); 100 to 1,000 for repetition or ROUGE.
         noise: standard deviation σ of the noise, in "constant" units or, "uniform", in units of each tensor's mean |g|.
         noise_scale: see noise.
         density: of the candidates in the importance weights. "unit": with σ = 1 whatever it is, the authors' code,
