@@ -24,6 +24,7 @@ from suzoo.hub.publish import publish
 from suzoo.losses import RunningF1, class_log_prior, global_pointer_divergence, symmetric_kl
 from suzoo.losses.citations import cite
 from suzoo.models._batching import token_budget_batches
+from suzoo.models._stock_encoder import missing_weights
 from suzoo.regularizers import repeat_rows
 
 
@@ -67,7 +68,7 @@ def main() -> None:
     counts = train_targets.sum(0) if several else train_targets.bincount(minlength=len(names))
 
     # Model
-    tokenizer = recipe.load_tokenizer(row.text for row in train)
+    tokenizer = recipe.load_tokenizer((row.text for row in train), needs=("pad",))
     tokenizer.model_max_length = recipe.max_length  # whoever opens the folder cuts where training did
     head: dict[str, Any] = {
         "id2label": dict(enumerate(names)),
@@ -75,7 +76,12 @@ def main() -> None:
         "problem_type": "multi_label_classification" if several else "single_label_classification",
     }
     if recipe.model:
-        model = AutoModelForSequenceClassification.from_pretrained(recipe.model, ignore_mismatched_sizes=True, **head)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            recipe.model, ignore_mismatched_sizes=True, output_loading_info=True, **head
+        )
+        missing = missing_weights(info, model.base_model_prefix + ".")
+        if missing:
+            raise ValueError(f"{recipe.model} lacks weights: {', '.join(missing[:5])} ({len(missing)} in all)")
     else:
         model = AutoModelForSequenceClassification.from_config(BertConfig(**recipe.sizes(tokenizer), **head))
     recipe.check_fit(model, tokenizer)

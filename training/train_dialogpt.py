@@ -54,7 +54,7 @@ def main() -> None:
     if layout == "cdial" and not set(SPEAKER_TOKENS) <= tokenizer.get_vocab().keys():
         tokenizer.add_special_tokens({"additional_special_tokens": list(SPEAKER_TOKENS)})
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
     rules = DialogueLayout.of_tokenizer(layout, tokenizer)
     model: Any
     if config is None:
@@ -85,6 +85,10 @@ def main() -> None:
     tokenizer = finished_tokenizer(tokenizer, model)
     tokenizer.chat_template = chat_template(layout, "eos_token" if tokenizer.sep_token is None else "sep_token")
     recipe.check_fit(model, tokenizer)
+    if prompt_budget(model, recipe) <= rules.num_tokens([Turn(0, ())]):
+        raise ValueError(
+            f"--max-new-tokens {recipe.max_new_tokens} leaves no room for a prompt in the model's positions"
+        )
     recipe.set_dropout(model)
     setattr(model, model.base_model_prefix, recipe.adapt(model.base_model))  # ty: ignore[invalid-argument-type]
     sharded = accelerator.distributed_type == DistributedType.FSDP
@@ -162,11 +166,15 @@ def main() -> None:
         publish(whole, tokenizer, run.path, recipe.push_to)
 
 
+def prompt_budget(model, recipe) -> int:
+    """Tokens of a dialogue that leave room for a reply."""
+    positions = getattr(model.config, "max_position_embeddings", None) or recipe.max_length + recipe.max_new_tokens
+    return min(recipe.max_length, positions - recipe.max_new_tokens)
+
+
 def replies(model, tokenizer, rules: DialogueLayout, dialogues, recipe, **generation: Any) -> list[str]:
     """What the model says in place of each dialogue's last turn."""
-    positions = getattr(model.config, "max_position_embeddings", None) or recipe.max_length + recipe.max_new_tokens
-    budget = min(recipe.max_length, positions - recipe.max_new_tokens)
-    found = []
+    found, budget = [], prompt_budget(model, recipe)
     for turns in dialogues:
         heard = [Turn.of_text(tokenizer, text, place % 2) for place, text in enumerate(turns[:-1])]
         prompt = rules.render_prompt(rules.newest(heard, budget), (len(turns) - 1) % 2)

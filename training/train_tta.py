@@ -61,7 +61,7 @@ def main() -> None:
             confusion |= embedded.confusions()
 
     # Model
-    tokenizer = recipe.load_tokenizer(train, needs=("cls", "sep", "mask"))
+    tokenizer = recipe.load_tokenizer(train, needs=("cls", "sep", "mask", "pad"))
     ids = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
     if recipe.model and is_tta:  # a BERT does not say where its [MASK] is
         model = TTAForMaskedLM.from_pretrained(recipe.model, mask_token_id=tokenizer.mask_token_id)
@@ -152,9 +152,9 @@ def main() -> None:
     if accelerator.is_main_process:
         whole.save_pretrained(run.path)
         tokenizer.save_pretrained(run.path)
-        scores["dev"]["pseudo_perplexity"] = pseudo_perplexity(
-            whole, tokenizer, dev[: recipe.max_scored], recipe.max_length
-        )
+        if recipe.max_scored:
+            scored = dev[: recipe.max_scored]
+            scores["dev"]["pseudo_perplexity"] = pseudo_perplexity(whole, tokenizer, scored, recipe.max_length)
         if recipe.typos:
             sources, targets = zip(*((row.source, row.target) for row in typos), strict=True)
             corrected = [correct(whole, tokenizer, source, confusion) for source in sources]

@@ -69,7 +69,7 @@ def main() -> None:
 
     # Model
     tokenizer = recipe.load_tokenizer(
-        (text for row in train for text in (row.source, row.target)), needs=("cls", "sep")
+        (text for row in train for text in (row.source, row.target)), needs=("cls", "sep", "pad")
     )
     if recipe.model:
         model = UniLMForCausalLM.from_pretrained(recipe.model)

@@ -168,14 +168,23 @@ def save_checkpoint(folder: Path, *, model: nn.Module, state: dict) -> None:
 
 
 def load_checkpoint(folder: Path, *, model: nn.Module) -> dict:
-    """Put the weights into `model` and this rank's random numbers into place; returns the `state` that was saved."""
+    """Put the weights into `model` and this rank's random numbers into place; returns the `state` that was saved.
+
+    Raises:
+        ValueError: the weights are of another model, or the checkpoint of fewer processes.
+    """
     tensors = load_file(folder / "tensors.safetensors")
     content = json.loads((folder / "state.json").read_text())
     tensors |= {name: tensors[source] for name, source in content["aliases"].items()}
     own = model.state_dict()
     mesh = next((value.device_mesh for value in own.values() if isinstance(value, DTensor)), None)
     saved = decode(content["state"], tensors, mesh)
-    model.load_state_dict(saved["model"])
+    weights = saved["model"]
+    if weights.keys() != own.keys() or any(weights[name].shape != value.shape for name, value in own.items()):
+        raise ValueError(
+            f"{folder} holds the weights of another model: resume with the flags and the data that the run began with"
+        )
+    model.load_state_dict(weights)
     path = folder / f"rng-{rank()}.json"
     if not path.exists():
         raise ValueError(f"{folder} was written by fewer processes than now run: resume with the same number")

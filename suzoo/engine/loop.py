@@ -117,7 +117,8 @@ def fit(
 
     Raises:
         ValueError: the loss is not finite (names the step and rows; the last checkpoint stays), or the optimizer
-            accumulates by itself and was given clipping, fp16, DeepSpeed, or another number of micro-batches.
+            accumulates by itself and was given clipping, fp16, DeepSpeed, or another number of micro-batches, or the
+            checkpoint is of another model or optimizer.
         Interrupted: after SIGTERM or Ctrl-C, with a checkpoint written.
     """
     window = _accumulation_steps(optimizer, accelerator, max_grad_norm)
@@ -135,6 +136,7 @@ def fit(
         save(
             run.checkpoints / f"step-{result.step:08d}",
             fit=asdict(result),
+            optimizer_class=type(_own(optimizer)).__name__,
             optimizer=optimizer.state_dict(),
             schedule=schedule.state_dict() if schedule else None,
             scaler=accelerator.scaler.state_dict() if accelerator.scaler else None,
@@ -148,6 +150,9 @@ def fit(
         if found:
             state = load_checkpoint(found[-1], model=bare)
             result = FitResult(**state["fit"])
+            ours = type(_own(optimizer)).__name__
+            if (theirs := state["optimizer_class"]) != ours:
+                raise ValueError(f"{found[-1]} holds the state of {theirs}, not of {ours}: resume with that optimizer")
             optimizer.load_state_dict(state["optimizer"])
             if schedule:
                 schedule.load_state_dict(state["schedule"])
@@ -252,9 +257,14 @@ def fit(
     return result
 
 
+def _own(optimizer: Any) -> Any:
+    """The optimizer that Accelerate's is around."""
+    return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+
+
 def _accumulation_steps(optimizer: Any, accelerator: Accelerator, max_grad_norm: float | None) -> int:
     """Calls of `optimizer.step` that make one update; refuses what an optimizer that accumulates can't take."""
-    own = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+    own = _own(optimizer)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         own = getattr(own, "optimizer", own)  # DeepSpeed has one more around it
     steps = getattr(own, "accumulation_steps", 1)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from suzoo import __version__
 from suzoo.distributed import world_size
@@ -102,7 +103,9 @@ class RunFolder:
 
     def read_log(self) -> list[dict]:
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        text = path.read_text() if path.exists() else ""
+        # a killed run, or a full disk, may have left half a line at the end
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
     def forget_after(self, step: int) -> None:
         """Drop the lines of metrics.jsonl that a resumed run will write again."""
@@ -194,11 +197,14 @@ def run_script(main: Callable[[], None]) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         main()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SafetensorError) as error:
         if os.environ.get("SUZOO_TRACEBACK") == "1":
             raise
         process = f" (process {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-        print(f"error{process}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        message = " ".join(str(error).split())
+        if "No space left" in message or "File too large" in message:
+            message += "; make room, then go on with --resume in place of --overwrite"
+        print(f"error{process}: {message}", file=sys.stderr, flush=True)
         sys.exit(2)
     if world_size() > 1:
         # gloo's threads abort a process that just ends, and may hang one that destroys the group, see `end_training`

@@ -50,6 +50,8 @@ def masked_log_likelihoods(
     result_BL = torch.zeros(input_ids_BL.shape, dtype=torch.float32, device=input_ids_BL.device)
     rows, positions = scored_BL.nonzero(as_tuple=True)
     for rows_N, positions_N in zip(rows.split(batch_size), positions.split(batch_size), strict=True):
+        if not len(rows_N):  # nothing to score at all
+            continue
         copies = {name: tensor[rows_N] for name, tensor in inputs.items()}  # indexing copies
         one_each_N = torch.arange(len(rows_N), device=rows_N.device)
         tokens_N = copies["input_ids"][one_each_N, positions_N]

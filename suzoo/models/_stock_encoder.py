@@ -21,6 +21,12 @@ _HARMLESS_MISSING = ("pooler.", "position_ids")
 POSITIONS_BEHIND_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
 
 
+def missing_weights(info: dict[str, Any], prefix: str) -> list[str]:
+    """Names below `prefix` that the folder lacked and the output depends on, from the loading info."""
+    found = (key for key in info["missing_keys"] if key.startswith(prefix))
+    return sorted(key for key in found if not any(part in key for part in _HARMLESS_MISSING))
+
+
 def sharded_units(model: PreTrainedModel, names: Iterable[str] | None) -> list[str]:
     """The `_no_split_modules` that FSDP may wrap each by itself: not those that hold the input embeddings, which
     Accelerate wraps too, or which share their weight with the head."""
@@ -86,9 +92,7 @@ class StockEncoderWrapper(PreTrainedModel):
         kwargs = {**kwargs, "trust_remote_code": False, "output_loading_info": True}
         encoder, info = cls._auto_model.from_pretrained(path, **kwargs)
         prefix = "" if cls._auto_model is AutoModel else encoder.base_model_prefix + "."
-        missing = [key for key in info["missing_keys"] if key.startswith(prefix)]
-        missing = sorted(key for key in missing if not any(part in key for part in _HARMLESS_MISSING))
-        if missing:
+        if missing := missing_weights(info, prefix):
             raise ValueError(f"{path} lacks encoder weights: {', '.join(missing[:5])} ({len(missing)} in all)")
         return encoder, info
 

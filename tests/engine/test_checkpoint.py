@@ -81,6 +81,13 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     assert [path.name for path in checkpoints(tmp_path)] == ["step-00000001"]
 
 
+@pytest.mark.parametrize("other", [nn.Linear(2, 3), nn.Linear(3, 2, bias=False), nn.Sequential(nn.Linear(3, 2))])
+def test_weights_of_another_model_are_refused(tmp_path, other):
+    save_checkpoint(tmp_path / "step-1", model=nn.Linear(3, 2), state={})
+    with pytest.raises(ValueError, match="step-1 holds the weights of another model: resume with the flags"):
+        load_checkpoint(tmp_path / "step-1", model=other)
+
+
 def test_what_is_not_plain_is_refused(tmp_path):
     with pytest.raises(TypeError, match="a checkpoint keeps tensors"):
         save_checkpoint(tmp_path / "step-1", model=Tied(), state={"function": print})

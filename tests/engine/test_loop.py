@@ -116,7 +116,7 @@ def test_a_signal_leaves_a_checkpoint_and_resuming_gives_the_same_bits(tmp_path,
     assert caught.value.code == 128 + number and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     # lines of steps after the checkpoint, as a killed run leaves them
     with (tmp_path / "cut/metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 8, "loss": 99.0}) + "\n")
+        file.write(json.dumps({"step": 8, "loss": 99.0}) + "\n" + '{"step": 9, "lo')
     again = Training(tmp_path / "cut", resume=True, scores=[0.1, 0.3, 0.2, 0.25])
     again.steps = 7
     result = again.fit()
@@ -171,6 +171,16 @@ def test_an_optimizer_that_accumulates_sees_the_schedule_once_per_update(tmp_pat
     logs = [[line for line in t.run.read_log() if "loss" in line] for t in (accumulating, plain)]
     for own, other in zip(*logs, strict=True):
         assert own["lr"] == other["lr"] and own["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+def test_resuming_with_another_optimizer_is_refused(tmp_path):
+    first = Training(tmp_path / "run", scores=[0.1] * 4, patience=1)
+    assert first.fit().step == 10
+    other = Training(tmp_path / "run", resume=True)
+    other.optimizer = Lion(other.model.parameters(), lr=0.1)
+    other.schedule = None
+    with pytest.raises(ValueError, match="step-00000010 holds the state of AdamW, not of Lion"):
+        other.fit()
 
 
 @pytest.mark.parametrize("name", SELF_ACCUMULATING)

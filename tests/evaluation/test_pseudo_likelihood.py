@@ -49,6 +49,11 @@ def test_log_likelihoods_equal_one_masked_forward_per_token(model, batch_size):
     assert torch.equal(values != 0, scored) and torch.equal(inputs["input_ids"], before)
 
 
+def test_texts_without_tokens_have_likelihood_one(model):
+    inputs, scored = batch([2, 3], [2, 3])
+    assert torch.equal(masked_log_likelihoods(model, inputs, scored, mask_token_id=MASK), torch.zeros(2, 2))
+
+
 def test_a_token_does_not_see_itself(model):
     """Exchanging a token changes its probability to that of the other one: all candidates together have 1."""
     total = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,13 +11,15 @@ import train_classifier
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
 from recipes import _base
 from recipes.classifier import Classification
 from suzoo.distributed import is_distributed, rank, world_size
+from suzoo.engine import checkpoint
 from tests.ranks import run_ranks
 from tests.tiny import tiny_config
 from tests.training.scripts import refused, run
@@ -207,6 +210,101 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys
     accumulated = ["--optimizer", "accumulated_sgd", "--optimizer-options", "accumulation_steps=2"]
     assert "AccumulatedSGD accumulates gradients by itself: don't clip them" in message(*accumulated)
     assert "accumulates 2 micro-batches and a step has 1" in message(*accumulated, "--max-grad-norm", "None")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Read only: copy it to break it."""
+    folder = tmp_path_factory.mktemp("classifier") / "trained"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_classifier, "publish", lambda *arguments: None)
+        run(patch, train_classifier, "quickstart", *TINY, "--epochs", "0.2", "--output-dir", folder)
+    return folder
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def drop_a_layer(folder):
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "layer.0" not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def drop_padding(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: truncate(folder / "model.safetensors"), "model.safetensors is no whole weights file"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no file named model.safetensors"),
+        (lambda folder: truncate(folder / "config.json"), "config.json' is not a valid JSON file"),
+        (lambda folder: truncate(folder / "tokenizer.json"), "holds no usable tokenizer"),
+        (lambda folder: shutil.rmtree(folder), "there is no folder"),
+        (drop_a_layer, "lacks weights: bert.encoder.layer.0"),
+        (drop_padding, "has no [PAD], which this model needs"),
+    ],
+)
+def test_a_damaged_model_is_named(tmp_path, monkeypatch, capsys, trained, damage, message):
+    shutil.copytree(trained, tmp_path / "model")
+    damage(tmp_path / "model")
+    options = ["quickstart", *TINY, "--model", tmp_path / "model", "--output-dir", tmp_path / "run"]
+    found = refused(monkeypatch, capsys, train_classifier, *options)
+    assert message in found and (str(tmp_path / "model") in found)
+
+
+def test_overwrite_does_not_delete_what_the_run_starts_from(tmp_path, monkeypatch, capsys, trained):
+    shutil.copytree(trained, tmp_path / "model")
+    options = ["quickstart", *TINY, "--model", tmp_path / "model", "--output-dir", tmp_path / "model", "--overwrite"]
+    assert "--overwrite would delete" in refused(monkeypatch, capsys, train_classifier, *options)
+    assert (tmp_path / "model/model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--lr", "nan", "--lr must be above 0, not nan"),
+        ("--lr", "inf", "--lr must be finite, not inf"),
+        ("--epochs", "-1", "--epochs must be above 0, not -1.0"),
+        ("--batch-size", "0", "--batch-size must be above 0, not 0"),
+        ("--warmup", "2", "--warmup must be from 0 to 1, not 2.0"),
+        ("--weight-decay", "nan", "--weight-decay must be finite, not nan"),
+        ("--lora-r", "-1", "--lora-r must be 0 or more, not -1"),
+        ("--max-grad-norm", "0", "--max-grad-norm must be above 0, not 0.0"),
+    ],
+)
+def test_numbers_out_of_range_are_named_before_anything_is_touched(tmp_path, monkeypatch, capsys, flag, value, message):
+    kept = tmp_path / "run/run.json"
+    kept.parent.mkdir()
+    kept.write_text("{}")
+    options = ["quickstart", *TINY, "--output-dir", kept.parent, "--overwrite", flag, value]
+    assert refused(monkeypatch, capsys, train_classifier, *options).endswith(message)
+    assert kept.exists()
+
+
+def test_after_a_full_disk_the_run_goes_on(tmp_path, monkeypatch, capsys, unpublished):
+    flags = ["quickstart", *TINY, "--evaluate-every", "8"]
+    run(monkeypatch, train_classifier, *flags, "--output-dir", tmp_path / "whole")
+    save_file, calls = checkpoint.save_file, []
+
+    def full(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        save_file(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full)
+        message = refused(patch, capsys, train_classifier, *flags, "--output-dir", tmp_path / "cut")
+    assert message.endswith("make room, then go on with --resume in place of --overwrite")
+    run(monkeypatch, train_classifier, *flags, "--output-dir", tmp_path / "cut", "--resume")
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def accelerator_of(**options) -> Accelerator:

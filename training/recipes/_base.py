@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import inspect
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -16,6 +19,7 @@ import tyro
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env, set_seed
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
@@ -48,6 +52,14 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "accumulated_sgd": AccumulatedSGD,
     "accumulated_adamw": AccumulatedAdamW,
 }
+
+# numbers of all recipes whose range nothing else would check, or only after the training
+POSITIVE = {
+    "hidden_size", "num_layers", "max_length", "epochs", "micro_batches", "batch_size", "micro_batch_tokens", "lr",
+    "max_grad_norm", "evaluate_every", "patience", "max_target_length", "max_new_tokens", "num_beams",
+}  # fmt: skip
+NOT_NEGATIVE = {"cpu_threads", "lora_r", "chunk_size", "max_scored", "rdrop", "fgm"}
+SHARES = {"warmup", "dropout", "label_smoothing", "mask_probability"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +148,8 @@ class Training:
 
     def start(self) -> tuple[Accelerator, RunFolder]:
         """Processes, precision, trackers, seed, and the checked output folder."""
+        self.check_numbers()
+        self.check_files()
         tracker = None if self.tracker == "none" else self.tracker
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or several CPU processes would not find each other
@@ -166,6 +180,38 @@ class Training:
     def dev_data(self) -> tuple[str, str | None]:
         """Source and split of the dev data."""
         return (self.dev, self.dev_split) if self.dev else (self.data, self.dev_split or "dev")
+
+    def check_numbers(self) -> None:
+        """Refuse what is out of range or no number at all, before anything is read or written."""
+        for name in (field.name for field in dataclasses.fields(self)):
+            value = getattr(self, name)
+            if not isinstance(value, int | float):
+                continue
+            for names, holds, demand in (
+                (POSITIVE, value > 0, "above 0"),
+                (NOT_NEGATIVE, value >= 0, "0 or more"),
+                (SHARES, 0 <= value <= 1, "from 0 to 1"),
+                ({name}, math.isfinite(value), "finite"),
+            ):
+                if name in names and not holds:
+                    raise ValueError(f"--{name.replace('_', '-')} must be {demand}, not {value}")
+
+    def check_files(self) -> None:
+        """Refuse a --model that is not there or damaged, and an --overwrite that would delete what the run reads."""
+        for name in ("model", "vocabulary"):
+            path = getattr(self, name)
+            if path and (path.count("/") > 1 or path[0] in "/.~") and not os.path.isdir(path):
+                raise ValueError(f"there is no folder {path}, which --{name} names")
+        for path in Path(self.model).glob("*.safetensors") if self.model else ():
+            try:
+                safe_open(path, framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise ValueError(f"{path} is no whole weights file ({error}): save or download it again") from error
+        emptied = Path(self.output_dir).resolve()
+        for name in ("model", "vocabulary", "data", "dev"):
+            path = getattr(self, name)
+            if self.overwrite and path and os.path.exists(path) and Path(path).resolve().is_relative_to(emptied):
+                raise ValueError(f"--overwrite would delete {path}, which --{name} names: choose another --output-dir")
 
     def check_fit(self, model: Any, tokenizer: Any) -> None:
         """Refuse texts longer than the model has absolute positions for, and tokens that it has no embedding for."""
@@ -235,7 +281,7 @@ class Training:
         """The tokenizer of --model or --vocabulary, or a WordPiece one learnt from the texts.
 
         Args:
-            needs: special tokens the script can't do without: cls, sep, mask.
+            needs: special tokens the script can't do without: cls, sep, mask, pad.
         """
         source = self.model or self.vocabulary
         tokenizer = load_tokenizer(source) if source else train_wordpiece(texts, vocab_size=self.vocab_size)

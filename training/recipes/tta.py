@@ -25,7 +25,7 @@ class TTA(LanguageModelTraining):
     confusion: tuple[str, ...] = ()
     """Confusion sets for --typos: files as suzoo.data.read_confusions takes them; `embedded` is the embedded set."""
     max_scored: int = 200
-    """Dev texts whose exact pseudo-perplexity is computed at the end."""
+    """Dev texts whose exact pseudo-perplexity is computed at the end; 0 is none."""
 
 
 def quickstart() -> TTA:
