@@ -86,9 +86,7 @@ def main() -> None:
     tokenizer.chat_template = chat_template(layout, "eos_token" if tokenizer.sep_token is None else "sep_token")
     recipe.check_fit(model, tokenizer)
     if prompt_budget(model, recipe) <= rules.num_tokens([Turn(0, ())]):
-        raise ValueError(
-            f"--max-new-tokens {recipe.max_new_tokens} leaves no room for a prompt in the model's positions"
-        )
+        raise ValueError(f"--max-new-tokens {recipe.max_new_tokens} leaves no position of the model for a prompt")
     recipe.set_dropout(model)
     setattr(model, model.base_model_prefix, recipe.adapt(model.base_model))  # ty: ignore[invalid-argument-type]
     sharded = accelerator.distributed_type == DistributedType.FSDP

@@ -291,9 +291,8 @@ def test_what_a_user_can_get_wrong(tmp_path, monkeypatch, capsys):
         flags = ["--model", tmp_path / "cut", "--objective", objective, "--typos", "None", "--overwrite"]
         sentence = message(train_tta, *flags)
         assert "outside the vocabulary of 4" in sentence or "embeddings for 4: they do not belong" in sentence
-    assert "--max-new-tokens 300 leaves no position" in message(
-        train_dialogpt, "--max-new-tokens", "300", "--overwrite"
-    )
+    long = ["--max-new-tokens", "300", "--overwrite"]
+    assert "--max-new-tokens 300 leaves no position" in message(train_dialogpt, *long)
     assert "--num-beams must be above 0" in message(train_unilm, "--num-beams", "0")
     flags = ["--resume", "--output-dir", tmp_path / "short", "--num-layers", "2"]
     assert "holds the weights of another model" in message(train_dialogpt, *flags)
