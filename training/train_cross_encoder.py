@@ -79,7 +79,7 @@ def main() -> None:
     optimizer = recipe.choose_optimizer(model)
     schedule = recipe.choose_schedule(optimizer, num_steps)
     module, optimizer = accelerator.prepare(model, optimizer)
-    accelerator.init_trackers("suzoo")
+    run.start(accelerator)
     torch.manual_seed(recipe.seed + rank())  # from here on every rank draws its own dropout
 
     # Step

@@ -33,7 +33,7 @@ class RunFolder:
         """
         Args:
             path: the folder.
-            overwrite: empty it if it holds a run. resume: continue the run it holds.
+            overwrite: empty it at `start` if it holds a run. resume: continue the run it holds.
             main: True on the one process that writes.
 
         Raises:
@@ -41,6 +41,7 @@ class RunFolder:
         """
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
+        self._to_empty = False
         if not main:
             return
         if self.path.exists() and not self.path.is_dir():
@@ -52,7 +53,7 @@ class RunFolder:
                 raise ValueError(f"{self.path} is not empty: add --resume to continue, --overwrite to start anew")
             if not (self.path / "run.json").exists() and not self.checkpoints.exists():
                 raise ValueError(f"{self.path} holds no run of ours: --overwrite will not empty it")
-            shutil.rmtree(self.path)
+            self._to_empty = True
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
@@ -60,6 +61,15 @@ class RunFolder:
             probe.unlink()
         except OSError as error:
             raise ValueError(f"can't write to --output-dir {self.path}: {error.strerror}") from error
+
+    def start(self, accelerator: Accelerator) -> None:
+        """Empty the folder where that was asked for, and open the trackers: to be called before `fit`, when data and
+        model have been read and nothing is left that might refuse the run."""
+        if self._to_empty:
+            shutil.rmtree(self.path)
+            self.checkpoints.mkdir(parents=True)
+            self._to_empty = False
+        accelerator.init_trackers("suzoo")
 
     def finish(
         self,

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT, StateDict
-from torch.torch_version import TorchVersion
 
 from suzoo.optimizers._compiled import run_compiled
 from suzoo.optimizers._tensors import (
@@ -31,8 +30,6 @@ from suzoo.optimizers._tensors import (
 )
 
 COMPILE_FROM = 1 << 19  # elements; smaller tensors are not worth a compilation for their shape
-# inductor before that drops the rounding to bf16 on a CPU, and with it the error that a low part keeps
-KEEPS_CASTS = TorchVersion(torch.__version__) >= "2.13"
 
 
 def check_not_negative(**values: float) -> None:
@@ -42,7 +39,7 @@ def check_not_negative(**values: float) -> None:
 
 
 def check_betas(*, betas: tuple[float, float]) -> None:
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+    if not isinstance(betas, tuple | list) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"betas must be two numbers in [0, 1), not {betas!r}")
 
 
@@ -104,8 +101,7 @@ class RuleOptimizer(torch.optim.Optimizer):
       tensor, "master" in a float32 one: together with the parameter that is float32 training to the bit. "stochastic"
       (bf16) rounds up or down at random so that the mean is right; it draws from torch's global generator;
     - foreach (in-place kernels on lists; off only with False) and compile (one pass over memory by inductor, for
-      large tensors; before torch 2.13 not for those with a low part) change the speed, not the result up to the last
-      bits.
+      large tensors) change the speed, not the result up to the last bits.
     """
 
     _state_names: ClassVar[tuple[str, ...]] = ()
@@ -258,8 +254,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             self._update_together(bucket, self._options(group, bucket[0]))
 
     def _compiles(self, group: dict[str, Any], param: Tensor) -> bool:
-        keeps_low_part = KEEPS_CASTS or "compensation" not in self.state[param]
-        return group["compile"] and local(param).numel() >= COMPILE_FROM and keeps_low_part
+        return group["compile"] and local(param).numel() >= COMPILE_FROM
 
     def _update_together(self, params: list[Tensor], options: dict[str, Any]) -> None:
         states = ([local(self.state[p][name]) for p in params] for name in self._state_names)

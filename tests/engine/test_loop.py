@@ -251,8 +251,10 @@ def test_run_folder_refuses_what_would_lose_something(tmp_path):
         RunFolder(tmp_path / "run", overwrite=True, resume=True)
     RunFolder(tmp_path / "run", resume=True)
     assert (run.path / "run.json").exists()
-    RunFolder(tmp_path / "run", overwrite=True)
-    assert not (run.path / "run.json").exists()
+    again = RunFolder(tmp_path / "run", overwrite=True)
+    assert (run.path / "run.json").exists()  # until the data and the model are there
+    again.start(Accelerator(cpu=True))
+    assert not (run.path / "run.json").exists() and again.checkpoints.exists()
     home = tmp_path / "home"
     home.mkdir()
     (home / "thesis.txt").write_text("mine")
