@@ -53,7 +53,7 @@ class Options:
     """Where runs are kept, and the models before them; those that are there are not repeated."""
     num_updates: int = 1500
     """Of cross-entropy before, with 16 blocks."""
-    num_steps: int = 48
+    num_steps: int = 96
     batch_size: int = 64
     """Blocks of a step, for cross-entropy and for the task loss."""
     guide: float = 0.1
