@@ -70,13 +70,14 @@ def train(
     micro_steps: int = 1,
     seed: int,
     every: int,
+    warmup: float = 0.1,
 ) -> dict:
     """Curves of the dev loss over updates and over CPU seconds of the training alone (one thread: its work).
 
     Every update has `batch_size` blocks in `micro_steps` parts, with one `optimizer.step()` each; the rate warms up for
-    a tenth of the updates and falls linearly to 0.
+    `warmup` of them and falls linearly to 0.
     """
-    schedule = get_schedule("linear", optimizer, num_steps=num_updates, warmup=0.1)
+    schedule = get_schedule("linear", optimizer, num_steps=num_updates, warmup=warmup)
     draw = np.random.default_rng(seed)
     curve = {"updates": [0], "seconds": [0.0], "loss": [dev_loss(model, dev)]}
     seconds = 0.0

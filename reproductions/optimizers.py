@@ -29,6 +29,7 @@ from suzoo.optimizers import AdaFactor, AdaX, Lion, Tiger, param_groups
 OPTIMIZERS = {
     "AdamW": (lambda m, lr: torch.optim.AdamW(param_groups(m, weight_decay=0.01), lr), 4e-3),
     "Lion": (lambda m, lr: Lion(param_groups(m, weight_decay=0.1), lr), 8e-4),
+    "Lion (.95, .98)": (lambda m, lr: Lion(param_groups(m, weight_decay=0.1), lr, betas=(0.95, 0.98)), 8e-4),
     "Tiger": (lambda m, lr: Tiger(param_groups(m, weight_decay=0.01), lr), 1.5e-2),
     "AdaX": (lambda m, lr: AdaX(param_groups(m, weight_decay=0.0), lr), 4e-3),
     "AdaFactor": (lambda m, lr: AdaFactor(param_groups(m, weight_decay=0.0), lr), 1e-1),
@@ -45,6 +46,10 @@ class Options:
     num_updates: int = 600
     batch_size: int = 64
     """Blocks of 32 tokens."""
+    warmup: float = 0.3
+    """Share of the updates."""
+    names: tuple[str, ...] = tuple(OPTIMIZERS)
+    """Which to run."""
     seeds: int = 3
 
 
@@ -59,7 +64,7 @@ def main(options: Options) -> None:
             model = small_model(vocab_size, seed)
             optimizer = OPTIMIZERS[name][0](model, lr)
             sizes = {"num_updates": options.num_updates, "batch_size": options.batch_size, "every": 30}
-            return train(model, optimizer, blocks, dev, seed=seed, **sizes)
+            return train(model, optimizer, blocks, dev, seed=seed, warmup=options.warmup, **sizes)
 
         return results.run(f"{name} {lr:g} seed {seed}", work)
 
@@ -76,8 +81,8 @@ def main(options: Options) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
     lowest = np.inf
     print("| optimizer | dev loss by rate (seed 0) | two best rates, all seeds | seconds |\n|---|---|---|---|")
-    for name, (_, first) in OPTIMIZERS.items():
-        tried = tune(name, first)
+    for name in options.names:
+        tried = tune(name, OPTIMIZERS[name][1])
         runs = {lr: [run(name, lr, seed) for seed in range(options.seeds)] for lr in sorted(tried, key=tried.get)[:2]}
         best = min(runs, key=lambda lr: np.mean([r["loss"][-1] for r in runs[lr]]))
         cells = ", ".join(f"{lr:g}: {loss:.3f}" for lr, loss in tried.items())

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suzoo.optimizers._compiled import run_compiled
+from suzoo.optimizers._compiled import number, run_compiled
 from suzoo.optimizers._tensors import Rounding, cache_pieces, compute_dtype, read, write
 
 BLOCK = 8  # rows
@@ -135,7 +135,7 @@ def _scalars(param: Tensor, options: dict[str, Any]) -> tuple[list[Tensor], dict
     """(new weight of the moments, lr, decay per step) as tensors, so that no value is compiled in; and the rest."""
     numbers = (1 - options["beta2"], options["lr"], options["lr"] * options["weight_decay"])
     rest = {name: value for name, value in options.items() if name not in ("beta2", "lr", "weight_decay", "dims")}
-    return [torch.full((), number, dtype=compute_dtype(param), device=param.device) for number in numbers], rest
+    return [number(value, compute_dtype(param), param.device) for value in numbers], rest
 
 
 def compiled_passes(

@@ -7,6 +7,7 @@ in the key of the kernel.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -27,14 +28,15 @@ def run_compiled(function: Callable, tensors: Sequence[Tensor | None], **options
 
     Args:
         function: of module level, from tensors to a tuple of tensors, or None for none.
-        tensors: None is handed on. options: hashable.
+        tensors: on one device; None is handed on. options: hashable.
     """
-    sizes = (None if t is None else (t.shape, t.stride(), t.dtype, t.device) for t in tensors)
-    key = (function, *sizes, *options.items(), torch.get_num_threads())
     given = [t for t in tensors if t is not None]
-    if key not in _kernels:
-        _kernels[key] = _compile(function, tensors, options)
-    return _kernels[key](*given)
+    sizes = [t if t is None else (t.shape, t.stride(), t.dtype) for t in tensors]
+    key = (function, given[0].device, torch.get_num_threads(), *sizes, *options.items())
+    kernel = _kernels.get(key)
+    if kernel is None:
+        kernel = _kernels[key] = _compile(function, tensors, options)
+    return kernel(*given)
 
 
 def _compile(function: Callable, tensors: Sequence[Tensor | None], options: dict[str, object]) -> Callable:
@@ -56,4 +58,12 @@ def _compile(function: Callable, tensors: Sequence[Tensor | None], options: dict
     with torch.no_grad(), tracing(TracingContext(mode)):
         graph = make_fx(call)(*given)
         # casts as in eager mode: inductor else drops the rounding to bf16 whose error Kahan's sum keeps
-        return torch._inductor.compile(graph, given, options={"emulate_precision_casts": True})
+        kernel = torch._inductor.compile(graph, given, options={"emulate_precision_casts": True})
+    # without the wrapper that keeps dynamo out: nobody compiles an optimizer's step around it
+    return getattr(kernel, "_torchdynamo_orig_callable", kernel)
+
+
+@functools.lru_cache(maxsize=64)
+def number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number as `run_compiled` takes it, 0-d; not to be written to."""
+    return torch.full((), value, dtype=dtype, device=device)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT, StateDict
 
-from suzoo.optimizers._compiled import run_compiled
+from suzoo.optimizers._compiled import number, run_compiled
 from suzoo.optimizers._tensors import (
     LOW_PARTS,
     ROUNDINGS,
@@ -106,7 +106,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     _state_names: ClassVar[tuple[str, ...]] = ()
     _cpu_states: ClassVar[tuple[str, ...]] = ("step",)  # read at every step, without waiting for a device
-    _traced: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")  # options that may change without a recompilation
+    # options that schedules change, OneCycleLR the betas too: tensors to a kernel, so that nothing is compiled again
+    _traced: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "beta", "beta1", "beta2")
     _update: ClassVar[Callable]
     _update_foreach: ClassVar[Callable]
     _needs_matrices: ClassVar[bool] = False
@@ -266,11 +267,12 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
         """Multi-tensor kernels want one dtype throughout; a compiled optimizer uses them for its small tensors."""
-        tensors = [param, gradient_of(param), *(self.state[param][name] for name in self._state_names)]
+        dtype, state = compute_dtype(param), self.state[param]
         return (
             group["foreach"] is not False
             and not group["lazy"]
-            and all(t.dtype == compute_dtype(param) for t in tensors)
+            and param.dtype == gradient_of(param).dtype == dtype
+            and all([state[name].dtype == dtype for name in self._state_names])
         )
 
     def _gradient_for_update(self, param: Tensor) -> Tensor | None:
@@ -305,8 +307,9 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _update_compiled(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
         value, grad, states, compensation = self._kernel_tensors(group, param)
+        dtype = compute_dtype(param)
         named = {
-            name: self._scalar(option, value)
+            name: option if isinstance(option, Tensor) else number(option, dtype, value.device)
             for name, option in options.items()
             if name in self._traced or isinstance(option, Tensor)
         }
@@ -337,12 +340,6 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _by_rows(self, group: dict[str, Any], param: Tensor) -> bool:
         """True when the rule treats the last dimension as a unit, so that tensors must keep their shape."""
         return group["lazy"]
-
-    @staticmethod
-    def _scalar(value: float | Tensor, like: Tensor) -> Tensor:
-        if isinstance(value, Tensor):
-            return value
-        return torch.full((), value, dtype=compute_dtype(like), device=like.device)
 
     # --- Σθ², for rules whose step follows the size of the weights: the kernel that moves them sums on its way
 

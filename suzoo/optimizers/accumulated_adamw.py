@@ -92,7 +92,7 @@ class AccumulatedAdamW(HiddenAccumulation):
     """
 
     _state_names = ("momentum", "second_moment")
-    _traced = ("lr", "weight_decay", "correction1", "correction2")
+    _traced = (*HiddenAccumulation._traced, "correction1", "correction2")
     _update = staticmethod(adamw_update)
     _move = staticmethod(adamw_move)
 

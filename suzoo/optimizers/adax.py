@@ -102,7 +102,7 @@ class AdaX(RuleOptimizer):
         "bojone_v2": {"lr": 1e-3, "eps": 1e-6, "weight_decay": 0.0, "eps_placement": "root"},
     }
     _state_names = ("momentum", "second_moment")
-    _traced = ("lr", "weight_decay", "weight", "eps")
+    _traced = (*RuleOptimizer._traced, "weight", "eps")
     _decoupled = False
     _update = staticmethod(adax_update)
     _update_foreach = staticmethod(adax_update_foreach)

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._accumulation import HiddenAccumulation, check_accumulation_steps
-from suzoo.optimizers._compiled import run_compiled
+from suzoo.optimizers._compiled import number, run_compiled
 from suzoo.optimizers._rule import check_not_negative
 from suzoo.optimizers._tensors import (
     Rounding,
@@ -120,7 +120,7 @@ def tiger_pass(
     grad: Tensor,
     momentum: Tensor,
     square_sum: Tensor,
-    finite: Tensor,
+    grad_sum: Tensor,
     lr: Tensor,
     weight_decay: Tensor,
     *,
@@ -135,7 +135,7 @@ def tiger_pass(
     rms = (square_sum / (param.shape[-1] if rows else param.numel())).sqrt()
     new_param, new_momentum = tiger_update(
         param, grad, momentum.to(param.dtype), kind=kind, lr=lr, beta=beta, weight_decay=weight_decay,
-        rms_floor=rms_floor, shrink_ratio=shrink_ratio, rms=rms, finite=finite,
+        rms_floor=rms_floor, shrink_ratio=shrink_ratio, rms=rms, finite=grad_sum.isfinite(),
     )  # fmt: skip
     square_sum.copy_(new_param.square().sum(-1, keepdim=True) if rows else new_param.square().sum())
     momentum.copy_(new_momentum)
@@ -304,11 +304,11 @@ class Tiger(HiddenAccumulation):
         by_rows = kind == "embedding"
         shape = param.shape if by_rows else (param.numel(),)  # one kernel for all matrices of one size
         # torch's sum is twice as fast as inductor's, and leaves most of a matrix in the cache
-        tensors = (self._square_sum(param, by_rows), all_finite(grad))
-        numbers = (self._scalar(group[name], param) for name in ("lr", "weight_decay"))
+        sums = (self._square_sum(param, by_rows), grad.sum())
+        numbers = (number(group[name], param.dtype, param.device) for name in ("lr", "weight_decay"))
         run_compiled(
             tiger_pass,
-            (*(t.view(shape) for t in (param.detach(), grad, momentum)), *tensors, *numbers),
+            (*(t.view(shape) for t in (param.detach(), grad, momentum)), *sums, *numbers),
             kind=kind,
             **{name: group[name] for name in ("beta", "rms_floor", "shrink_ratio")},
         )

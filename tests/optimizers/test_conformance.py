@@ -323,7 +323,8 @@ def test_state_moves_between_devices(case):
 
 @every_case
 def test_compile_is_the_plain_form(case):
-    """One big matrix is compiled, the rest of the parameters follow beside it. A new rate compiles nothing."""
+    """One big matrix is compiled, the rest of the parameters follow beside it. A new rate compiles nothing, nor do the
+    betas that OneCycleLR changes with it."""
     if not case.compile:
         pytest.skip("runs the compiled form of the optimizer inside")
 
@@ -337,7 +338,13 @@ def test_compile_is_the_plain_form(case):
         if step == 2:
             compiled = num_kernels()
         for o in (expected, optimizer):
-            o.param_groups[0]["lr"] = 0.03 / (1 + step // case.k)
+            group = o.param_groups[0]
+            group["lr"] = 0.03 / (1 + step // case.k)
+            cycled = 0.9 - 0.01 * (step // case.k)
+            if "betas" in group:
+                group["betas"] = (cycled, *group["betas"][1:])
+            elif "momentum" in group:
+                group["momentum"] = cycled
         run_steps(expected, plain, range(step, step + 1))
         run_steps(optimizer, fused, range(step, step + 1))
     assert num_kernels() == compiled > 0
