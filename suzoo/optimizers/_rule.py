@@ -28,6 +28,7 @@ from suzoo.optimizers._tensors import (
     read,
     write,
 )
+from suzoo.optimizers.param_groups import is_flat_piece
 
 COMPILE_FROM = 1 << 19  # elements; smaller tensors are not worth a compilation for their shape
 
@@ -198,9 +199,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if not self._needs_matrices:
             return
         for param in group["params"]:
-            if getattr(param, "_is_flat_param", False) or (
-                group.get("kind") in ("matrix", "embedding") and param.dim() < 2
-            ):
+            if getattr(param, "_is_flat_param", False) or is_flat_piece(group, param):
                 raise RuntimeError(
                     f"{type(self).__name__} looks at whole matrices but was given a flat piece of one, of shape "
                     f"{(*param.shape,)}, as FSDP1 and DeepSpeed ZeRO do; use FSDP2 (fully_shard) or DDP"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 KINDS = ("matrix", "embedding", "norm", "bias")
-
+SHAPED = ("matrix", "embedding")  # kinds of two dimensions or more
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 _NUMBERED_LAYER = re.compile(r"(?:^|\.)(?:layers?|blocks?|h)\.(\d+)\.")
 
@@ -16,6 +17,11 @@ _NUMBERED_LAYER = re.compile(r"(?:^|\.)(?:layers?|blocks?|h)\.(\d+)\.")
 def _is_norm(module: nn.Module) -> bool:
     # transformers has a norm class of its own in every second model; all of them are named so
     return isinstance(module, _NORMS) or type(module).__name__.endswith("Norm")
+
+
+def is_flat_piece(group: dict[str, Any], param: Tensor) -> bool:
+    """True where a group of matrices or embeddings holds a vector, as DeepSpeed ZeRO puts them into their place."""
+    return group.get("kind") in SHAPED and param.dim() < 2
 
 
 def parameter_kinds(model: nn.Module) -> dict[str, str]:

@@ -23,6 +23,7 @@ from suzoo.distributed import all_reduce_mean
 from suzoo.optimizers._rule import check_not_negative
 from suzoo.optimizers._tensors import compute_dtype, local
 from suzoo.optimizers._wrapper import OptimizerWrapper
+from suzoo.optimizers.param_groups import is_flat_piece
 
 Density = Literal["unit", "true"]
 NoiseScale = Literal["uniform", "constant"]
@@ -151,7 +152,7 @@ class ParameterSearch(OptimizerWrapper):
                 those of the model, but flat copies (DeepSpeed ZeRO).
         """
         for group in self.param_groups:
-            if group.get("kind") in ("matrix", "embedding") and any(p.dim() < 2 for p in group["params"]):
+            if any(is_flat_piece(group, param) for param in group["params"]):
                 raise ValueError(
                     "ParameterSearch disturbs the model's parameters but was given flat copies of them, as DeepSpeed "
                     "ZeRO makes them: use DDP or FSDP2"

@@ -31,9 +31,7 @@ from suzoo.optimizers._tensors import (
     read,
     root_mean_square,
 )
-from suzoo.optimizers.param_groups import KINDS
-
-SHAPED = ("matrix", "embedding")  # kinds whose step follows the size of the weights
+from suzoo.optimizers.param_groups import KINDS, SHAPED
 
 
 def tiger_rms(param: Tensor, kind: str) -> Tensor:
@@ -303,7 +301,7 @@ class Tiger(HiddenAccumulation):
         kind, grad, momentum = self._kind(group, param), gradient_of(param), self.state[param]["momentum"]
         by_rows = kind == "embedding"
         shape = param.shape if by_rows else (param.numel(),)  # one kernel for all matrices of one size
-        # torch's sum is twice as fast as inductor's, and leaves most of a matrix in the cache
+        # summed before the kernel, because torch's sum is twice as fast as inductor's
         sums = (self._square_sum(param, by_rows), grad.sum())
         numbers = (number(group[name], param.dtype, param.device) for name in ("lr", "weight_decay"))
         run_compiled(
