@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suzoo.optimizers._compiled import number, run_compiled
+from suzoo.optimizers._compiled import number, run_compiled, stored
 from suzoo.optimizers._tensors import Rounding, cache_pieces, compute_dtype, read, write
 
 BLOCK = 8  # rows
@@ -84,45 +84,32 @@ def store(
 # --- compiled
 
 
-def column_pass(grad: Tensor, moment_m: Tensor, weight: Tensor, *, eps1: float, rows: int) -> tuple[Tensor, ...]:
-    """factor_m, (m,), and the moment of the columns in place."""
-    squares = grad.to(moment_m.dtype).square()
-    return (factor(column_sums(squares), len(grad), moment_m, weight, eps1, rows == 1),)
-
-
-def row_pass(
+def adafactor_kernel(
+    param: Tensor,
     grad: Tensor,
-    factor_m: Tensor,
+    momentum: Tensor | None,
+    compensation: Tensor | None,
     moment_n: Tensor,
+    moment_m: Tensor,
     square_sum: Tensor,
     weight: Tensor,
     lr: Tensor,
     decay: Tensor,
     *,
-    eps1: float,
     rows: int,
+    rounding: Rounding,
     **options: Any,
-) -> tuple[Tensor, ...]:
-    """What `rates` gives, and the moment of the rows in place; `square_sum` is that of the weights, (n, 1)."""
+) -> None:
+    """The three passes; `square_sum`, (n, 1), is that of the weights and becomes that of the new ones."""
+    eps1 = options["eps"][0]
+    factor_m = factor(column_sums(grad.to(moment_m.dtype).square()), len(grad), moment_m, weight, eps1, rows == 1)
+    factor_m = stored(factor_m)
     grad_n, update_n = row_sums(grad, factor_m)
     factor_n = factor(grad_n, grad.shape[1], moment_n, weight, eps1, rows == 0)
     update_sum = (update_n * factor_n.square()).sum()
-    return rates(factor_n, update_sum, square_sum.sum(), grad.numel(), lr, decay, options)
-
-
-def store_pass(
-    param: Tensor,
-    grad: Tensor,
-    momentum: Tensor | None,
-    compensation: Tensor | None,
-    square_sum: Tensor,
-    *tensors: Tensor,
-    rounding: Rounding,
-    beta1: float,
-    on_step: bool,
-) -> None:
-    """`store`; square_sum becomes that of the new weights."""
-    store(param, grad, momentum, compensation, rounding, *tensors, beta1, on_step)
+    small = [stored(t) for t in rates(factor_n, update_sum, square_sum.sum(), grad.numel(), lr, decay, options)]
+    last = (options["beta1"], options["momentum_on"] == "step")
+    store(param, grad, momentum, compensation, rounding, small[0], factor_m, *small[1:], *last)
     square_sum.copy_(read(param, compensation).square().sum(1, keepdim=True))
 
 
@@ -148,19 +135,13 @@ def compiled_passes(
 ) -> None:
     """`adafactor_update` for a contiguous (n, m) matrix, in place; `options` are its keyword arguments."""
     rows, _ = options["dims"]
-    (weight, lr, decay), rest = _scalars(param, options)
-    moment_n, moment_m = _moments(state, rows)
-    axis = {"eps1": options["eps"][0], "rows": rows}
-    (factor_m,) = run_compiled(column_pass, (grad, moment_m, weight), **axis)
-    factor_n, rate, decay = run_compiled(
-        row_pass, (grad, factor_m, moment_n, square_sum, weight, lr, decay), **axis, **rest
-    )
+    numbers, rest = _scalars(param, options)
     run_compiled(
-        store_pass,
-        (param, grad, state.get("momentum"), state.get("compensation"), square_sum, factor_n, factor_m, rate, decay),
+        adafactor_kernel,
+        (param, grad, state.get("momentum"), state.get("compensation"), *_moments(state, rows), square_sum, *numbers),
+        rows=rows,
         rounding=rounding,
-        beta1=options["beta1"],
-        on_step=options["momentum_on"] == "step",
+        **rest,
     )
 
 

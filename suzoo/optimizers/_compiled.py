@@ -13,6 +13,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+OPTIONS = {
+    # casts as in eager mode: inductor else drops the rounding to bf16 whose error Kahan's sum keeps
+    "emulate_precision_casts": True,
+    # no trial (6 s) whether the compiler knows the processor's vector instructions: all that know C++20 do
+    "cpp.vec_isa_ok": True,
+    # sizes are in the key
+    "size_asserts": False,
+}
+
 _kernels: dict[tuple, Callable] = {}
 
 
@@ -21,7 +30,9 @@ def num_kernels() -> int:
     return len(_kernels)
 
 
-def run_compiled(function: Callable, tensors: Sequence[Tensor | None], **options: object) -> Sequence[Tensor]:
+def run_compiled(
+    function: Callable, tensors: Sequence[Tensor | None], *, flat: bool = False, **options: object
+) -> Sequence[Tensor]:
     """`function(*tensors, **options)`, compiled; it may write into the tensors, which must not overlap.
 
     One kernel for every combination of sizes and options: what changes from step to step has to be a tensor.
@@ -29,17 +40,21 @@ def run_compiled(function: Callable, tensors: Sequence[Tensor | None], **options
     Args:
         function: of module level, from tensors to a tuple of tensors, or None for none.
         tensors: on one device; None is handed on. options: hashable.
+        flat: the function sees contiguous tensors as vectors: one kernel for all shapes of one size.
     """
     given = [t for t in tensors if t is not None]
-    sizes = [t if t is None else (t.shape, t.stride(), t.dtype) for t in tensors]
-    key = (function, given[0].device, torch.get_num_threads(), *sizes, *options.items())
+    if flat:
+        sizes = [t if t is None else (t.dim() and t.numel(), t.dtype) for t in tensors]
+    else:
+        sizes = [t if t is None else (t.shape, t.stride(), t.dtype) for t in tensors]
+    key = (function, given[0].device, torch.get_num_threads(), flat, *sizes, *options.items())
     kernel = _kernels.get(key)
     if kernel is None:
-        kernel = _kernels[key] = _compile(function, tensors, options)
+        kernel = _kernels[key] = _compile(function, tensors, flat, options)
     return kernel(*given)
 
 
-def _compile(function: Callable, tensors: Sequence[Tensor | None], options: dict[str, object]) -> Callable:
+def _compile(function: Callable, tensors: Sequence[Tensor | None], flat: bool, options: dict[str, object]) -> Callable:
     # the compiler takes a second to import, which nobody pays who does not compile
     import torch._inductor
     from torch._guards import TracingContext, tracing
@@ -52,15 +67,22 @@ def _compile(function: Callable, tensors: Sequence[Tensor | None], options: dict
         return function(*(None if t is None else next(taken) for t in tensors), **options) or ()
 
     mode = FakeTensorMode(shape_env=ShapeEnv())
+    # a kernel reads pointers: whether a size was that of a vector is not asked again when it runs
+    seen = [t.view(-1) if flat and t.dim() else t for t in tensors if t is not None]
     # static shapes: a kernel for any size divides integers in its loop bound, which costs more than the arithmetic
-    given: list = [mode.from_tensor(t, static_shapes=True) for t in tensors if t is not None]
+    given: list = [mode.from_tensor(t, static_shapes=True) for t in seen]
     # inside the context torch's cache on disk knows the graph again
     with torch.no_grad(), tracing(TracingContext(mode)):
         graph = make_fx(call)(*given)
-        # casts as in eager mode: inductor else drops the rounding to bf16 whose error Kahan's sum keeps
-        kernel = torch._inductor.compile(graph, given, options={"emulate_precision_casts": True})
+        kernel = torch._inductor.compile(graph, given, options=OPTIONS)
     # without the wrapper that keeps dynamo out: nobody compiles an optimizer's step around it
     return getattr(kernel, "_torchdynamo_orig_callable", kernel)
+
+
+def stored(tensor: Tensor) -> Tensor:
+    """The same tensor, which a compiled function is to keep: inductor computes a cheap one anew for every reader, a
+    root for every element of a matrix."""
+    return tensor.as_strided(tensor.shape, tensor.stride())
 
 
 @functools.lru_cache(maxsize=64)

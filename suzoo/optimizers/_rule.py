@@ -305,7 +305,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             )
 
     def _update_compiled(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
-        value, grad, states, compensation = self._kernel_tensors(group, param)
+        value, grad, states, compensation = self._tensors(param)
+        tensors = (value, grad, compensation, *states)
         dtype = compute_dtype(param)
         named = {
             name: option if isinstance(option, Tensor) else number(option, dtype, value.device)
@@ -314,26 +315,14 @@ class RuleOptimizer(torch.optim.Optimizer):
         }
         run_compiled(
             update_kernel,
-            (value, grad, compensation, *states, *named.values()),
+            (*tensors, *named.values()),
+            flat=not self._by_rows(group, param) and all([t is None or t.is_contiguous() for t in tensors]),
             update=update,
             num_states=len(states),
             names=tuple(named),
             rounding=group["rounding"],
             lazy=group["lazy"],
             **{name: option for name, option in options.items() if name not in named},
-        )
-
-    def _kernel_tensors(self, group: dict[str, Any], param: Tensor) -> tuple:
-        """What `apply_update` takes of a parameter, flat where the rule allows it: one kernel for all of one size."""
-        value, grad, states, compensation = self._tensors(param)
-        tensors = [value, *states, *(t for t in (grad, compensation) if t is not None)]
-        flat = not self._by_rows(group, param) and all(t.is_contiguous() for t in tensors)
-        shape = [-1] if flat else list(value.shape)
-        return (
-            value.view(shape),
-            None if grad is None else grad.view(shape),
-            tuple(state.view(shape) for state in states),
-            None if compensation is None else compensation.view(shape),
         )
 
     def _by_rows(self, group: dict[str, Any], param: Tensor) -> bool:

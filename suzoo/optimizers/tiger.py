@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._accumulation import HiddenAccumulation, check_accumulation_steps
-from suzoo.optimizers._compiled import number, run_compiled
+from suzoo.optimizers._compiled import number, run_compiled, stored
 from suzoo.optimizers._rule import check_not_negative
 from suzoo.optimizers._tensors import (
     Rounding,
@@ -130,10 +130,10 @@ def tiger_pass(
     """`tiger_update` in place and in one pass over memory. `square_sum` of a matrix is 0-d and of an embedding (R, 1);
     it becomes that of the new weights."""
     rows = kind == "embedding"
-    rms = (square_sum / (param.shape[-1] if rows else param.numel())).sqrt()
+    rms = stored((square_sum / (param.shape[-1] if rows else param.numel())).sqrt())
     new_param, new_momentum = tiger_update(
         param, grad, momentum.to(param.dtype), kind=kind, lr=lr, beta=beta, weight_decay=weight_decay,
-        rms_floor=rms_floor, shrink_ratio=shrink_ratio, rms=rms, finite=grad_sum.isfinite(),
+        rms_floor=rms_floor, shrink_ratio=shrink_ratio, rms=rms, finite=stored(grad_sum.isfinite()),
     )  # fmt: skip
     square_sum.copy_(new_param.square().sum(-1, keepdim=True) if rows else new_param.square().sum())
     momentum.copy_(new_momentum)
@@ -298,17 +298,24 @@ class Tiger(HiddenAccumulation):
         )
 
     def _update_in_one_pass(self, group: dict[str, Any], param: Tensor) -> None:
-        kind, grad, momentum = self._kind(group, param), gradient_of(param), self.state[param]["momentum"]
+        kind, grad = self._kind(group, param), gradient_of(param)
         by_rows = kind == "embedding"
-        shape = param.shape if by_rows else (param.numel(),)  # one kernel for all matrices of one size
-        # summed before the kernel, because torch's sum is twice as fast as inductor's
-        sums = (self._square_sum(param, by_rows), grad.sum())
-        numbers = (number(group[name], param.dtype, param.device) for name in ("lr", "weight_decay"))
         run_compiled(
             tiger_pass,
-            (*(t.view(shape) for t in (param.detach(), grad, momentum)), *sums, *numbers),
+            (
+                param.detach(),
+                grad,
+                self.state[param]["momentum"],
+                self._square_sum(param, by_rows),
+                grad.sum(),  # before the kernel, because torch's sum is twice as fast as inductor's
+                number(group["lr"], param.dtype, param.device),
+                number(group["weight_decay"], param.dtype, param.device),
+            ),
+            flat=not by_rows,
             kind=kind,
-            **{name: group[name] for name in ("beta", "rms_floor", "shrink_ratio")},
+            beta=group["beta"],
+            rms_floor=group["rms_floor"],
+            shrink_ratio=group["shrink_ratio"],
         )
         self._keep_square_sum(param)
 
