@@ -186,8 +186,12 @@ class HiddenAccumulation(RuleOptimizer):
             super()._update_params(group, params)
             return
         for param in params:
-            update = self._update_compiled if self._compiles(group, param) else self._update_plain
-            update(self._move, group, param, self._move_options(group, param))
+            options = self._move_options(group, param)
+            if self._compiles(group, param):
+                for call in self._compiled_update(self._move, group, param, options):
+                    call()
+            else:
+                self._update_plain(self._move, group, param, options)
 
     def _gradient_for_update(self, param: Tensor) -> Tensor | None:
         return None if self.folds_gradients else super()._gradient_for_update(param)

@@ -8,13 +8,13 @@ the gradient fits in the cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from suzoo.optimizers._compiled import number, run_compiled, stored
+from suzoo.optimizers._compiled import compiled, number, stored
 from suzoo.optimizers._tensors import Rounding, cache_pieces, compute_dtype, read, write
 
 BLOCK = 8  # rows
@@ -132,11 +132,11 @@ def compiled_passes(
     square_sum: Tensor,
     rounding: Rounding,
     options: dict[str, Any],
-) -> None:
+) -> Callable[[], object]:
     """`adafactor_update` for a contiguous (n, m) matrix, in place; `options` are its keyword arguments."""
     rows, _ = options["dims"]
     numbers, rest = _scalars(param, options)
-    run_compiled(
+    return compiled(
         adafactor_kernel,
         (param, grad, state.get("momentum"), state.get("compensation"), *_moments(state, rows), square_sum, *numbers),
         rows=rows,

@@ -30,10 +30,11 @@ def num_kernels() -> int:
     return len(_kernels)
 
 
-def run_compiled(
+def compiled(
     function: Callable, tensors: Sequence[Tensor | None], *, flat: bool = False, **options: object
-) -> Sequence[Tensor]:
-    """`function(*tensors, **options)`, compiled; it may write into the tensors, which must not overlap.
+) -> Callable[[], object]:
+    """`function(*tensors, **options)` as a kernel, ready to be called. It may write into the tensors, which must not
+    overlap.
 
     One kernel for every combination of sizes and options: what changes from step to step has to be a tensor.
 
@@ -51,7 +52,7 @@ def run_compiled(
     kernel = _kernels.get(key)
     if kernel is None:
         kernel = _kernels[key] = _compile(function, tensors, flat, options)
-    return kernel(*given)
+    return functools.partial(kernel, *given)
 
 
 def _compile(function: Callable, tensors: Sequence[Tensor | None], flat: bool, options: dict[str, object]) -> Callable:
@@ -87,5 +88,5 @@ def stored(tensor: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A number as `run_compiled` takes it, 0-d; not to be written to."""
+    """A number as `compiled` takes it, 0-d; not to be written to."""
     return torch.full((), value, dtype=dtype, device=device)

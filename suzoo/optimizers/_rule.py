@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT, StateDict
 
-from suzoo.optimizers._compiled import number, run_compiled
+from suzoo.optimizers._compiled import compiled, number
 from suzoo.optimizers._tensors import (
     LOW_PARTS,
     ROUNDINGS,
@@ -30,7 +30,7 @@ from suzoo.optimizers._tensors import (
 )
 from suzoo.optimizers.param_groups import is_flat_piece
 
-COMPILE_FROM = 1 << 19  # elements; smaller tensors are not worth a compilation for their shape
+COMPILE_FROM = 1 << 18  # elements; smaller tensors are not worth a compilation for their shape
 
 
 def check_not_negative(**values: float) -> None:
@@ -83,7 +83,7 @@ def update_kernel(
     lazy: bool,
     **options: Any,
 ) -> None:
-    """`apply_update` as `run_compiled` takes it: the states and the options that are tensors (`names`) follow."""
+    """`apply_update` as `compiled` takes it: the states and the options that are tensors (`names`) follow."""
     states, named = rest[:num_states], dict(zip(names, rest[num_states:], strict=True))
     apply_update(update, param, grad, states, compensation, rounding, lazy, options | named)
 
@@ -242,16 +242,21 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _update_params(self, group: dict[str, Any], params: list[Tensor]) -> None:
         together: dict[tuple, list[Tensor]] = {}
+        calls: list[Callable[[], object]] = []
         for param in params:
             options = self._options(group, param)
             if self._compiles(group, param):
-                self._update_compiled(self._update, group, param, options)
+                calls += self._compiled_update(self._update, group, param, options)
             elif self._foreach_can(group, param):
                 together.setdefault((param.dtype, param.device, *options.values()), []).append(param)
             else:
                 self._update_plain(self._update, group, param, options)
         for bucket in together.values():
             self._update_together(bucket, self._options(group, bucket[0]))
+        # all kernels one after the other: each drives the interpreter's own data out of the cache, and what prepares a
+        # call would take twice as long between them
+        for call in calls:
+            call()
 
     def _compiles(self, group: dict[str, Any], param: Tensor) -> bool:
         return group["compile"] and local(param).numel() >= COMPILE_FROM
@@ -304,7 +309,10 @@ class RuleOptimizer(torch.optim.Optimizer):
                 lazy=group["lazy"],
             )
 
-    def _update_compiled(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
+    def _compiled_update(
+        self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]
+    ) -> list[Callable[[], object]]:
+        """The calls that will update the parameter."""
         value, grad, states, compensation = self._tensors(param)
         tensors = (value, grad, compensation, *states)
         dtype = compute_dtype(param)
@@ -313,7 +321,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             for name, option in options.items()
             if name in self._traced or isinstance(option, Tensor)
         }
-        run_compiled(
+        kernel = compiled(
             update_kernel,
             (*tensors, *named.values()),
             flat=not self._by_rows(group, param) and all([t is None or t.is_contiguous() for t in tensors]),
@@ -324,6 +332,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             lazy=group["lazy"],
             **{name: option for name, option in options.items() if name not in named},
         )
+        return [kernel]
 
     def _by_rows(self, group: dict[str, Any], param: Tensor) -> bool:
         """True when the rule treats the last dimension as a unit, so that tensors must keep their shape."""
