@@ -2,7 +2,7 @@
 
 torch.compile does the same and checks before every call that nothing has changed: with an interpreter that a pass over
 memory has driven out of the cache, that costs as much as half the work on a small matrix. Here all that can change is
-in the key of the kernel.
+in the key of the kernel, and inductor is called without dynamo and autograd around it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 OPTIONS = {
     # casts as in eager mode: inductor else drops the rounding to bf16 whose error Kahan's sum keeps
     "emulate_precision_casts": True,
-    # no trial (6 s) whether the compiler knows the processor's vector instructions: all that know C++20 do
+    # no trial builds (6 s) with the processor's vector instructions: torch's headers already need a compiler of C++20
     "cpp.vec_isa_ok": True,
     # sizes are in the key
     "size_asserts": False,
@@ -52,13 +52,16 @@ def compiled(
     kernel = _kernels.get(key)
     if kernel is None:
         kernel = _kernels[key] = _compile(function, tensors, flat, options)
-    return functools.partial(kernel, *given)
+    return lambda: kernel(given)
 
 
 def _compile(function: Callable, tensors: Sequence[Tensor | None], flat: bool, options: dict[str, object]) -> Callable:
+    """A callable of the list of the tensors without None."""
     # the compiler takes a second to import, which nobody pays who does not compile
-    import torch._inductor
+    import torch._inductor.config
     from torch._guards import TracingContext, tracing
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.decomposition import select_decomp_table
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -67,17 +70,16 @@ def _compile(function: Callable, tensors: Sequence[Tensor | None], flat: bool, o
         taken = iter(given)
         return function(*(None if t is None else next(taken) for t in tensors), **options) or ()
 
-    mode = FakeTensorMode(shape_env=ShapeEnv())
-    # a kernel reads pointers: whether a size was that of a vector is not asked again when it runs
+    # torch's decompositions make constants outside of the mode
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    # a kernel reads at addresses and does not ask again whether there is a vector
     seen = [t.view(-1) if flat and t.dim() else t for t in tensors if t is not None]
     # static shapes: a kernel for any size divides integers in its loop bound, which costs more than the arithmetic
     given: list = [mode.from_tensor(t, static_shapes=True) for t in seen]
     # inside the context torch's cache on disk knows the graph again
-    with torch.no_grad(), tracing(TracingContext(mode)):
-        graph = make_fx(call)(*given)
-        kernel = torch._inductor.compile(graph, given, options=OPTIONS)
-    # without the wrapper that keeps dynamo out: nobody compiles an optimizer's step around it
-    return getattr(kernel, "_torchdynamo_orig_callable", kernel)
+    with torch.no_grad(), tracing(TracingContext(mode)), torch._inductor.config.patch(OPTIONS):
+        trace = make_fx(torch.func.functionalize(call, remove="mutations"), decomposition_table=select_decomp_table())
+        return compile_fx_inner(trace(*given), given)
 
 
 def stored(tensor: Tensor) -> Tensor:

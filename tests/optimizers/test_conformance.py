@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from suzoo.optimizers import AdaX, Lion, Tiger
 from suzoo.optimizers._compiled import num_kernels
 from tests.optimizers._cases import CASES, make_params, run_steps, set_grads
 
@@ -319,6 +320,27 @@ def test_state_moves_between_devices(case):
     back = case.make(make_params())
     back.load_state_dict(other.state_dict())
     assert {v.device.type for s in back.state.values() for v in s.values()} == {"cpu"}
+
+
+@pytest.mark.parametrize("optimizer", [Lion, Tiger, AdaX])
+def test_matrices_of_one_size_share_a_kernel(optimizer):
+    def params():
+        generator = torch.Generator().manual_seed(7)
+        shapes = ((600, 500), (500, 600), (3, 100, 1000))
+        return [nn.Parameter(0.1 * torch.randn(shape, generator=generator)) for shape in shapes]
+
+    plain, fused = params(), params()
+    before = num_kernels()
+    for values, options in ((plain, {}), (fused, {"compile": True})):
+        groups = [{"params": values, "kind": "matrix"}] if optimizer is Tiger else values
+        stepped = optimizer(groups, lr=0.01, weight_decay=0.1, **options)
+        for _ in range(2):
+            for value in values:
+                value.grad = value.detach().sin()
+            stepped.step()
+    assert num_kernels() == before + 1
+    for a, b in zip(fused, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
 @every_case
