@@ -62,6 +62,7 @@ def _compile(function: Callable, tensors: Sequence[Tensor | None], flat: bool, o
     from torch._guards import TracingContext, tracing
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.exc import InductorError, InvalidCxxCompiler
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -79,7 +80,14 @@ def _compile(function: Callable, tensors: Sequence[Tensor | None], flat: bool, o
     # inside the context torch's cache on disk knows the graph again
     with torch.no_grad(), tracing(TracingContext(mode)), torch._inductor.config.patch(OPTIONS):
         trace = make_fx(torch.func.functionalize(call, remove="mutations"), decomposition_table=select_decomp_table())
-        return compile_fx_inner(trace(*given), given)
+        graph = trace(*given)
+        try:
+            return compile_fx_inner(graph, given)
+        except (InductorError, InvalidCxxCompiler) as error:
+            raise RuntimeError(
+                "an optimizer with compile=True needs a C++ compiler with Python's headers on a CPU (g++, or what CXX "
+                f"names) or Triton on a GPU; compile=False does without. torch said: {str(error).splitlines()[0]}"
+            ) from error
 
 
 def stored(tensor: Tensor) -> Tensor:
