@@ -343,14 +343,18 @@ def test_matrices_of_one_size_share_a_kernel(optimizer):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
-def test_compile_without_a_compiler_says_so_and_changes_nothing(monkeypatch):
+def test_compile_without_a_compiler_says_so_and_changes_nothing():
     import torch._inductor.config
     from torch._inductor.utils import fresh_cache
 
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/no/such/compiler",))
+    broken = torch._inductor.config.patch({"cpp.cxx": ("/no/such/compiler",)})
     param = nn.Parameter(torch.ones(1100, 501))
     param.grad = torch.ones_like(param)
-    with fresh_cache(), pytest.raises(RuntimeError, match=r"needs a C\+\+ compiler.*compile=False does without"):
+    with (
+        broken,
+        fresh_cache(),
+        pytest.raises(RuntimeError, match=r"needs a C\+\+ compiler.*compile=False does without"),
+    ):
         Lion([param], lr=0.1, compile=True).step()
     assert torch.equal(param, torch.ones(1100, 501))
 
