@@ -30,6 +30,7 @@ from suzoo.optimizers._tensors import (
 )
 from suzoo.optimizers.param_groups import is_flat_piece
 
+Kernels = dict[Tensor, list[Callable[[], object]]]  # calls that update a parameter
 COMPILE_FROM = 1 << 18  # elements; smaller tensors are not worth a compilation for their shape
 
 
@@ -242,21 +243,30 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _update_params(self, group: dict[str, Any], params: list[Tensor]) -> None:
         together: dict[tuple, list[Tensor]] = {}
-        calls: list[Callable[[], object]] = []
+        kernels: Kernels = {}
         for param in params:
             options = self._options(group, param)
             if self._compiles(group, param):
-                calls += self._compiled_update(self._update, group, param, options)
+                kernels[param] = self._compiled_update(self._update, group, param, options)
             elif self._foreach_can(group, param):
                 together.setdefault((param.dtype, param.device, *options.values()), []).append(param)
             else:
                 self._update_plain(self._update, group, param, options)
         for bucket in together.values():
             self._update_together(bucket, self._options(group, bucket[0]))
-        # all kernels one after the other: each drives the interpreter's own data out of the cache, and what prepares a
-        # call would take twice as long between them
-        for call in calls:
-            call()
+        self._run(kernels)
+
+    def _run(self, kernels: Kernels) -> None:
+        # one after the other: each drives the interpreter's own data out of the cache, and what prepares a call would
+        # take twice as long between them
+        for calls in kernels.values():
+            for call in calls:
+                call()
+        # kernels write behind autograd's back, which is to notice a graph that still needs the old weights
+        torch.autograd.graph.increment_version([local(param) for param in kernels])
+        for param in kernels:
+            if "square_sum" in self.state[param]:
+                self._versions[param] = param._version
 
     def _compiles(self, group: dict[str, Any], param: Tensor) -> bool:
         return group["compile"] and local(param).numel() >= COMPILE_FROM
@@ -313,6 +323,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]
     ) -> list[Callable[[], object]]:
         """The calls that will update the parameter."""
+        self.state[param].pop("square_sum", None)  # of weights that are about to change, and this kernel does not sum
         value, grad, states, compensation = self._tensors(param)
         tensors = (value, grad, compensation, *states)
         dtype = compute_dtype(param)
@@ -348,9 +359,6 @@ class RuleOptimizer(torch.optim.Optimizer):
             squares = read(param.detach(), state.get("compensation")).square()
             state["square_sum"] = squares.sum(-1, keepdim=True) if by_rows else squares.sum()
         return state["square_sum"]
-
-    def _keep_square_sum(self, param: Tensor) -> None:
-        self._versions[param] = param._version
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

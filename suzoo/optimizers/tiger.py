@@ -321,7 +321,7 @@ class Tiger(HiddenAccumulation):
             shrink_ratio=group["shrink_ratio"],
         )
         # torch's sum is twice as fast as inductor's
-        return [partial(torch.sum, grad, None, out=grad_sum), kernel, partial(self._keep_square_sum, param)]
+        return [partial(torch.sum, grad, None, out=grad_sum), kernel]
 
     def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
         return not isinstance(param, DTensor) and super()._foreach_can(group, param)

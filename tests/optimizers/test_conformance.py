@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from suzoo.optimizers import AdaX, Lion, Tiger
+from suzoo.optimizers import AdaFactor, AdaX, Lion, Tiger
 from suzoo.optimizers._compiled import num_kernels
 from tests.optimizers._cases import CASES, make_params, run_steps, set_grads
 
@@ -357,6 +357,17 @@ def test_compile_without_a_compiler_says_so_and_changes_nothing():
     ):
         Lion([param], lr=0.1, compile=True).step()
     assert torch.equal(param, torch.ones(1100, 501))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("optimizer", [Lion, Tiger, AdaX, AdaFactor])
+def test_autograd_notices_that_the_weights_have_changed(optimizer, compiled):
+    param = nn.Parameter(torch.ones(600, 500))
+    loss = param.square().sum()
+    loss.backward(retain_graph=True)
+    optimizer([param], lr=0.1, compile=compiled).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 @every_case
