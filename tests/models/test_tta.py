@@ -121,7 +121,7 @@ def test_suggest_corrects_and_rerank_prefers_what_it_knows():
     assert found.replacement == "好"
     # the noisy channel: gain = log p(new) - log p(old) + log(error_rate / (1 - error_rate) / 2 candidates)
     ids = tokenizer("今天天气很我", return_tensors="pt").input_ids
-    log_probs = model(ids).logits[0, 6].log_softmax(-1)
+    log_probs = model(ids).logits[0, 6].detach().log_softmax(-1)
     odds = log_probs[tokenizer.vocab["好"]] - log_probs[tokenizer.vocab["我"]]
     assert found.gain == pytest.approx(float(odds + torch.tensor(0.01 / 0.99 / 2).log()), abs=1e-4)
     assert model.suggest("今天天气很我", tokenizer=tokenizer, error_rate=1e-30) == []

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from suzoo.data import train_wordpiece
 from suzoo.engine import RunFolder
@@ -239,7 +240,13 @@ class Training:
         if self.gradient_checkpointing:
             encoder.gradient_checkpointing_enable()
         if self.lora_r:
-            lora = LoraConfig(r=self.lora_r, lora_alpha=2 * self.lora_r, target_modules="all-linear")
+            lora = LoraConfig(
+                r=self.lora_r,
+                lora_alpha=2 * self.lora_r,
+                target_modules="all-linear",
+                # GPT-2's layers keep their weights transposed
+                fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in encoder.modules()),
+            )
             encoder = get_peft_model(encoder, lora)  # ty: ignore[invalid-assignment]
         if self.compile:
             encoder.compile(dynamic=True)
