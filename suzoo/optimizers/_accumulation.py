@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from suzoo.distributed import is_distributed
-from suzoo.optimizers._rule import Kernels, RuleOptimizer
+from suzoo.optimizers._rule import Calls, RuleOptimizer
 from suzoo.optimizers._tensors import gradient_of, local
 
 
@@ -185,14 +185,14 @@ class HiddenAccumulation(RuleOptimizer):
         if not self.folds_gradients:
             super()._update_params(group, params)
             return
-        kernels: Kernels = {}
+        calls: dict[Tensor, Calls] = {}
         for param in params:
             options = self._move_options(group, param)
             if self._compiles(group, param):
-                kernels[param] = self._compiled_update(self._move, group, param, options)
+                calls[param] = self._compiled_update(self._move, group, param, options)
             else:
                 self._update_plain(self._move, group, param, options)
-        self._run(kernels)
+        self._run(calls)
 
     def _gradient_for_update(self, param: Tensor) -> Tensor | None:
         return None if self.folds_gradients else super()._gradient_for_update(param)

@@ -1,9 +1,9 @@
 """AdaFactor's update of large matrices in three passes over memory, compiled or in pieces that stay in the cache.
 
-Written as one expression, the update makes a dozen matrices, and compiled as one graph it sums over columns with
-strided reads. Here the sums over columns (in blocks of rows), the sums over rows with the norm of the update, and the
-new value are separate passes, and no matrix is stored but the parameter. Only the first pass waits for the memory, if
-the gradient fits in the cache.
+Written as one expression, the update makes a dozen matrices, and compiled so it sums over columns with strided reads.
+Here the sums over columns (in blocks of rows), the sums over rows with the norm of the update, and the new value are
+separate passes, and no matrix is stored but the parameter. Only the first pass waits for the memory, if the gradient
+fits in the cache.
 """
 
 from __future__ import annotations
@@ -102,14 +102,15 @@ def adafactor_kernel(
 ) -> None:
     """The three passes; `square_sum`, (n, 1), is that of the weights and becomes that of the new ones."""
     eps1 = options["eps"][0]
-    factor_m = factor(column_sums(grad.to(moment_m.dtype).square()), len(grad), moment_m, weight, eps1, rows == 1)
-    factor_m = stored(factor_m)
+    column_squares = column_sums(grad.to(moment_m.dtype).square())
+    factor_m = stored(factor(column_squares, len(grad), moment_m, weight, eps1, rows == 1))
     grad_n, update_n = row_sums(grad, factor_m)
     factor_n = factor(grad_n, grad.shape[1], moment_n, weight, eps1, rows == 0)
     update_sum = (update_n * factor_n.square()).sum()
-    small = [stored(t) for t in rates(factor_n, update_sum, square_sum.sum(), grad.numel(), lr, decay, options)]
-    last = (options["beta1"], options["momentum_on"] == "step")
-    store(param, grad, momentum, compensation, rounding, small[0], factor_m, *small[1:], *last)
+    clipped = rates(factor_n, update_sum, square_sum.sum(), grad.numel(), lr, decay, options)
+    factor_n, rate, decay = (stored(tensor) for tensor in clipped)
+    last = (rate, decay, options["beta1"], options["momentum_on"] == "step")
+    store(param, grad, momentum, compensation, rounding, factor_n, factor_m, *last)
     square_sum.copy_(read(param, compensation).square().sum(1, keepdim=True))
 
 
@@ -133,7 +134,7 @@ def compiled_passes(
     rounding: Rounding,
     options: dict[str, Any],
 ) -> Callable[[], object]:
-    """`adafactor_update` for a contiguous (n, m) matrix, in place; `options` are its keyword arguments."""
+    """The call that makes `adafactor_update` for a contiguous (n, m) matrix, in place; `options` are its arguments."""
     rows, _ = options["dims"]
     numbers, rest = _scalars(param, options)
     return compiled(

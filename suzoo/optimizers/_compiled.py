@@ -33,13 +33,13 @@ def num_kernels() -> int:
 def compiled(
     function: Callable, tensors: Sequence[Tensor | None], *, flat: bool = False, **options: object
 ) -> Callable[[], object]:
-    """`function(*tensors, **options)` as a kernel, ready to be called. It may write into the tensors, which must not
+    """`function(*tensors, **options)` as a kernel, ready to be called once. It writes into the tensors, which must not
     overlap.
 
     One kernel for every combination of sizes and options: what changes from step to step has to be a tensor.
 
     Args:
-        function: of module level, from tensors to a tuple of tensors, or None for none.
+        function: of module level; what it returns is not used.
         tensors: on one device; None is handed on. options: hashable.
         flat: the function sees contiguous tensors as vectors: one kernel for all shapes of one size.
     """
@@ -56,7 +56,7 @@ def compiled(
 
 
 def _compile(function: Callable, tensors: Sequence[Tensor | None], flat: bool, options: dict[str, object]) -> Callable:
-    """A callable of the list of the tensors without None."""
+    """A callable of the list of the tensors without None, which it empties."""
     # the compiler takes a second to import, which nobody pays who does not compile
     import torch._inductor.config
     from torch._guards import TracingContext, tracing
@@ -67,9 +67,10 @@ def _compile(function: Callable, tensors: Sequence[Tensor | None], flat: bool, o
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    def call(*given: Tensor) -> Sequence[Tensor]:
+    def call(*given: Tensor) -> tuple:
         taken = iter(given)
-        return function(*(None if t is None else next(taken) for t in tensors), **options) or ()
+        function(*(None if t is None else next(taken) for t in tensors), **options)
+        return ()
 
     # torch's decompositions make constants outside of the mode
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)

@@ -30,7 +30,7 @@ from suzoo.optimizers._tensors import (
 )
 from suzoo.optimizers.param_groups import is_flat_piece
 
-Kernels = dict[Tensor, list[Callable[[], object]]]  # calls that update a parameter
+Calls = list[Callable[[], object]]  # that update a parameter, one after the other
 COMPILE_FROM = 1 << 18  # elements; smaller tensors are not worth a compilation for their shape
 
 
@@ -243,28 +243,29 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _update_params(self, group: dict[str, Any], params: list[Tensor]) -> None:
         together: dict[tuple, list[Tensor]] = {}
-        kernels: Kernels = {}
+        calls: dict[Tensor, Calls] = {}
         for param in params:
             options = self._options(group, param)
             if self._compiles(group, param):
-                kernels[param] = self._compiled_update(self._update, group, param, options)
+                calls[param] = self._compiled_update(self._update, group, param, options)
             elif self._foreach_can(group, param):
                 together.setdefault((param.dtype, param.device, *options.values()), []).append(param)
             else:
                 self._update_plain(self._update, group, param, options)
         for bucket in together.values():
             self._update_together(bucket, self._options(group, bucket[0]))
-        self._run(kernels)
+        self._run(calls)
 
-    def _run(self, kernels: Kernels) -> None:
+    def _run(self, calls: dict[Tensor, Calls]) -> None:
+        """Make the calls of compiled updates."""
         # one after the other: each drives the interpreter's own data out of the cache, and what prepares a call would
         # take twice as long between them
-        for calls in kernels.values():
-            for call in calls:
+        for update in calls.values():
+            for call in update:
                 call()
         # kernels write behind autograd's back, which is to notice a graph that still needs the old weights
-        torch.autograd.graph.increment_version([local(param) for param in kernels])
-        for param in kernels:
+        torch.autograd.graph.increment_version([local(param) for param in calls])
+        for param in calls:
             if "square_sum" in self.state[param]:
                 self._versions[param] = param._version
 
@@ -321,7 +322,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _compiled_update(
         self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]
-    ) -> list[Callable[[], object]]:
+    ) -> Calls:
         """The calls that will update the parameter."""
         self.state[param].pop("square_sum", None)  # of weights that are about to change, and this kernel does not sum
         value, grad, states, compensation = self._tensors(param)

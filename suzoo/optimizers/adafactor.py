@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._adafactor_passes import compiled_passes, passes_in_pieces
-from suzoo.optimizers._rule import Kernels, RuleOptimizer, check_not_negative
+from suzoo.optimizers._rule import Calls, RuleOptimizer, check_not_negative
 from suzoo.optimizers._tensors import (
     Rounding,
     chunk_size,
@@ -279,7 +279,7 @@ class AdaFactor(RuleOptimizer):
 
     def _update_params(self, group: dict[str, Any], params: list[Tensor]) -> None:
         together: dict[tuple, list[Tensor]] = {}
-        kernels: Kernels = {}
+        calls: dict[Tensor, Calls] = {}
         for param in params:
             options = self._options(group, param)
             state, grad = self.state[param], gradient_of(param)
@@ -287,7 +287,7 @@ class AdaFactor(RuleOptimizer):
             whole = whole and param.is_contiguous() and grad.is_contiguous()
             if whole and self._compiles(group, param):
                 square_sum = self._square_sum(param, by_rows=True)
-                kernels[param] = [compiled_passes(param.detach(), grad, state, square_sum, group["rounding"], options)]
+                calls[param] = [compiled_passes(param.detach(), grad, state, square_sum, group["rounding"], options)]
             elif whole and not param.is_cuda and param.numel() > chunk_size():
                 passes_in_pieces(param.detach(), grad, state, group["rounding"], options)
             elif self._foreach_can(group, param):
@@ -301,7 +301,7 @@ class AdaFactor(RuleOptimizer):
                 [self.state[p]["second_moment"] for p in bucket],
                 **self._options(group, bucket[0]),
             )
-        self._run(kernels)
+        self._run(calls)
 
     def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
         wanted = group["foreach"] is not False

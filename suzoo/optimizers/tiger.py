@@ -21,7 +21,7 @@ from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._accumulation import HiddenAccumulation, check_accumulation_steps
 from suzoo.optimizers._compiled import compiled, number, stored
-from suzoo.optimizers._rule import check_not_negative
+from suzoo.optimizers._rule import Calls, check_not_negative
 from suzoo.optimizers._tensors import (
     Rounding,
     cache_pieces,
@@ -285,7 +285,7 @@ class Tiger(HiddenAccumulation):
 
     def _compiled_update(
         self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]
-    ) -> list[Callable[[], object]]:
+    ) -> Calls:
         if update is self._update and self._passes(group, param):
             return self._one_pass(group, param)
         return super()._compiled_update(update, group, param, options | self._whole_matrix(update, group, param))
@@ -299,7 +299,7 @@ class Tiger(HiddenAccumulation):
             and all(t.is_contiguous() for t in (param, grad, momentum))
         )
 
-    def _one_pass(self, group: dict[str, Any], param: Tensor) -> list[Callable[[], object]]:
+    def _one_pass(self, group: dict[str, Any], param: Tensor) -> Calls:
         kind, grad = self._kind(group, param), gradient_of(param)
         by_rows = kind == "embedding"
         grad_sum = grad.new_empty(())
