@@ -156,6 +156,43 @@ def test_tiger_refuses_an_unknown_kind():
         Tiger([{"params": [nn.Parameter(torch.zeros(1))], "kind": "weights"}])
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("beta", [0.965, 0.0])
+@pytest.mark.parametrize("momentum_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["matrix", "embedding"])
+def test_tiger_takes_back_a_pass_over_a_bad_gradient(kind, momentum_dtype, beta, bad):
+    """The kernel sees only at the end that a gradient is not finite: then it is as if the plain form had done it."""
+
+    def make(param, **options):
+        groups = [{"params": [param], "kind": kind}]
+        return Tiger(groups, 0.01, beta, shrink_ratio=0.9, momentum_dtype=momentum_dtype, **options)
+
+    generator = torch.Generator().manual_seed(0)
+    start = 0.05 * torch.randn(1030, 512, generator=generator)
+    good, grad = torch.randn(2, *start.shape, generator=generator)
+    good[0, 1:3] = 0.0  # a momentum of 0
+    grad[3, 4] = bad
+    grad[5, 6] = 1e30
+    states = []
+    for compile in (False, True):
+        param = nn.Parameter(start.clone())
+        optimizer = make(param, compile=compile)
+        for param.grad in (good, grad):
+            optimizer.step()
+        states.append((param.detach(), optimizer.state[param]["momentum"].float()))
+    (plain, plain_momentum), (passed, momentum) = states
+    torch.testing.assert_close(passed, plain, rtol=1e-6, atol=1e-8)
+    if beta == 0:
+        return  # no step looks at the old momentum
+    # beside 1e30 nothing is left of the momentum; what was not finite did not enter it
+    assert plain_momentum[5, 6] != 0 and momentum[5, 6] == 0
+    assert momentum[3, 4] == plain_momentum[3, 4] != 0
+    assert (momentum[0, 1:3] == 0).all()
+    folded = (1 - beta) * grad.nan_to_num(0.0, 0.0, 0.0)
+    allowed = torch.finfo(momentum_dtype).eps * (plain_momentum.abs() + 5 * folded.abs())
+    assert ((momentum - plain_momentum).abs() <= allowed).all()
+
+
 def test_tiger_in_one_pass_is_the_plain_form_and_resumes_to_the_same_bits():
     """Compiled, a pass leaves Σθ² to the next. It may not outlive weights that change otherwise, or a bad gradient."""
 
@@ -169,6 +206,8 @@ def test_tiger_in_one_pass_is_the_plain_form_and_resumes_to_the_same_bits():
         return Tiger(groups, 0.05, rms_floor=1e-3, **options)
 
     def steps(optimizer, params, numbers):
+        """Gives the least magnitude that every element of the momenta had after a step."""
+        sizes = []
         for number in numbers:
             generator = torch.Generator().manual_seed(100 + number)
             for param in params:
@@ -180,16 +219,21 @@ def test_tiger_in_one_pass_is_the_plain_form_and_resumes_to_the_same_bits():
                 with torch.no_grad():
                     params[0].mul_(2)
             optimizer.step()
+            sizes.append([optimizer.state[param]["momentum"].abs() for param in params])
+        return [torch.stack(steps).amin(0) for steps in zip(*sizes, strict=True)]
 
     plain, passed = params(), params()
-    steps(make(plain), plain, range(6))
+    least = steps(make(plain), plain, range(6))
     optimizer = make(passed, compile=True)
     steps(optimizer, passed, range(3))
     state = copy.deepcopy(optimizer.state_dict())
     resumed = [torch.nn.Parameter(p.detach().clone()) for p in passed]
     steps(optimizer, passed, range(3, 6))
-    for p, q in zip(passed, plain, strict=True):
-        torch.testing.assert_close(p, q, rtol=2e-5, atol=2e-6)
+    for p, q, size in zip(passed, plain, least, strict=True):
+        # the bad gradient was taken out of the momentum up to rounding, which decides the sign of almost nothing
+        certain = size > 1e-6
+        assert (~certain).sum() < 1e-4 * p.numel()
+        torch.testing.assert_close(p[certain], q[certain], rtol=2e-5, atol=2e-6)
         assert "square_sum" in optimizer.state[p]
     other = make(resumed, compile=True)
     other.load_state_dict(state)
