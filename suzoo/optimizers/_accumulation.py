@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from suzoo.distributed import is_distributed
-from suzoo.optimizers._rule import Calls, RuleOptimizer
+from suzoo.optimizers._rule import Call, RuleOptimizer
 from suzoo.optimizers._tensors import gradient_of, local
 
 
@@ -48,30 +48,44 @@ class HiddenAccumulation(RuleOptimizer):
         """Called at the end of the subclass's __init__."""
         self.accumulation_steps: int = self.param_groups[0]["accumulation_steps"]
         self._free_gradients = free_gradients
-        self._seen: dict[Tensor, tuple[int, Tensor]] = {}
+        for group in self.param_groups:
+            self._check_options(group)
+        self._seen = SeenGradients()
         if self.folds_gradients:
             self._set_hooks()
+
+    def _check_options(self, options: dict[str, Any]) -> None:
+        super()._check_options(options)
+        check_accumulation_steps(options["accumulation_steps"])
+        window = (self.param_groups or [options])[0]["accumulation_steps"]
+        if options["accumulation_steps"] != window:
+            raise ValueError(
+                f"{type(self).__name__}: all groups share a window, and their accumulation_steps must be equal, not "
+                f"{window} and {options['accumulation_steps']}"
+            )
+
+    def _trained(self) -> list[tuple[int, Tensor]]:
+        """Parameters that can get a gradient, with the number of their group."""
+        return [(i, p) for i, group in enumerate(self.param_groups) for p in group["params"] if p.requires_grad]
 
     def _set_hooks(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        params = [(i, p) for i, group in enumerate(self.param_groups) for p in group["params"]]
+        params = self._trained()
         self._hooks = tuple(p.register_post_accumulate_grad_hook(self._make_hook(i)) for i, p in params)
         self._hooked = tuple(weakref.ref(p) for _, p in params)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.accumulation_steps = self.param_groups[0]["accumulation_steps"]
-        self.__dict__.setdefault("_seen", {})  # a copy has no hooks, hence nothing to compare
+        self.__dict__.setdefault("_seen", SeenGradients())
 
     def _make_hook(self, index: int) -> Callable[[Tensor], None]:
         def hook(param: Tensor) -> None:
             self._check_gradient(param)
             assert param.grad is not None
             if not self._free_gradients:
-                # ranks average and reshard gradients after this, so there is nothing to compare with
-                if not is_distributed():
-                    self._seen[param] = (param.grad._version, _sample(param.grad))
+                self._seen.remember(param)
                 return
             if is_distributed() and not isinstance(param, DTensor):
                 raise RuntimeError(
@@ -149,53 +163,80 @@ class HiddenAccumulation(RuleOptimizer):
             self._check_group(group)
             for param in group["params"]:
                 if param.grad is not None:
-                    self._refuse_changed(param)
+                    self._check_gradient(param)
+                    if self._seen.is_changed(param):
+                        raise RuntimeError(
+                            f"{type(self).__name__} accumulates in its momentum, and a gradient was changed between "
+                            "backward and step: gradient clipping is not possible here (the mean of clipped gradients "
+                            "is not the clipped mean). Turn it off (in transformers' Trainer: max_grad_norm=0)"
+                        )
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
                     self._fold(group, param)
         self._seen.clear()
-        params = [param for group in self.param_groups for param in group["params"]]
-        if self._hooks and [id(param) for param in params] != [id(hooked()) for hooked in self._hooked]:
+        if self._hooks and [id(param) for _, param in self._trained()] != [id(hooked()) for hooked in self._hooked]:
             self._set_hooks()
         micro_step = self.param_groups[0]["micro_step"] + 1
         for group in self.param_groups:
             group["micro_step"] = micro_step
         if self.at_boundary:
-            for group in self.param_groups:
-                ready = [p for p in group["params"] if self.state.get(p) and int(self.state[p]["folded"])]
-                for param in ready:
-                    self.state[param]["step"] += 1
-                self._update_watched(group, ready)
-                for param in ready:
+            ready = [
+                [p for p in group["params"] if self.state.get(p) and int(self.state[p]["folded"])]
+                for group in self.param_groups
+            ]
+            self._update_groups(ready)
+            for params in ready:
+                for param in params:
                     self.state[param]["folded"].zero_()
         return loss
 
-    def _refuse_changed(self, param: Tensor) -> None:
-        assert param.grad is not None
-        if param not in self._seen:
-            return
-        version, sample = self._seen[param]
-        # a new version alone may be a multiplication by 1: transformers' Trainer measures the norm that way
-        if param.grad._version != version and not torch.equal(_sample(param.grad), sample):
-            raise RuntimeError(
-                f"{type(self).__name__} accumulates in its momentum, and a gradient was changed between backward and "
-                "step: gradient clipping is not possible here (the mean of clipped gradients is not the clipped mean). "
-                "Turn it off (in transformers' Trainer: max_grad_norm=0)"
-            )
-
-    def _update_params(self, group: dict[str, Any], params: list[Tensor]) -> None:
+    def _compiled_calls(self, group: dict[str, Any], params: list[Tensor]) -> dict[Tensor, Call]:
         if not self.folds_gradients:
-            super()._update_params(group, params)
+            return super()._compiled_calls(group, params)
+        return {
+            param: self._compiled_update(self._move, group, param, self._move_options(group, param))
+            for param in params
+            if self._compiles(group, param)
+        }
+
+    def _update_params(self, group: dict[str, Any], params: list[Tensor], calls: dict[Tensor, Call]) -> None:
+        if not self.folds_gradients:
+            super()._update_params(group, params, calls)
             return
-        calls: dict[Tensor, Calls] = {}
         for param in params:
-            options = self._move_options(group, param)
-            if self._compiles(group, param):
-                calls[param] = self._compiled_update(self._move, group, param, options)
-            else:
-                self._update_plain(self._move, group, param, options)
+            if param not in calls:
+                self._update_plain(self._move, group, param, self._move_options(group, param))
         self._run(calls)
 
     def _gradient_for_update(self, param: Tensor) -> Tensor | None:
         return None if self.folds_gradients else super()._gradient_for_update(param)
+
+
+class SeenGradients:
+    """Gradients as backward left them, to find those that somebody changed before `step`, by clipping for example.
+
+    Only in a single process: several ranks average and reshard gradients after backward.
+    """
+
+    def __init__(self):
+        self._seen: dict[Tensor, tuple[int, Tensor]] = {}
+
+    def remember(self, param: Tensor) -> None:
+        """A hook for `register_post_accumulate_grad_hook`."""
+        assert param.grad is not None
+        if not is_distributed() and param.grad.layout == torch.strided:
+            self._seen[param] = (param.grad._version, _sample(param.grad))
+
+    def is_changed(self, param: Tensor) -> bool:
+        if param not in self._seen or param.grad is None:
+            return False
+        version, sample = self._seen[param]
+        # a new version alone may be a multiplication by 1: transformers' Trainer measures the norm that way
+        return param.grad._version != version and not torch.equal(_sample(param.grad), sample)
+
+    def clear(self) -> None:
+        self._seen.clear()
 
 
 def _sample(grad: Tensor) -> Tensor:

@@ -99,5 +99,5 @@ def stored(tensor: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A number as `compiled` takes it, 0-d; not to be written to."""
+    """A number (no tensor, whose value may change) as `compiled` takes it, 0-d; not to be written to."""
     return torch.full((), value, dtype=dtype, device=device)

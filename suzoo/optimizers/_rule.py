@@ -7,9 +7,10 @@ in the cache), by the rule's multi-tensor form, or compiled into one kernel.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, ClassVar
 
 import torch
@@ -30,7 +31,7 @@ from suzoo.optimizers._tensors import (
 )
 from suzoo.optimizers.param_groups import is_flat_piece
 
-Calls = list[Callable[[], object]]  # that update a parameter, one after the other
+Call = Callable[[], object]  # updates one parameter
 COMPILE_FROM = 1 << 18  # elements; smaller tensors are not worth a compilation for their shape
 
 
@@ -43,6 +44,14 @@ def check_not_negative(**values: float) -> None:
 def check_betas(*, betas: tuple[float, float]) -> None:
     if not isinstance(betas, tuple | list) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"betas must be two numbers in [0, 1), not {betas!r}")
+
+
+def _dtype_name(dtype: torch.dtype | str | None) -> str | None:
+    """As groups keep it, because checkpoints hold plain types."""
+    name = dtype if dtype is None else str(dtype).removeprefix("torch.")
+    if name not in (None, "float32", "bfloat16"):
+        raise ValueError(f"momentum_dtype must be None, torch.float32 or torch.bfloat16, not {dtype}")
+    return name
 
 
 def apply_update(
@@ -89,6 +98,17 @@ def update_kernel(
     apply_update(update, param, grad, states, compensation, rounding, lazy, options | named)
 
 
+@contextlib.contextmanager
+def _noise_of_step(params: list[list[Tensor]], step: int) -> Generator[None]:
+    """Random numbers that follow from the step: copies of the weights on several ranks round alike, and a resumed run
+    as the one that was not interrupted. The generators of the caller stay as they are."""
+    devices = {p.device.index for group in params for p in group if p.is_cuda}
+    with torch.random.fork_rng(sorted(devices)):
+        for generator in (torch.default_generator, *(torch.cuda.default_generators[i] for i in devices)):
+            generator.manual_seed(step)
+        yield
+
+
 class RuleOptimizer(torch.optim.Optimizer):
     """Base of the optimizers: state in float32 whatever the parameters are, exact resume, sharded parameters.
 
@@ -101,7 +121,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     - rounding: how a bf16 or fp16 parameter takes a new value. "nearest" loses every update smaller than half a unit in
       the last place (bf16: 0.4 % of the weight) and says so once. "kahan" keeps the lost part in one more low-precision
       tensor, "master" in a float32 one: together with the parameter that is float32 training to the bit. "stochastic"
-      (bf16) rounds up or down at random so that the mean is right; it draws from torch's global generator;
+      (bf16) rounds up or down at random so that the mean is right, on all ranks alike;
     - foreach (in-place kernels on lists; off only with False) and compile (one pass over memory by inductor, for
       large tensors) change the speed, not the result up to the last bits.
     """
@@ -124,25 +144,32 @@ class RuleOptimizer(torch.optim.Optimizer):
         foreach: bool | None,
         compile: bool,
         momentum_dtype: torch.dtype | None = None,
-        slowest_beta: float = 0.0,
     ):
-        if rounding not in ROUNDINGS:
-            raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, not {rounding!r}")
-        if momentum_dtype not in (None, torch.float32, torch.bfloat16):
-            raise ValueError(f"momentum_dtype must be None, torch.float32 or torch.bfloat16, not {momentum_dtype}")
-        if momentum_dtype == torch.bfloat16 and slowest_beta > 0.99:
-            raise ValueError(
-                f"a bfloat16 momentum cannot decay by {slowest_beta}: from 0.995 on m * beta rounds back to m. "
-                "Use beta <= 0.99 or a float32 momentum"
-            )
         self._versions: dict[Tensor, int] = {}  # of parameters, when their "square_sum" was right
-        dtype_name = None if momentum_dtype is None else str(momentum_dtype).removeprefix("torch.")
         super().__init__(
             params,
-            {**defaults, "rounding": rounding, "momentum_dtype": dtype_name, "foreach": foreach, "compile": compile},
-        )
+            {
+                **defaults, "rounding": rounding, "momentum_dtype": _dtype_name(momentum_dtype), "foreach": foreach,
+                "compile": compile,
+            },
+        )  # fmt: skip
 
     # --- what a rule defines
+
+    def _check_options(self, options: dict[str, Any]) -> None:
+        """Raise a ValueError for an option of a group that is out of range."""
+        check_not_negative(lr=options["lr"], weight_decay=options["weight_decay"])
+        if options["rounding"] not in ROUNDINGS:
+            raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, not {options['rounding']!r}")
+        if options["momentum_dtype"] == "bfloat16" and self._slowest_beta(options) > 0.99:
+            raise ValueError(
+                f"a bfloat16 momentum cannot decay by {self._slowest_beta(options)}: from 0.995 on m * beta rounds "
+                "back to m. Use beta <= 0.99 or a float32 momentum"
+            )
+
+    def _slowest_beta(self, options: dict[str, Any]) -> float:
+        """The β of the momentum that is stored."""
+        return 0.0
 
     def _options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
         """The rule's keyword arguments: numbers and strings, equal for parameters that may be updated together."""
@@ -161,12 +188,23 @@ class RuleOptimizer(torch.optim.Optimizer):
     # --- the step
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if isinstance(param_group, dict):  # of other types torch says what is wrong
+            if "momentum_dtype" in param_group:
+                param_group["momentum_dtype"] = _dtype_name(param_group["momentum_dtype"])
+            self._check_options({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        for param in self.param_groups[-1]["params"]:
-            if not param.is_floating_point():
-                raise ValueError(f"{type(self).__name__} trains real parameters, not one of {param.dtype}")
-            if param.dtype == torch.float16 and self.param_groups[-1].get("rounding") == "stochastic":
-                raise ValueError("stochastic rounding is for bfloat16 parameters; use 'kahan' for float16")
+        try:
+            for param in self.param_groups[-1]["params"]:
+                self._check_param(param, self.param_groups[-1])
+        except ValueError:
+            del self.param_groups[-1]
+            raise
+
+    def _check_param(self, param: Tensor, group: dict[str, Any]) -> None:
+        if not param.is_floating_point():
+            raise ValueError(f"{type(self).__name__} trains real parameters, not one of {param.dtype}")
+        if param.dtype == torch.float16 and group["rounding"] == "stochastic":
+            raise ValueError("stochastic rounding is for bfloat16 parameters; use 'kahan' for float16")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -175,19 +213,34 @@ class RuleOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
+        ready = [[param for param in group["params"] if param.grad is not None] for group in self.param_groups]
+        for group, params in zip(self.param_groups, ready, strict=True):
             self._check_group(group)
-            ready = []
-            for param in group["params"]:
-                if param.grad is None:
-                    continue
+            for param in params:
                 self._check_gradient(param)
+        for group, params in zip(self.param_groups, ready, strict=True):
+            for param in params:
                 self._init_state(param, group)
-                ready.append(param)
-            if ready:
-                torch._foreach_add_([self.state[param]["step"] for param in ready], 1)
-                self._update_watched(group, ready)
+        self._update_groups(ready)
         return loss
+
+    def _update_groups(self, ready: list[list[Tensor]]) -> None:
+        """Count the step and update these parameters of every group. What can fail comes before the first change."""
+        steps = [self.state[param]["step"] for params in ready for param in params]
+        if not steps:
+            return
+        torch._foreach_add_(steps, 1)
+        work = list(zip(self.param_groups, ready, strict=True))
+        try:
+            calls = [self._compiled_calls(group, params) for group, params in work]
+        except BaseException:  # also of somebody who does not want to wait for the compiler
+            torch._foreach_sub_(steps, 1)
+            raise
+        noise = any(group["rounding"] == "stochastic" for group in self.param_groups)
+        with _noise_of_step(ready, int(steps[0])) if noise else contextlib.nullcontext():
+            for (group, params), kernels in zip(work, calls, strict=True):
+                if params:
+                    self._update_watched(group, params, kernels)
 
     def _check_gradient(self, param: Tensor) -> None:
         if param.grad is not None and param.grad.layout != torch.strided:
@@ -208,15 +261,18 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _init_state(self, param: Tensor, group: dict[str, Any]) -> None:
         state = self.state[param]
-        if state:
-            return
-        state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
-        state.update(self._new_state(param, group))
-        if group["rounding"] in LOW_PARTS and param.dtype != compute_dtype(param):
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
+            state.update(self._new_state(param, group))
+        keeps_low_part = group["rounding"] in LOW_PARTS and param.dtype != compute_dtype(param)
+        if keeps_low_part and "compensation" not in state:
             dtype = param.dtype if group["rounding"] == "kahan" else compute_dtype(param)
             state["compensation"] = torch.zeros_like(param, dtype=dtype)
+        elif not keeps_low_part and "compensation" in state:
+            # of a bf16 run that goes on in float32, or with another rounding
+            param.copy_(read(param, state.pop("compensation")))
 
-    def _update_watched(self, group: dict[str, Any], params: list[Tensor]) -> None:
+    def _update_watched(self, group: dict[str, Any], params: list[Tensor], calls: dict[Tensor, Call]) -> None:
         """Update, and at steps 1, 10, 100 and 1000 look whether a low-precision matrix moves at all."""
         watched = None
         if group["rounding"] == "nearest" and not self._warned_of_rounding and group["lr"] > 0:
@@ -226,7 +282,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if not group["compile"]:
             for param in params:
                 self.state[param].pop("square_sum", None)  # nobody keeps it up to date
-        self._update_params(group, params)
+        self._update_params(group, params, calls)
         if watched is None or before is None:
             return
         # gradients that were folded into the state are gone: then every element should have moved
@@ -238,17 +294,24 @@ class RuleOptimizer(torch.optim.Optimizer):
                 f"{type(self).__name__} with lr {group['lr']:g} left most elements of a {watched.dtype} parameter of "
                 f"shape {(*watched.shape,)} unchanged: the updates are smaller than its precision. Use "
                 "rounding='kahan', 'master' or 'stochastic', or float32 parameters with autocast",
-                stacklevel=3,
+                stacklevel=4,
             )
 
-    def _update_params(self, group: dict[str, Any], params: list[Tensor]) -> None:
+    def _compiled_calls(self, group: dict[str, Any], params: list[Tensor]) -> dict[Tensor, Call]:
+        """The updates of those parameters that have kernels of their own."""
+        return {
+            param: self._compiled_update(self._update, group, param, self._options(group, param))
+            for param in params
+            if self._compiles(group, param)
+        }
+
+    def _update_params(self, group: dict[str, Any], params: list[Tensor], calls: dict[Tensor, Call]) -> None:
         together: dict[tuple, list[Tensor]] = {}
-        calls: dict[Tensor, Calls] = {}
         for param in params:
+            if param in calls:
+                continue
             options = self._options(group, param)
-            if self._compiles(group, param):
-                calls[param] = self._compiled_update(self._update, group, param, options)
-            elif self._foreach_can(group, param):
+            if self._foreach_can(group, param):
                 together.setdefault((param.dtype, param.device, *options.values()), []).append(param)
             else:
                 self._update_plain(self._update, group, param, options)
@@ -256,13 +319,12 @@ class RuleOptimizer(torch.optim.Optimizer):
             self._update_together(bucket, self._options(group, bucket[0]))
         self._run(calls)
 
-    def _run(self, calls: dict[Tensor, Calls]) -> None:
+    def _run(self, calls: dict[Tensor, Call]) -> None:
         """Make the calls of compiled updates."""
         # one after the other: each drives the interpreter's own data out of the cache, and what prepares a call would
         # take twice as long between them
-        for update in calls.values():
-            for call in update:
-                call()
+        for call in calls.values():
+            call()
         # kernels write behind autograd's back, which is to notice a graph that still needs the old weights
         torch.autograd.graph.increment_version([local(param) for param in calls])
         for param in calls:
@@ -320,10 +382,8 @@ class RuleOptimizer(torch.optim.Optimizer):
                 lazy=group["lazy"],
             )
 
-    def _compiled_update(
-        self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]
-    ) -> Calls:
-        """The calls that will update the parameter."""
+    def _compiled_update(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> Call:
+        """The call that will update the parameter."""
         self.state[param].pop("square_sum", None)  # of weights that are about to change, and this kernel does not sum
         value, grad, states, compensation = self._tensors(param)
         tensors = (value, grad, compensation, *states)
@@ -333,7 +393,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             for name, option in options.items()
             if name in self._traced or isinstance(option, Tensor)
         }
-        kernel = compiled(
+        return compiled(
             update_kernel,
             (*tensors, *named.values()),
             flat=not self._by_rows(group, param) and all([t is None or t.is_contiguous() for t in tensors]),
@@ -344,7 +404,6 @@ class RuleOptimizer(torch.optim.Optimizer):
             lazy=group["lazy"],
             **{name: option for name, option in options.items() if name not in named},
         )
-        return [kernel]
 
     def _by_rows(self, group: dict[str, Any], param: Tensor) -> bool:
         """True when the rule treats the last dimension as a unit, so that tensors must keep their shape."""
@@ -363,15 +422,25 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        # a loaded sum belongs to the weights that are there now
+        # a copied sum belongs to the copied weights
         self._versions = {param: param._version for param, values in self.state.items() if "square_sum" in values}
 
     # --- checkpoints
 
+    def state_dict(self) -> StateDict:
+        """As torch's. The sums of squares that compiled kernels leave to the next step are computed anew after it, so
+        that a resumed run gives the same bits whatever it is loaded with."""
+        for state in self.state.values():
+            state.pop("square_sum", None)
+        return super().state_dict()
+
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """As torch's, but state keeps the dtype it was saved in: torch would cut the float32 state of a bf16 parameter
-        down to bf16."""
+        """As torch's, but state keeps the dtype it was saved in (torch would cut the float32 state of a bf16 parameter
+        down to bf16), and `foreach` and `compile` stay as they are here: they change the speed, not the result."""
+        speeds = [{name: group[name] for name in ("foreach", "compile")} for group in self.param_groups]
         super().load_state_dict(state_dict)
+        for group, speed in zip(self.param_groups, speeds, strict=True):
+            group.update(speed)
         saved_ids = [index for group in state_dict["param_groups"] for index in group["params"]]
         params = [param for group in self.param_groups for param in group["params"]]
         for index, param in zip(saved_ids, params, strict=True):

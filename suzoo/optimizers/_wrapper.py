@@ -37,6 +37,26 @@ class OptimizerWrapper(Optimizer):
     def load_state_dict(self, state_dict: StateDict) -> None:
         self.optimizer.load_state_dict(state_dict)
 
+    # hooks on the steps and checkpoints of the inner optimizer, which they are given
+
+    def register_step_pre_hook(self, hook):
+        return self.optimizer.register_step_pre_hook(hook)
+
+    def register_step_post_hook(self, hook):
+        return self.optimizer.register_step_post_hook(hook)
+
+    def register_state_dict_pre_hook(self, hook, prepend: bool = False):
+        return self.optimizer.register_state_dict_pre_hook(hook, prepend)
+
+    def register_state_dict_post_hook(self, hook, prepend: bool = False):
+        return self.optimizer.register_state_dict_post_hook(hook, prepend)
+
+    def register_load_state_dict_pre_hook(self, hook, prepend: bool = False):
+        return self.optimizer.register_load_state_dict_pre_hook(hook, prepend)
+
+    def register_load_state_dict_post_hook(self, hook, prepend: bool = False):
+        return self.optimizer.register_load_state_dict_post_hook(hook, prepend)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.optimizer!r})"
 

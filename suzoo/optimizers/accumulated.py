@@ -5,15 +5,18 @@ Source: Su, kexue.fm/archives/6794, github.com/bojone/accum_optimizer_for_keras.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import StateDict
 
 from suzoo.distributed import all_reduce_sum, is_distributed, world_size
-from suzoo.optimizers._accumulation import check_accumulation_steps
+from suzoo.optimizers._accumulation import SeenGradients, check_accumulation_steps
 from suzoo.optimizers._wrapper import OptimizerWrapper
 
 
@@ -22,14 +25,15 @@ class Accumulated(OptimizerWrapper):
 
     Use it like the optimizer itself: `loss.backward(); accumulated.step(); accumulated.zero_grad()` for every
     micro-batch, without dividing the loss. Inside a window `step` only counts and `zero_grad` does nothing, so backward
-    adds up in `.grad` and no second buffer is needed. Step the schedule when `at_boundary` is True. Under DDP inner
+    adds up in `.grad` and no second buffer is needed. A loop that calls `model.zero_grad()` instead (transformers'
+    Trainer) finds the sum back at the next backward. Step the schedule when `at_boundary` is True. Under DDP inner
     micro-steps may use `no_sync`. BatchNorm statistics are not accumulated.
 
     Args:
         optimizer: any torch optimizer. Its groups and state are this object's.
         accumulation_steps: k.
         max_grad_norm: clip the norm of the mean gradient before the step. Clipping outside, between backward and
-            `step`, would clip partial sums.
+            `step`, would clip partial sums, and is refused in a single process (several ranks change gradients there).
         stale: reproduce the Keras original instead: the step comes at the START of a window, with the mean gradient of
             the window before (zero at first), and the gradient of that call is the one taken before the step. Costs a
             buffer. For comparison only.
@@ -61,7 +65,50 @@ class Accumulated(OptimizerWrapper):
         self.stale = stale
         self.micro_step = 0
         self.total_weight: float | None = None
-        self._buffers: dict[Tensor, Tensor] = {}
+        # the sums of a window: the tensors in `.grad`, or the original's own buffers
+        self._sums: dict[Tensor, Tensor] = {}
+        self._versions: dict[Tensor, int] = {}  # of the sums after the last `step`
+        self._seen = SeenGradients()
+        self._set_hooks(self.param_groups)
+
+    def _set_hooks(self, groups: list[dict[str, Any]]) -> None:
+        owner = weakref.ref(self)
+
+        def hook_of(param: Tensor) -> Callable[[Tensor], None]:
+            reference = weakref.ref(param)
+
+            def hook(_: Tensor) -> None:
+                self, param = owner(), reference()
+                if self is not None and param is not None:
+                    self._put_sum_back(param)
+
+            return hook
+
+        for param in (param for group in groups for param in group["params"]):
+            if param.requires_grad:
+                param.register_hook(hook_of(param))
+                param.register_post_accumulate_grad_hook(self._seen.remember)
+
+    def _put_sum_back(self, param: Tensor) -> None:
+        """Before backward adds a gradient: somebody may have removed the sum."""
+        version = self._versions.pop(param, None)
+        if version is None:  # not the first gradient since `step`
+            return
+        if param.grad is None:
+            param.grad = self._sums[param]
+        elif param.grad is self._sums[param] and param.grad._version != version and not is_distributed():
+            raise RuntimeError(
+                "Accumulated: the sum of a window was changed between step and backward, by "
+                "zero_grad(set_to_none=False) of the model perhaps; use zero_grad of Accumulated, or set_to_none=True"
+            )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._set_hooks(self.param_groups)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        self._set_hooks(self.param_groups[-1:])
 
     @property
     def at_boundary(self) -> bool:
@@ -88,6 +135,7 @@ class Accumulated(OptimizerWrapper):
 
         Raises:
             ValueError: some micro-steps of a window have a weight and some not, or it is not positive in sum.
+            RuntimeError: a gradient was changed between backward and this call.
         """
         loss = None
         if closure is not None:
@@ -97,68 +145,96 @@ class Accumulated(OptimizerWrapper):
             raise ValueError("Accumulated.step: give a weight at every micro-step of a window, or at none")
         if self.stale and weight is not None:
             raise ValueError("Accumulated.step: stale=True reproduces the original, which knows no weights")
-        if weight is not None:
-            self.total_weight = (0.0 if self.at_boundary else self.total_weight or 0.0) + float(weight)
-        elif self.at_boundary:
-            self.total_weight = None
+        if any(self._seen.is_changed(param) for param in self._params()):
+            raise RuntimeError(
+                "Accumulated: a gradient was changed between backward and step, where it is a partial sum. To clip the "
+                "mean gradient give Accumulated max_grad_norm= and turn other clipping off (in transformers' Trainer: "
+                "max_grad_norm=0)"
+            )
+        self._seen.clear()
+        total_weight = None if weight is None else float(weight) + (0.0 if self.at_boundary else self.total_weight or 0)
         if self.stale:
             self._stale_step()
+        else:
+            self._add_up()
+            if (self.micro_step + 1) % self.accumulation_steps == 0:
+                self._step_on_mean([param for param in self._params() if param.grad is not None], total_weight)
+                self._sums.clear()
+            self._versions = {param: total._version for param, total in self._sums.items()}
+        self.total_weight = total_weight
         self.micro_step += 1
-        if self.at_boundary and not self.stale:
-            self._step_on_mean([param for param in self._params() if param.grad is not None])
         return loss
 
-    def _step_on_mean(self, params: list[Tensor]) -> None:
+    def _add_up(self) -> None:
+        """Make `.grad` the sum over the window, also where it was removed and no backward has put it back."""
+        for param in self._params():
+            total = self._sums.get(param)
+            if param.grad is None:
+                param.grad = total
+            elif total is not None and isinstance(param, DTensor) and param.grad is not total:
+                param.grad.add_(total)  # FSDP2 sets gradients without the hooks of autograd
+            if param.grad is not None:
+                self._sums[param] = param.grad
+
+    def _step_on_mean(self, params: list[Tensor], total_weight: float | None) -> None:
         divisor = float(self.accumulation_steps)
-        if self.total_weight is not None:
-            total = torch.tensor(self.total_weight, dtype=torch.float64, device=params[0].device if params else "cpu")
+        if total_weight is not None:
+            total = torch.tensor(total_weight, dtype=torch.float64, device=params[0].device if params else "cpu")
             divisor = float(all_reduce_sum(total)) / (world_size() if is_distributed() else 1)
             if not divisor > 0:
                 raise ValueError("Accumulated.step: the weights of a window must have a positive sum")
         for param in params:
             assert param.grad is not None
             param.grad.div_(divisor)
+        norm = None
         if self.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(params, self.max_grad_norm)
-        self.optimizer.step()
+            norm = torch.nn.utils.clip_grad_norm_(params, self.max_grad_norm)
+        try:
+            self.optimizer.step()
+        except BaseException:
+            # the sum again: the step may be tried once more
+            clipped = 1.0 if norm is None or self.max_grad_norm is None else float(norm) / self.max_grad_norm
+            for param in params:
+                assert param.grad is not None
+                param.grad.mul_(divisor * max(clipped, 1.0))
+            raise
 
     def _stale_step(self) -> None:
         params = [param for param in self._params() if param.grad is not None]
         fresh = [param.grad for param in params]
         if self.at_boundary:
             for param in params:
-                param.grad = self._buffers.pop(param, torch.zeros_like(param))
-            self._step_on_mean(params)
+                param.grad = self._sums.pop(param, torch.zeros_like(param))
+            self._step_on_mean(params, None)
         for param, grad in zip(params, fresh, strict=True):
             assert grad is not None
-            self._buffers[param] = self._buffers[param] + grad if param in self._buffers else grad.clone()
+            self._sums[param] = self._sums[param] + grad if param in self._sums else grad.clone()
             param.grad = grad
 
     def state_dict(self) -> StateDict:
         """The inner optimizer's, and under "accumulation" the place in the window with the gradients summed so far."""
-        partial = self._buffers if self.stale else {p: p.grad for p in self._params() if p.grad is not None}
-        grads = {i: partial[p] for i, p in enumerate(self._params()) if p in partial}
+        grads = {i: self._sums[param] for i, param in enumerate(self._params()) if param in self._sums}
         return {
             **self.optimizer.state_dict(),
-            "accumulation": {
-                "micro_step": self.micro_step,
-                "total_weight": self.total_weight,
-                "grads": grads if self.stale or not self.at_boundary else {},
-            },
+            "accumulation": {"micro_step": self.micro_step, "total_weight": self.total_weight, "grads": grads},
         }
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Resumes also in the middle of a window: puts the summed gradients back."""
+        if "accumulation" not in state_dict:
+            raise ValueError(
+                "Accumulated.load_state_dict: this is the state of an optimizer alone, without the place in a window; "
+                "load it into accumulated.optimizer"
+            )
         accumulation = state_dict["accumulation"]
         self.optimizer.load_state_dict({k: v for k, v in state_dict.items() if k != "accumulation"})
         self.micro_step, self.total_weight = accumulation["micro_step"], accumulation["total_weight"]
-        self._buffers = {}
+        self._sums, self._versions = {}, {}
         params = self._params()
         for i, saved in accumulation["grads"].items():
             param = params[int(i)]  # JSON makes strings of numbers
-            grad = saved.to(param.device, copy=True)
-            if self.stale:
-                self._buffers[param] = grad
-            else:
-                param.grad = grad
+            self._sums[param] = saved.to(param.device, copy=True)
+            if not self.stale:
+                param.grad = self._sums[param]
+                self._versions[param] = param.grad._version

@@ -17,8 +17,8 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from suzoo.optimizers._accumulation import HiddenAccumulation, check_accumulation_steps
-from suzoo.optimizers._rule import check_betas, check_not_negative
+from suzoo.optimizers._accumulation import HiddenAccumulation
+from suzoo.optimizers._rule import check_betas
 from suzoo.optimizers._tensors import Rounding, local
 
 SecondMoment = Literal["mean_sq", "sum_scaled_sq"]
@@ -113,19 +113,10 @@ class AccumulatedAdamW(HiddenAccumulation):
         rounding: Rounding = "nearest",
         compile: bool = False,
     ):
-        check_not_negative(lr=lr, weight_decay=weight_decay)
-        check_betas(betas=betas)
-        check_accumulation_steps(accumulation_steps)
-        if not eps >= 1e-30:
-            raise ValueError(f"eps must be at least 1e-30, or 0 / 0 appears; got {eps}")
-        if second_moment not in ("mean_sq", "sum_scaled_sq"):
-            raise ValueError(f"second_moment must be 'mean_sq' or 'sum_scaled_sq', not {second_moment!r}")
-        if scale_lr and second_moment != "mean_sq":
-            raise ValueError("scale_lr corrects second_moment='mean_sq'; 'sum_scaled_sq' needs no correction")
         super().__init__(
             params,
             {
-                "lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "eps_inside": eps_inside,
+                "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "eps_inside": eps_inside,
                 "second_moment": second_moment, "scale_lr": scale_lr, "accumulation_steps": accumulation_steps,
                 "micro_step": 0, "lazy": lazy,
             },
@@ -134,6 +125,16 @@ class AccumulatedAdamW(HiddenAccumulation):
             compile=compile,
         )  # fmt: skip
         self._start_accumulating(free_gradients)
+
+    def _check_options(self, options: dict[str, Any]) -> None:
+        super()._check_options(options)
+        check_betas(betas=options["betas"])
+        if not options["eps"] >= 1e-30:
+            raise ValueError(f"eps must be at least 1e-30, or 0 / 0 appears; got {options['eps']}")
+        if options["second_moment"] not in ("mean_sq", "sum_scaled_sq"):
+            raise ValueError(f"second_moment must be 'mean_sq' or 'sum_scaled_sq', not {options['second_moment']!r}")
+        if options["scale_lr"] and options["second_moment"] != "mean_sq":
+            raise ValueError("scale_lr corrects second_moment='mean_sq'; 'sum_scaled_sq' needs no correction")
 
     def _move_options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
         t = float(self.state[param]["step"])

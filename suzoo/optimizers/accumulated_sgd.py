@@ -10,8 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from suzoo.optimizers._accumulation import HiddenAccumulation, check_accumulation_steps
-from suzoo.optimizers._rule import check_not_negative
+from suzoo.optimizers._accumulation import HiddenAccumulation
 from suzoo.optimizers._tensors import Rounding, local
 
 
@@ -83,10 +82,6 @@ class AccumulatedSGD(HiddenAccumulation):
         rounding: Rounding = "nearest",
         compile: bool = False,
     ):
-        check_not_negative(lr=lr, weight_decay=weight_decay)
-        check_accumulation_steps(accumulation_steps)
-        if not (0 <= momentum < 1 and 0 <= dampening < 1):
-            raise ValueError(f"momentum and dampening must be in [0, 1), not {momentum} and {dampening}")
         super().__init__(
             params,
             {
@@ -98,6 +93,12 @@ class AccumulatedSGD(HiddenAccumulation):
             compile=compile,
         )  # fmt: skip
         self._start_accumulating(free_gradients)
+
+    def _check_options(self, options: dict[str, Any]) -> None:
+        super()._check_options(options)
+        momentum, dampening = options["momentum"], options["dampening"]
+        if not (0 <= momentum < 1 and 0 <= dampening < 1):
+            raise ValueError(f"momentum and dampening must be in [0, 1), not {momentum} and {dampening}")
 
     def _move_options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
         return {name: group[name] for name in ("lr", "weight_decay", "dampening", "decoupled")}

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._adafactor_passes import compiled_passes, passes_in_pieces
-from suzoo.optimizers._rule import Calls, RuleOptimizer, check_not_negative
+from suzoo.optimizers._rule import Call, RuleOptimizer
 from suzoo.optimizers._tensors import (
     Rounding,
     chunk_size,
@@ -212,38 +212,39 @@ class AdaFactor(RuleOptimizer):
         foreach: bool | None = None,
         compile: bool = False,
     ):
-        check_not_negative(lr=1.0 if lr is None else lr, weight_decay=weight_decay)
-        if not 0 <= beta1 < 1:
-            raise ValueError(f"beta1 must be in [0, 1), not {beta1}")
-        if not (decay_rate > 0 and 0 < beta2_cap <= 1):
-            raise ValueError(f"decay_rate must be positive and beta2_cap in (0, 1], not {decay_rate} and {beta2_cap}")
-        if not (eps[0] >= 1e-37 and eps[1] >= 0):
-            raise ValueError(f"eps must be (at least 1e-37, at least 0), not {eps}; an eps[0] of 0 gives 0 / 0")
-        if clip_threshold is not None and not clip_threshold > 0:
-            raise ValueError(f"clip_threshold must be positive or None, not {clip_threshold}")
-        if momentum_on not in ("update", "step"):
-            raise ValueError(f"momentum_on must be 'update' or 'step', not {momentum_on!r}")
         super().__init__(
             params,
             {
                 "lr": 1.0 if lr is None else lr, "relative_step": lr is None, "beta1": beta1, "decay_rate": decay_rate,
-                "beta2_cap": beta2_cap, "eps": tuple(eps), "clip_threshold": clip_threshold,
+                "beta2_cap": beta2_cap, "eps": eps, "clip_threshold": clip_threshold,
                 "scale_parameter": scale_parameter, "weight_decay": weight_decay,
                 "scale_weight_decay": scale_weight_decay, "factor": factor,
                 "min_dim_size_to_factor": min_dim_size_to_factor, "momentum_on": momentum_on,
             },
             rounding=rounding,
             momentum_dtype=momentum_dtype,
-            slowest_beta=beta1,
             foreach=foreach,
             compile=compile,
         )  # fmt: skip
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(param_group)
-        factor = self.param_groups[-1]["factor"]
-        if factor not in ("largest", "last", "none"):
-            raise ValueError(f"factor must be 'largest', 'last' or 'none', not {factor!r}")
+    def _check_options(self, options: dict[str, Any]) -> None:
+        super()._check_options(options)
+        decay_rate, beta2_cap, eps = options["decay_rate"], options["beta2_cap"], options["eps"]
+        if not 0 <= options["beta1"] < 1:
+            raise ValueError(f"beta1 must be in [0, 1), not {options['beta1']}")
+        if not (decay_rate > 0 and 0 < beta2_cap <= 1):
+            raise ValueError(f"decay_rate must be positive and beta2_cap in (0, 1], not {decay_rate} and {beta2_cap}")
+        if not (eps[0] >= 1e-37 and eps[1] >= 0):
+            raise ValueError(f"eps must be (at least 1e-37, at least 0), not {eps}; an eps[0] of 0 gives 0 / 0")
+        if options["clip_threshold"] is not None and not options["clip_threshold"] > 0:
+            raise ValueError(f"clip_threshold must be positive or None, not {options['clip_threshold']}")
+        if options["momentum_on"] not in ("update", "step"):
+            raise ValueError(f"momentum_on must be 'update' or 'step', not {options['momentum_on']!r}")
+        if options["factor"] not in ("largest", "last", "none"):
+            raise ValueError(f"factor must be 'largest', 'last' or 'none', not {options['factor']!r}")
+
+    def _slowest_beta(self, options: dict[str, Any]) -> float:
+        return options["beta1"]
 
     def _new_state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         dtype = compute_dtype(param)
@@ -277,18 +278,30 @@ class AdaFactor(RuleOptimizer):
             "scale_weight_decay": group["scale_weight_decay"],
         }
 
-    def _update_params(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        together: dict[tuple, list[Tensor]] = {}
-        calls: dict[Tensor, Calls] = {}
+    def _is_matrix(self, param: Tensor, options: dict[str, Any]) -> bool:
+        """True when the passes over a whole matrix can update it."""
+        factored = not isinstance(param, DTensor) and param.dim() == 2 and options["dims"] is not None
+        return factored and param.is_contiguous() and gradient_of(param).is_contiguous()
+
+    def _compiled_calls(self, group: dict[str, Any], params: list[Tensor]) -> dict[Tensor, Call]:
+        calls: dict[Tensor, Call] = {}
         for param in params:
+            if not self._compiles(group, param):
+                continue
+            options, grad, state = self._options(group, param), gradient_of(param), self.state[param]
+            if self._is_matrix(param, options):
+                square_sum = self._square_sum(param, by_rows=True)
+                calls[param] = compiled_passes(param.detach(), grad, state, square_sum, group["rounding"], options)
+        return calls
+
+    def _update_params(self, group: dict[str, Any], params: list[Tensor], calls: dict[Tensor, Call]) -> None:
+        together: dict[tuple, list[Tensor]] = {}
+        for param in params:
+            if param in calls:
+                continue
             options = self._options(group, param)
             state, grad = self.state[param], gradient_of(param)
-            whole = not isinstance(param, DTensor) and param.dim() == 2 and options["dims"] is not None
-            whole = whole and param.is_contiguous() and grad.is_contiguous()
-            if whole and self._compiles(group, param):
-                square_sum = self._square_sum(param, by_rows=True)
-                calls[param] = [compiled_passes(param.detach(), grad, state, square_sum, group["rounding"], options)]
-            elif whole and not param.is_cuda and param.numel() > chunk_size():
+            if self._is_matrix(param, options) and not param.is_cuda and param.numel() > chunk_size():
                 passes_in_pieces(param.detach(), grad, state, group["rounding"], options)
             elif self._foreach_can(group, param):
                 together.setdefault((param.dtype, param.device, *options.values()), []).append(param)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from suzoo.optimizers._rule import RuleOptimizer, check_not_negative
+from suzoo.optimizers._rule import RuleOptimizer
 from suzoo.optimizers._tensors import Rounding
 
 EpsPlacement = Literal["root", "inside", "raw"]
@@ -121,29 +121,31 @@ class AdaX(RuleOptimizer):
         foreach: bool | None = None,
         compile: bool = False,
     ):
-        check_not_negative(lr=lr, weight_decay=weight_decay)
-        if not eps >= 1e-30:
-            raise ValueError(f"{type(self).__name__}: eps must be at least 1e-30, or 0 / 0 appears; got {eps}")
-        beta1, beta2 = betas
-        if not 0 <= beta1 < 1:
-            raise ValueError(f"{type(self).__name__}: beta1 must be in [0, 1), not {beta1}")
-        if not 0 < beta2 <= 0.1:
-            raise ValueError(
-                f"{type(self).__name__}: beta2 is the growth rate of the second moment and must be in (0, 0.1], "
-                f"not {beta2}; the articles use 1e-4"
-            )
-        if eps_placement not in ("root", "inside", "raw"):
-            raise ValueError(f"eps_placement must be 'root', 'inside' or 'raw', not {eps_placement!r}")
         super().__init__(
             params,
             {
-                "lr": lr, "betas": (beta1, beta2), "eps": eps, "weight_decay": weight_decay,
+                "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
                 "eps_placement": eps_placement, "lazy": lazy,
             },
             rounding=rounding,
             foreach=foreach,
             compile=compile,
         )  # fmt: skip
+
+    def _check_options(self, options: dict[str, Any]) -> None:
+        super()._check_options(options)
+        name, eps, (beta1, beta2) = type(self).__name__, options["eps"], options["betas"]
+        if not eps >= 1e-30:
+            raise ValueError(f"{name}: eps must be at least 1e-30, or 0 / 0 appears; got {eps}")
+        if not 0 <= beta1 < 1:
+            raise ValueError(f"{name}: beta1 must be in [0, 1), not {beta1}")
+        if not 0 < beta2 <= 0.1:
+            raise ValueError(
+                f"{name}: beta2 is the growth rate of the second moment and must be in (0, 0.1], "
+                f"not {beta2}; the articles use 1e-4"
+            )
+        if options["eps_placement"] not in ("root", "inside", "raw"):
+            raise ValueError(f"eps_placement must be 'root', 'inside' or 'raw', not {options['eps_placement']!r}")
 
     def _options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
         beta1, beta2 = group["betas"]

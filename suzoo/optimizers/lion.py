@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from suzoo.optimizers._rule import RuleOptimizer, check_betas, check_not_negative
+from suzoo.optimizers._rule import RuleOptimizer, check_betas
 from suzoo.optimizers._tensors import Rounding
 
 
@@ -86,17 +86,21 @@ class Lion(RuleOptimizer):
         foreach: bool | None = None,
         compile: bool = False,
     ):
-        check_not_negative(lr=lr, weight_decay=weight_decay)
-        check_betas(betas=betas)
         super().__init__(
             params,
-            {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay, "lazy": lazy},
+            {"lr": lr, "betas": betas, "weight_decay": weight_decay, "lazy": lazy},
             rounding=rounding,
             momentum_dtype=momentum_dtype,
-            slowest_beta=betas[1],
             foreach=foreach,
             compile=compile,
         )
+
+    def _check_options(self, options: dict[str, Any]) -> None:
+        check_betas(betas=options["betas"])
+        super()._check_options(options)
+
+    def _slowest_beta(self, options: dict[str, Any]) -> float:
+        return options["betas"][1]
 
     def _options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
         beta1, beta2 = group["betas"]

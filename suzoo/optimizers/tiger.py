@@ -12,16 +12,16 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
-from suzoo.optimizers._accumulation import HiddenAccumulation, check_accumulation_steps
+from suzoo.optimizers._accumulation import HiddenAccumulation
 from suzoo.optimizers._compiled import compiled, number, stored
-from suzoo.optimizers._rule import Calls, check_not_negative
+from suzoo.optimizers._rule import Call, check_not_negative
 from suzoo.optimizers._tensors import (
     Rounding,
     cache_pieces,
@@ -122,22 +122,22 @@ def tiger_pass(
     new_square_sum: Tensor,
     lr: Tensor,
     weight_decay: Tensor,
+    weight: Tensor,
     *,
     kind: str,
-    beta: float,
     rms_floor: float,
 ) -> None:
     """`tiger_update` in place and in one pass over memory, as if the gradient were finite: to read it once before would
     cost a sixth of the time. `tiger_undo` can take the pass back.
 
-    `square_sum` of a matrix is 0-d and of an embedding (R, 1). `new_square_sum` becomes that of the new weights, or NaN
-    where the gradient was not finite.
+    `weight` is 1 - β. `square_sum` of a matrix is 0-d and of an embedding (R, 1). `new_square_sum` becomes that of the
+    new weights, or NaN where the gradient was not finite.
     """
     rows = kind == "embedding"
     rms = stored((square_sum / (param.shape[-1] if rows else param.numel())).sqrt())
     old, finite = momentum.to(param.dtype), grad.isfinite()
     # NaN and infinity could not be taken out of the momentum again
-    new_momentum = torch.where(finite, old.lerp(grad, 1 - beta), old)
+    new_momentum = torch.where(finite, old + (grad - old) * weight, old)
     new_param = tiger_step(param, new_momentum, rms, kind=kind, lr=lr, weight_decay=weight_decay, rms_floor=rms_floor)
     # one sum for both: inductor does not put two into one loop
     squares = torch.where(finite, new_param.square(), math.nan)
@@ -169,6 +169,17 @@ def tiger_undo(
     old_momentum = (momentum - folded) / (beta or math.inf)
     old_momentum.masked_fill_(old_momentum.abs() < 4 * precision * folded.abs(), 0.0)
     return old_param, torch.where(grad.isfinite(), old_momentum, momentum)
+
+
+class TigerPass(NamedTuple):
+    """A `tiger_pass`, to be called once, with Σθ² of the weights before and after it."""
+
+    kernel: Callable[[], object]
+    square_sum: Tensor
+    new_square_sum: Tensor
+
+    def __call__(self) -> None:
+        self.kernel()
 
 
 def tiger_update_foreach(
@@ -259,14 +270,6 @@ class Tiger(HiddenAccumulation):
         foreach: bool | None = None,
         compile: bool = False,
     ):
-        check_not_negative(lr=lr, weight_decay=weight_decay, rms_floor=rms_floor)
-        check_accumulation_steps(accumulation_steps)
-        if not 0 <= beta < 1:
-            raise ValueError(f"beta must be in [0, 1), not {beta}")
-        if not 0 < shrink_ratio <= 1:
-            raise ValueError(f"shrink_ratio must be in (0, 1], not {shrink_ratio}")
-        if momentum_dtype == torch.bfloat16 and (accumulation_steps > 1 or free_gradients):
-            raise ValueError("accumulation adds small parts to the momentum, which bfloat16 would lose: use float32")
         super().__init__(
             params,
             {
@@ -275,17 +278,28 @@ class Tiger(HiddenAccumulation):
             },
             rounding=rounding,
             momentum_dtype=momentum_dtype,
-            slowest_beta=beta,
             foreach=foreach,
             compile=compile,
         )  # fmt: skip
         self._start_accumulating(free_gradients)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        kind = param_group.get("kind")
+    def _check_options(self, options: dict[str, Any]) -> None:
+        super()._check_options(options)
+        check_not_negative(rms_floor=options["rms_floor"])
+        kind, accumulates = options.get("kind"), options["accumulation_steps"] > 1 or self._free_gradients
         if kind is not None and kind not in KINDS:
             raise ValueError(f"Tiger: a group's kind must be one of {', '.join(KINDS)}, not {kind!r}")
-        super().add_param_group(param_group)
+        if not 0 <= options["beta"] < 1:
+            raise ValueError(f"beta must be in [0, 1), not {options['beta']}")
+        if not 0 < options["shrink_ratio"] <= 1:
+            raise ValueError(f"shrink_ratio must be in (0, 1], not {options['shrink_ratio']}")
+        if options["lazy"]:
+            raise ValueError("Tiger has no lazy=True: a row without gradient moves by its momentum")
+        if options["momentum_dtype"] == "bfloat16" and accumulates:
+            raise ValueError("accumulation adds small parts to the momentum, which bfloat16 would lose: use float32")
+
+    def _slowest_beta(self, options: dict[str, Any]) -> float:
+        return options["beta"]
 
     def _kind(self, group: dict[str, Any], param: Tensor) -> str:
         return group.get("kind") or ("matrix" if param.dim() > 1 else "bias")
@@ -317,9 +331,7 @@ class Tiger(HiddenAccumulation):
     def _update_plain(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
         super()._update_plain(update, group, param, options | self._whole_matrix(update, group, param))
 
-    def _compiled_update(
-        self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]
-    ) -> Calls:
+    def _compiled_update(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> Call:
         if update is self._update and self._passes(group, param):
             return self._one_pass(group, param)
         return super()._compiled_update(update, group, param, options | self._whole_matrix(update, group, param))
@@ -333,11 +345,12 @@ class Tiger(HiddenAccumulation):
             and all(t.is_contiguous() for t in (param, grad, momentum))
         )
 
-    def _one_pass(self, group: dict[str, Any], param: Tensor) -> Calls:
+    def _one_pass(self, group: dict[str, Any], param: Tensor) -> TigerPass:
         kind, grad = self._kind(group, param), gradient_of(param)
         by_rows = kind == "embedding"
         square_sum = self._square_sum(param, by_rows)
         new_square_sum = torch.empty_like(square_sum)
+        numbers = (group["lr"], group["weight_decay"], 1 - group["beta"])
         kernel = compiled(
             tiger_pass,
             (
@@ -346,29 +359,25 @@ class Tiger(HiddenAccumulation):
                 self.state[param]["momentum"],
                 square_sum,
                 new_square_sum,
-                number(group["lr"], param.dtype, param.device),
-                number(group["weight_decay"], param.dtype, param.device),
+                *(number(value, param.dtype, param.device) for value in numbers),
             ),
             flat=not by_rows,
             kind=kind,
-            beta=group["beta"],
             rms_floor=group["rms_floor"],
         )
-        self._passed.append((param, square_sum, new_square_sum))
-        return [kernel]
+        return TigerPass(kernel, square_sum, new_square_sum)
 
-    def _settle_passes(self, group: dict[str, Any]) -> None:
+    def _settle(self, group: dict[str, Any], passes: dict[Tensor, TigerPass]) -> None:
         """Take back the passes whose gradient was not finite, and do those steps in the plain form."""
-        if not self._passed:
-            return
         # one wait for the device, and almost always the end
-        all_finite = bool(torch.cat([new_square_sum.view(-1) for *_, new_square_sum in self._passed]).isfinite().all())
-        for param, square_sum, new_square_sum in self._passed:
-            if all_finite or new_square_sum.isfinite().all():
-                self.state[param]["square_sum"] = new_square_sum
+        sums = torch.cat([done.new_square_sum.view(-1) for done in passes.values()])
+        all_finite = bool(sums.isfinite().all())
+        for param, done in passes.items():
+            if all_finite or done.new_square_sum.isfinite().all():
+                self.state[param]["square_sum"] = done.new_square_sum
                 continue
             del self.state[param]["square_sum"]  # what follows does not keep it up to date
-            self._take_back(group, param, square_sum)
+            self._take_back(group, param, done.square_sum)
             self._update_plain(self._update, group, param, self._options(group, param))
 
     def _take_back(self, group: dict[str, Any], param: Tensor, square_sum: Tensor) -> None:
@@ -409,10 +418,11 @@ class Tiger(HiddenAccumulation):
 
     _move = staticmethod(tiger_move)
 
-    def _update_params(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        self._passed: list[tuple[Tensor, ...]] = []  # param, Σθ² before and after
-        super()._update_params(group, params)
-        self._settle_passes(group)
+    def _update_params(self, group: dict[str, Any], params: list[Tensor], calls: dict[Tensor, Call]) -> None:
+        super()._update_params(group, params, calls)
+        passes = {param: call for param, call in calls.items() if isinstance(call, TigerPass)}
+        if passes:
+            self._settle(group, passes)
         if self.folds_gradients:
             for param in params:
                 self.state[param]["num_finite"].zero_()

@@ -223,6 +223,32 @@ def test_accumulation_refuses_grad_scaler(make):
         scaler.step(optimizer)
 
 
+@pytest.mark.parametrize("free", [False, True])
+@pytest.mark.parametrize("name", HIDDEN)
+def test_hidden_accumulation_leaves_frozen_parameters_alone(name, free):
+    """And takes them in once they are not frozen any more."""
+    model = mlp()
+    model[0].requires_grad_(False)
+    optimizer = HIDDEN[name](model.parameters(), accumulation_steps=2, free_gradients=free)
+    start = model[0].weight.clone()
+    train(model, optimizer, 2)
+    assert torch.equal(model[0].weight, start)
+    model[0].requires_grad_(True)
+    train(model, optimizer, 4)
+    assert not torch.equal(model[0].weight, start)
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_refused_micro_step_folds_nothing(name):
+    model = mlp()
+    optimizer = HIDDEN[name](model.parameters(), accumulation_steps=2)
+    model(random_grads((2, 4), 1)[0]).square().mean().backward()
+    model[2].weight.grad.mul_(0.5)
+    with pytest.raises(RuntimeError, match="was changed between"):
+        optimizer.step()
+    assert not any(state for state in optimizer.state.values()) and optimizer.param_groups[0]["micro_step"] == 0
+
+
 @pytest.mark.parametrize("name", HIDDEN)
 def test_a_training_loop_can_ask_whether_to_leave_gradients_alone(name):
     """`engine.fit` refuses clipping and micro-batches by these two; copies and loaded states know them too."""
@@ -297,6 +323,87 @@ def test_accumulated_resumes_in_the_middle_of_a_window(stale):
     model.load_state_dict(weights)
     optimizer.load_state_dict(state)
     assert_paths_close(train(model, optimizer, 10), expected, atol=0)
+
+
+def three_windows(zero_grad, make=lambda p: Accumulated(torch.optim.SGD(p, 1.0), 2), copy_at=None) -> torch.Tensor:
+    """Six micro-steps with gradients (1, 0), (2, 1), …"""
+    model = nn.Module()
+    model.param = nn.Parameter(torch.zeros(2))
+    optimizer = make([model.param])
+    for i in range(6):
+        if i == copy_at:
+            model, optimizer = copy.deepcopy((model, optimizer))
+        (model.param * torch.tensor([i + 1.0, i])).sum().backward()
+        optimizer.step()
+        zero_grad(model, optimizer)
+    return model.param.detach()
+
+
+def test_accumulated_keeps_its_sum_when_the_model_s_gradients_are_removed():
+    """transformers' Trainer calls zero_grad of the model. The sum is the same tensor again: no buffer is added."""
+    expected = three_windows(lambda model, optimizer: optimizer.zero_grad())
+    assert expected.tolist() == [-10.5, -7.5]
+    assert torch.equal(three_windows(lambda model, optimizer: model.zero_grad()), expected)
+    with pytest.raises(RuntimeError, match="use zero_grad of Accumulated, or set_to_none=True"):
+        three_windows(lambda model, optimizer: model.zero_grad(set_to_none=False))
+
+
+@pytest.mark.parametrize("copy_at", [1, 2])
+def test_a_copy_of_accumulated_has_the_sum(copy_at):
+    path = three_windows(lambda model, optimizer: model.zero_grad(), copy_at=copy_at)
+    assert path.tolist() == [-10.5, -7.5]
+
+
+def test_a_forgotten_accumulated_does_not_disturb_the_next():
+    param = nn.Parameter(torch.zeros(1))
+    optimizer = Accumulated(torch.optim.SGD([param], 1.0), 2)
+    param.sum().backward()
+    optimizer.step()
+    param.grad = None
+    optimizer = Accumulated(torch.optim.SGD([param], 1.0), 2)
+    for _ in range(2):
+        param.sum().backward()
+        optimizer.step()
+    assert param.item() == -1
+
+
+def test_accumulated_refuses_clipping_outside():
+    param = nn.Parameter(torch.zeros(2))
+    optimizer = Accumulated(torch.optim.SGD([param], 1.0), 2)
+    (3 * param).sum().backward()
+    nn.utils.clip_grad_norm_([param], 1.0)
+    with pytest.raises(RuntimeError, match=r"give Accumulated max_grad_norm= .*max_grad_norm=0"):
+        optimizer.step()
+    assert optimizer.micro_step == 0
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 1.0])
+def test_accumulated_after_a_failed_step_has_its_window(max_grad_norm):
+    def fails_once(optimizer, args, kwargs):
+        if not failures:
+            failures.append(True)
+            raise OSError("full disk")
+
+    failures: list[bool] = []
+    param = nn.Parameter(torch.zeros(2))
+    optimizer = Accumulated(torch.optim.SGD([param], 1.0), 2, max_grad_norm=max_grad_norm)
+    optimizer.register_step_pre_hook(fails_once)
+    (3 * param).sum().backward()
+    optimizer.step()
+    (5 * param).sum().backward()
+    with pytest.raises(OSError, match="full disk"):
+        optimizer.step()
+    assert optimizer.micro_step == 1
+    torch.testing.assert_close(param.grad, torch.tensor([8.0, 8.0]))
+    optimizer.step()
+    torch.testing.assert_close(param.detach(), -torch.full((2,), 4.0 if max_grad_norm is None else 0.5**0.5))
+
+
+def test_accumulated_does_not_load_the_state_of_an_optimizer_alone():
+    param = nn.Parameter(torch.zeros(1))
+    optimizer = Accumulated(torch.optim.SGD([param], 1.0), 2)
+    with pytest.raises(ValueError, match=r"load it into accumulated\.optimizer"):
+        optimizer.load_state_dict(torch.optim.SGD([param], 1.0).state_dict())
 
 
 def test_accumulated_works_with_a_scheduler_and_deepcopy():

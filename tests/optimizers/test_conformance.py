@@ -230,6 +230,75 @@ def test_sparse_and_complex_are_refused(case):
 
 
 @every_case
+def test_a_refused_step_changes_nothing(case):
+    """The first group could have moved, and a repaired step may be tried again."""
+    params = make_params()
+    embedding = nn.Embedding(4, 2, sparse=True)
+    optimizer = case.make([{"params": params}, {"params": list(embedding.parameters())}])
+    expected = make_params()
+    other = case.make([{"params": expected}])
+    for micro_step in range(2 * case.k):
+        set_grads(params, micro_step)
+        set_grads(expected, micro_step)
+        if micro_step % case.k == case.k - 1:
+            before = [param.detach().clone() for param in params]
+            with pytest.raises(RuntimeError, match="sparse gradient"):
+                embedding(torch.tensor([1])).sum().backward()
+                optimizer.step()
+            assert_same_bits([param.detach() for param in params], before)
+            embedding.weight.grad = torch.zeros(4, 2)
+        for o in (optimizer, other):
+            o.step()
+            o.zero_grad()
+    assert_same_bits([param.detach() for param in params], [param.detach() for param in expected])
+
+
+@every_case
+@pytest.mark.parametrize("rounding", ["kahan", "master"])
+def test_low_parts_follow_the_parameters_dtype(case, rounding):
+    """A bf16 run goes on in float32 with the low part added once, and a float32 run in bf16 with a new one."""
+    params = make_params(torch.bfloat16)
+    optimizer = case.make(params, rounding=rounding)
+    run_steps(optimizer, params, range(3 * case.k))
+    states = [optimizer.state[param] for param in params]
+    exact = [p.float() + s["compensation"].float() for p, s in zip(params, states, strict=True)]
+
+    wide = [nn.Parameter(p.detach().float()) for p in params]
+    resumed = case.make(wide, rounding=rounding)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for group in resumed.param_groups:
+        group["lr"] = 0.0
+    assert_same_bits(run_steps(resumed, wide, range(3 * case.k)), exact)
+    assert "compensation" not in resumed.state[wide[0]]
+
+    narrow = [nn.Parameter(p.detach().bfloat16()) for p in wide]
+    back = case.make(narrow, rounding=rounding)
+    back.load_state_dict(resumed.state_dict())
+    run_steps(back, narrow, range(case.k))
+    assert "compensation" in back.state[narrow[0]]
+
+
+@every_case
+def test_stochastic_rounding_is_the_same_on_all_ranks_and_after_resume(case):
+    """Ranks and runs differ in the state of torch's generator, which stays as it is."""
+
+    def run(seed: int):
+        torch.manual_seed(seed)
+        params = make_params(torch.bfloat16)
+        optimizer = case.make(params, rounding="stochastic")
+        run_steps(optimizer, params, range(2 * case.k))
+        state = copy.deepcopy(optimizer.state_dict())
+        optimizer = case.make(params, rounding="stochastic")
+        optimizer.load_state_dict(state)
+        generator = torch.get_rng_state()
+        weights = run_steps(optimizer, params, range(2 * case.k, 4 * case.k))
+        assert torch.equal(torch.get_rng_state(), generator)
+        return weights
+
+    assert_same_bits(run(1), run(2))
+
+
+@every_case
 @pytest.mark.parametrize("rounding", ["kahan", "master", "stochastic"])
 def test_small_updates_reach_bfloat16(case, rounding):
     """Steps of 1 % of what bf16 can see near 1: to the nearest, nothing moves and a warning says so once."""
@@ -265,6 +334,7 @@ def test_master_is_float32_training(case, dtype):
     for step in range(8):
         set_grads(params, step)
         for p, q in zip(params, exact, strict=True):
+            p.grad.mul_(8).round_().div_(8)  # so that Accumulated's sums lose nothing in bf16
             q.grad = p.grad.float()
         for o in (optimizer, reference):
             o.step()
@@ -343,20 +413,90 @@ def test_matrices_of_one_size_share_a_kernel(optimizer):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
-def test_compile_without_a_compiler_says_so_and_changes_nothing():
+@pytest.mark.parametrize("foreach", [None, False])
+def test_compile_without_a_compiler_says_so_and_changes_nothing(foreach):
     import torch._inductor.config
     from torch._inductor.utils import fresh_cache
 
     broken = torch._inductor.config.patch({"cpp.cxx": ("/no/such/compiler",)})
-    param = nn.Parameter(torch.ones(1100, 501))
-    param.grad = torch.ones_like(param)
+    params = [nn.Parameter(torch.ones(size)) for size in ((2,), (3,), (1100, 501))]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    groups = [{"params": params[:1]}, {"params": params[1:]}]
+    optimizer = Lion(groups, lr=0.1, foreach=foreach, compile=True)
     with (
         broken,
         fresh_cache(),
         pytest.raises(RuntimeError, match=r"needs a C\+\+ compiler.*compile=False does without"),
     ):
-        Lion([param], lr=0.1, compile=True).step()
-    assert torch.equal(param, torch.ones(1100, 501))
+        optimizer.step()
+    assert all((param == 1).all() and optimizer.state[param]["step"] == 0 for param in params)
+
+
+@pytest.mark.parametrize("optimizer", [Tiger, AdaFactor])
+def test_compiled_state_is_that_of_the_plain_form_and_resumes_in_any_order(optimizer):
+    """torch.distributed.checkpoint loads the optimizer before the model, and wants the keys that a fresh one has."""
+
+    def make(weight, **options):
+        param = nn.Parameter(weight.clone())
+        return param, optimizer([{"params": [param], "kind": "matrix"}], 0.01, **options)
+
+    def steps(param, optimizer, seeds):
+        for seed in seeds:
+            param.grad = torch.randn(param.shape, generator=torch.Generator().manual_seed(seed))
+            optimizer.step()
+
+    start = torch.randn(1030, 512, generator=torch.Generator().manual_seed(0))
+    param, compiled = make(start, compile=True)
+    other, plain = make(start)
+    steps(param, compiled, range(3))
+    steps(other, plain, range(1))
+    state, weight = copy.deepcopy(compiled.state_dict()), param.detach().clone()
+    assert state["state"][0].keys() == plain.state_dict()["state"][0].keys()
+    resumed, again = make(start, compile=True)
+    again.load_state_dict(state)
+    with torch.no_grad():
+        resumed.copy_(weight)
+    steps(param, compiled, range(3, 6))
+    steps(resumed, again, range(3, 6))
+    assert torch.equal(param, resumed)
+
+
+def test_speed_options_are_not_loaded():
+    params = make_params()
+    fast, slow = Lion(params, compile=True, foreach=True), Lion(params, foreach=False)
+    slow.load_state_dict(fast.state_dict())
+    assert slow.param_groups[0]["compile"] is False and slow.param_groups[0]["foreach"] is False
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p, q: Lion([{"params": p}, {"params": q, "lr": -1.0}]), "lr must be a finite number"),
+        (lambda p, q: Lion([{"params": p}, {"params": q, "lr": torch.tensor(0.1)}]), "lr must be a finite number"),
+        (lambda p, q: Lion([{"params": p}, {"params": q, "betas": (2, 3)}]), "betas must be two numbers"),
+        (lambda p, q: Lion([{"params": p}, {"params": q, "rounding": "kahn"}]), "rounding must be one of"),
+        (lambda p, q: Lion([{"params": p}, {"params": q, "momentum_dtype": "bf16"}]), "momentum_dtype must be None"),
+        (lambda p, q: AdaX([{"params": p}, {"params": q, "eps": 0.0}]), "eps must be at least"),
+        (lambda p, q: AdaFactor([{"params": p}, {"params": q, "clip_threshold": 0}]), "clip_threshold must be"),
+        (lambda p, q: Tiger([{"params": p}, {"params": q, "lazy": True}]), "Tiger has no lazy=True"),
+        (lambda p, q: Tiger([{"params": p}, {"params": q, "accumulation_steps": 2}]), "all groups share a window"),
+    ],
+)
+def test_options_of_a_group_are_checked(make, message):
+    p, q = ([nn.Parameter(torch.ones(2, 2))] for _ in range(2))
+    with pytest.raises(ValueError, match=message):
+        make(p, q)
+
+
+def test_a_refused_group_is_not_added():
+    optimizer = Lion([nn.Parameter(torch.ones(2))])
+    with pytest.raises(ValueError, match="real parameters"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2, dtype=torch.complex64))]})
+    with pytest.raises(ValueError, match="weight_decay"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))], "weight_decay": -1.0})
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))], "momentum_dtype": torch.float32})
+    assert len(optimizer.param_groups) == 2 and optimizer.param_groups[1]["momentum_dtype"] == "float32"
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -392,8 +532,8 @@ def test_compile_is_the_plain_form(case):
             cycled = 0.9 - 0.01 * (step // case.k)
             if "betas" in group:
                 group["betas"] = (cycled, *group["betas"][1:])
-            elif "momentum" in group:
-                group["momentum"] = cycled
+            elif "momentum" in group or "beta" in group:
+                group["momentum" if "momentum" in group else "beta"] = cycled
         run_steps(expected, plain, range(step, step + 1))
         run_steps(optimizer, fused, range(step, step + 1))
     assert num_kernels() == compiled > 0

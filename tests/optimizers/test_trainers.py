@@ -108,12 +108,41 @@ def test_transformers_trainer_with_an_instance(name, tmp_path):
     assert history[-1] < 0.8 * history[0]
 
 
-def test_transformers_trainer_s_clipping_is_refused_where_it_would_be_wrong(tmp_path):
+def test_accumulated_in_the_trainer_is_a_larger_batch(tmp_path):
+    """The Trainer removes the model's gradients after every call of `step`."""
+
+    def weights(num_steps: int, wrap, **options) -> list[torch.Tensor]:
+        model = classifier()
+        optimizer = wrap(torch.optim.SGD(model.parameters(), 0.1))
+        constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        options = {"max_grad_norm": 0.0, "max_steps": num_steps, **options}
+        Trainer(
+            model,
+            TrainingArguments(**arguments(tmp_path, **options)),
+            train_dataset=rows(),
+            optimizers=(optimizer, constant),
+        ).train()
+        return [param.detach() for param in model.parameters()]
+
+    ours = weights(4, lambda optimizer: Accumulated(optimizer, 2))
+    theirs = weights(2, lambda optimizer: optimizer, per_device_train_batch_size=32)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["AccumulatedSGD", "Accumulated"])
+def test_transformers_trainer_s_clipping_is_refused_where_it_would_be_wrong(tmp_path, name):
+    model = classifier()
+    optimizers = {
+        "AccumulatedSGD": AccumulatedSGD(model.parameters(), 0.1, accumulation_steps=2),
+        "Accumulated": Accumulated(torch.optim.SGD(model.parameters(), 0.1), 2),
+    }
+    optimizer = optimizers[name]
     trainer = Trainer(
-        classifier(),
-        TrainingArguments(**arguments(tmp_path)),
+        model,
+        TrainingArguments(**arguments(tmp_path, max_grad_norm=0.01)),
         train_dataset=rows(),
-        optimizer_cls_and_kwargs=(AccumulatedSGD, {"lr": 0.1, "accumulation_steps": 2}),
+        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)),
     )
     with pytest.raises(RuntimeError, match="max_grad_norm=0"):
         trainer.train()
