@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 
 def layers_of(model: nn.Module, params: Sequence[Tensor]) -> list[list[str]]:
@@ -24,7 +25,9 @@ def layers_of(model: nn.Module, params: Sequence[Tensor]) -> list[list[str]]:
         if not found:
             raise ValueError(f"an adapted matrix of shape {(*param.shape,)} is no parameter of this model")
         for layer, name, module in found:
-            if not isinstance(module, nn.Linear) or name != "weight":
+            # nn.MultiheadAttention multiplies by its out_proj.weight itself, past what peft puts around that layer
+            adaptable = isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
+            if not adaptable or name != "weight":
                 others = " and ".join(other for other, _, _ in found if other != layer)
                 raise ValueError(
                     f"an adapter holds changes of nn.Linear only, but an adapted matrix is the {name} of {layer}, of "

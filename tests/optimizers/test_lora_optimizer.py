@@ -236,6 +236,19 @@ def test_lora_resumes_to_the_same_bits(inner, options, dtype):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)], ids=str)
+def test_lora_resumes_in_another_precision(dtypes):
+    first, second = (net(dtype) for dtype in dtypes)
+    before, after = (LoRAOptimizer(matrices(m), sgd, r=2) for m in (first, second))
+    train(first, before, 3)
+    second.load_state_dict(first.state_dict())
+    after.load_state_dict(before.state_dict())
+    train(first, before, 2, start=3)
+    train(second, after, 2, start=3)
+    for ours, theirs in zip(matrices(second), matrices(first), strict=True):
+        torch.testing.assert_close(ours.float(), theirs.float(), rtol=2e-2, atol=2e-2)
+
+
 def test_bfloat16_weights_lose_no_small_step():
     """1000 steps of 1e-5 of the weight: a sum in bf16 would not move at all."""
     weight = nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))
@@ -568,6 +581,9 @@ def test_save_peft_refuses_what_an_adapter_cannot_hold(tmp_path):
     model = net()
     with pytest.raises(ValueError, match="trained without low rank"):
         LoRAOptimizer(model.parameters(), sgd, r=2).save_peft(model, tmp_path)
+    attention = nn.MultiheadAttention(4, 2, bias=False)
+    with pytest.raises(ValueError, match="the weight of out_proj, of class NonDynamically"):
+        LoRAOptimizer([attention.out_proj.weight], sgd, r=1).save_peft(attention, tmp_path)
     with pytest.raises(ValueError, match="no adapter for variant"):
         LoRAOptimizer(matrices(model), sgd, r=1, variant="additive").save_peft(model, tmp_path)
 
