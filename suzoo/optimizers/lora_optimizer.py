@@ -11,7 +11,6 @@ weights are merged at all times.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import StateDict
 
 from suzoo.distributed import is_distributed
+from suzoo.optimizers._lora_export import layers_of, write_adapter
 from suzoo.optimizers._tensors import compute_dtype, gradient_of
 from suzoo.optimizers._wrapper import OptimizerWrapper
 
@@ -84,28 +84,30 @@ class LoRAOptimizer(OptimizerWrapper):
         params: parameters or groups, for instance `param_groups(model, ...)`. Adapted are two-dimensional parameters
             larger than r on both sides, unless their group has `"lora": False` or a `kind` other than "matrix".
         inner: makes the optimizer of A, B and the rest from groups: `lambda groups: AdamW(groups, lr=1e-4)`. Options of
-            a group are kept, so weight decay acts on A and B, as with peft.
+            a group are kept, so weight decay acts on A and B, as with peft. Accumulated and ParameterSearch belong
+            around LoRAOptimizer, not inside.
         r: rank.
         alpha: s = alpha / r, as in peft; None is s = 1.
-        variant: "lora". "projection": A and B are random and stand still for `refresh` steps, and W moves by half of
+        variant: "lora". "projection": A and B are random and stand still for `refresh` updates, and W moves by half of
             B · step(BᵀG) + step(G Aᵀ) · A, which is -lr G in expectation under SGD (each of the two terms is).
             "additive": W + a row for all rows and a column for all columns (r interleaved ones; r must divide both
             sides), of rank 2 r and without any random number.
         init: "symmetric": A and B Gaussian of variance 1/r, so that E AᵀA = E B Bᵀ = 1; W starts unchanged all the
             same. "peft": A as in peft, B zero. Only for "lora".
-        refresh: "projection" only: draw new A and B every `refresh` steps and drop the inner state of the old ones.
+        refresh: "projection" only: draw new A and B every `refresh` updates and drop the inner state of the old ones.
         seed: of the random numbers, equal on all ranks.
         free_gradients: a hook turns each matrix's gradient into those of A and B the moment backward has it, and frees
             it: a full set of gradients never exists. Nothing can be clipped or scaled then; refused under DDP, which
             averages later. `close()` removes the hooks.
 
     `param_groups` shows the parameters of the model; A and B are the inner optimizer's. bf16 and fp16 matrices are
-    recomputed from a copy of their first value, so that no small step is lost; "projection" refuses them. Flat
-    parameters (FSDP1, ZeRO) are not adapted, since they are vectors. FSDP2 works, also where `accelerator.prepare`
-    shards the model after this optimizer was made.
+    recomputed from a copy of their first value, so that no small step is lost; weights that somebody else sets in place
+    (`load_state_dict`) are taken over at the next step. "projection" refuses low precision. Flat parameters (FSDP1,
+    ZeRO) are not adapted, since they are vectors. FSDP2 works, also where `accelerator.prepare` shards the model after
+    this optimizer was made.
 
     Raises:
-        ValueError: an option out of range, or no parameter to adapt.
+        ValueError: an option out of range, no parameter to adapt, or an inner optimizer that wraps another one.
     """
 
     def __init__(
@@ -139,6 +141,7 @@ class LoRAOptimizer(OptimizerWrapper):
         # what a step measures from: the A and B at the start, or the random projections; and W's first value
         self._anchors: list[tuple[Tensor, Tensor]] = []
         self._first: list[Tensor | None] = []
+        self._versions: list[int] = []  # of the low-precision matrices, when they were last written here
         groups = list(params)
         if not groups:
             raise ValueError("LoRAOptimizer got no parameters")
@@ -146,13 +149,20 @@ class LoRAOptimizer(OptimizerWrapper):
         for group in groups:
             group["params"] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         self.optimizer = inner([self._adapted_group(index, group) for index, group in enumerate(groups)])
+        if isinstance(self.optimizer, OptimizerWrapper):
+            name = type(self.optimizer).__name__
+            raise ValueError(
+                f"{name} inside LoRAOptimizer would see A and B in place of the model's parameters and their "
+                f"gradients: give LoRAOptimizer the plain optimizer, and put {name} around it"
+            )
         if not self._adapted:
             raise ValueError(f"LoRAOptimizer found no matrix larger than r={r} on both sides")
         self._groups = [_Group(self, index, group["params"]) for index, group in enumerate(groups)]
         self._hooks: dict[int, Any] = {}
         if free_gradients:
             for number, param in enumerate(self._adapted):
-                self._hooks[number] = param.register_post_accumulate_grad_hook(self._make_hook(number))
+                if param.requires_grad:  # a frozen one that is thawed later has its gradient taken in `step`
+                    self._hooks[number] = param.register_post_accumulate_grad_hook(self._make_hook(number))
 
     # --- adapters
 
@@ -188,7 +198,7 @@ class LoRAOptimizer(OptimizerWrapper):
                 continue
             number = places[place]
             new += [self._a[number], self._b[number]]
-            self._adapted[number] = param
+            self._adapted[number], self._versions[number] = param, -1
             self._follow(number)
             first = self._first[number]
             if isinstance(param, DTensor) and first is not None and not isinstance(first, DTensor):
@@ -213,6 +223,7 @@ class LoRAOptimizer(OptimizerWrapper):
         self._a.append(nn.Parameter(start[0].clone()))
         self._b.append(nn.Parameter(start[1].clone()))
         self._first.append(param.detach().clone() if low_precision else None)
+        self._versions.append(param._version)
         return [self._a[-1], self._b[-1]]
 
     def _draw(self, param: Tensor, index: int) -> tuple[Tensor, Tensor]:
@@ -255,7 +266,8 @@ class LoRAOptimizer(OptimizerWrapper):
         if self.variant == "additive":
             return additive_gradients(self._gathered(grad), self.r)
         a, b = (self._a[index], self._b[index]) if self.variant == "lora" else self._anchors[index]
-        of_a, of_b = lora_gradients(grad, self._like(a.detach(), grad), self._like(b.detach(), grad), self.scale)
+        with torch.autocast(grad.device.type, enabled=False):  # it would multiply in bf16
+            of_a, of_b = lora_gradients(grad, self._like(a.detach(), grad), self._like(b.detach(), grad), self.scale)
         return self._gathered(of_a), self._gathered(of_b)
 
     @staticmethod
@@ -269,7 +281,8 @@ class LoRAOptimizer(OptimizerWrapper):
             rows = [p if p.is_shard(0) else Replicate() for p in param.placements]
             columns = [p if p.is_shard(1) else Replicate() for p in param.placements]
             b, a = self._like(b, param, rows), self._like(a, param, columns)
-        return self.scale * (b @ a)
+        with torch.autocast(param.device.type, enabled=False):
+            return self.scale * (b @ a)
 
     def _delta(self, param: Tensor, index: int, old: tuple[Tensor, Tensor]) -> Tensor:
         """Change of W when A and B went from `old` to what they are."""
@@ -281,6 +294,22 @@ class LoRAOptimizer(OptimizerWrapper):
             return self._like(additive_delta(a - old[0], b - old[1]), param, placements)
         fixed_a, fixed_b = self._anchors[index]
         return (self._product(fixed_b, a - old[0], param) + self._product(b - old[1], fixed_a, param)) / 2
+
+    def _since_first(self, index: int) -> Tensor:
+        """Change of a low-precision W since its first value."""
+        zeros = torch.zeros_like(self._a[index]), torch.zeros_like(self._b[index])
+        return self._delta(self._adapted[index], index, self._anchors[index] if self.variant == "lora" else zeros)
+
+    def _take_over(self, index: int) -> None:
+        """Choose the first value anew where somebody else has set a low-precision W."""
+        param, first = self._adapted[index], self._first[index]
+        if first is None or param._version == self._versions[index]:
+            return
+        change = self._since_first(index)
+        # a write may have changed nothing: a checkpoint loaded beside this one, ParameterSearch. Else the new weights
+        # come back but for the rounding of their distance, which is 0 as long as A and B have not moved
+        kept = (first + change).to(param.dtype) == param
+        first.copy_(torch.where(kept, first, param - change))
 
     # --- the step
 
@@ -326,7 +355,8 @@ class LoRAOptimizer(OptimizerWrapper):
         self._hooks = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_hooks": {}}  # a copy has none, and takes its gradients in `step`
+        # a copy has no hooks, and takes its gradients in `step`; versions are those of these tensors
+        return {**self.__dict__, "_hooks": {}, "_versions": [-1] * len(self._adapted)}
 
     @torch.no_grad()
     def _project(self, param: Tensor, index: int) -> None:
@@ -356,74 +386,91 @@ class LoRAOptimizer(OptimizerWrapper):
             with torch.enable_grad():
                 loss = closure()
         old: dict[int, tuple[Tensor, Tensor]] = {}
-        for i, param in enumerate(self._adapted):
-            if param.grad is not None:
-                self._project(param, i)
-            # inside an accumulation window there may be gradients of earlier micro-steps
-            if self._a[i].grad is not None or self.accumulation_steps > 1:
-                old[i] = self._a[i].detach().clone(), self._b[i].detach().clone()
-        self.optimizer.step()
-        for virtual in (*self._a, *self._b):
-            virtual.grad = None
+        try:
+            for i, param in enumerate(self._adapted):
+                if param.grad is not None:
+                    self._project(param, i)
+                # inside an accumulation window there may be gradients of earlier micro-steps
+                if self._a[i].grad is not None or self.accumulation_steps > 1:
+                    self._take_over(i)
+                    old[i] = self._a[i].detach().clone(), self._b[i].detach().clone()
+            self.optimizer.step()
+        finally:  # after an error too, or the next step would add the same gradients again
+            for virtual in (*self._a, *self._b):
+                virtual.grad = None
         for i, before in old.items():
             param, first = self._adapted[i], self._first[i]
             if first is None:
                 param.add_(self._delta(param, i, before))
             else:
-                zeros = torch.zeros_like(before[0]), torch.zeros_like(before[1])
-                start = self._anchors[i] if self.variant == "lora" else zeros
-                param.copy_(first.to(compute_dtype(param)) + self._delta(param, i, start))
+                param.copy_(first.to(compute_dtype(param)) + self._since_first(i))
+                self._versions[i] = param._version
             if self.variant == "projection":
                 self._a[i].zero_()
                 self._b[i].zero_()
-        self.num_steps += 1
-        if self.variant == "projection" and self.num_steps % self.refresh == 0:
-            for i, param in enumerate(self._adapted):
-                self._anchors[i] = self._draw(param, i)
-                for virtual in (self._a[i], self._b[i]):
-                    self.optimizer.state.pop(virtual, None)
+        # inside a window the inner state belongs to the A and B that the window began with
+        if self.at_boundary:
+            self.num_steps += 1
+            if self.variant == "projection" and self.num_steps % self.refresh == 0:
+                self._refresh()
         return loss
+
+    def _refresh(self) -> None:
+        for i, param in enumerate(self._adapted):
+            self._anchors[i] = self._draw(param, i)
+            for virtual in (self._a[i], self._b[i]):
+                self.optimizer.state.pop(virtual, None)
 
     # --- checkpoints and export
 
+    def _tensors(self, index: int) -> dict[str, Tensor]:
+        a, b = self._anchors[index]
+        tensors = {"a": self._a[index].detach(), "b": self._b[index].detach(), "anchor_a": a, "anchor_b": b}
+        return tensors if (first := self._first[index]) is None else {**tensors, "first": first}
+
     def state_dict(self) -> StateDict:
         """The inner optimizer's, and under "lora" A, B and what they are measured from, by number of the matrix."""
-        adapters = {
-            i: {
-                "a": self._a[i].detach(),
-                "b": self._b[i].detach(),
-                "anchor_a": self._anchors[i][0],
-                "anchor_b": self._anchors[i][1],
-                **({} if (first := self._first[i]) is None else {"first": first}),
-            }
-            for i in range(len(self._adapted))
-        }
+        adapters = {i: self._tensors(i) for i in range(len(self._adapted))}
         return {**self.optimizer.state_dict(), "lora": {"num_steps": self.num_steps, "adapters": adapters}}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: StateDict) -> None:
-        for number in range(len(self._adapted)):
-            self._follow(number)
+        """Resumes exactly; load the model's weights too, before or after.
+
+        Raises:
+            ValueError: the checkpoint is not that of a LoRAOptimizer with the same matrices and the same r. Nothing is
+                changed then.
+        """
+        if "lora" not in state_dict:
+            raise ValueError("the checkpoint is not that of a LoRAOptimizer: it has no entry 'lora'")
+        # JSON makes strings of numbers
+        saved = {int(key): adapter for key, adapter in state_dict["lora"]["adapters"].items()}
+        if len(saved) != len(self._adapted):
+            raise ValueError(f"the checkpoint adapts {len(saved)} matrices, this optimizer {len(self._adapted)}")
+        for i in range(len(self._adapted)):
+            self._follow(i)
+            for name, mine in self._tensors(i).items():
+                theirs = saved[i].get(name)
+                # a float32 run has no first values; they are found from the weights at the next step
+                if name != "first" and (theirs is None or theirs.shape != mine.shape):
+                    found = "no" if theirs is None else f"{(*theirs.shape,)} as"
+                    raise ValueError(
+                        f"the checkpoint has {found} {name!r} of adapted matrix {i}, this optimizer "
+                        f"{(*mine.shape,)}: make it with the r and the matrices of the checkpoint"
+                    )
         self.optimizer.load_state_dict({k: v for k, v in state_dict.items() if k != "lora"})
-        saved = state_dict["lora"]
-        self.num_steps = saved["num_steps"]
-        if len(saved["adapters"]) != len(self._adapted):
-            raise ValueError(
-                f"the checkpoint adapts {len(saved['adapters'])} matrices, this optimizer {len(self._adapted)}"
-            )
-        for key, adapter in saved["adapters"].items():
-            i = int(key)  # JSON makes strings of numbers
-            self._a[i].copy_(adapter["a"])
-            self._b[i].copy_(adapter["b"])
-            for mine, theirs in zip(self._anchors[i], ("anchor_a", "anchor_b"), strict=True):
-                mine.copy_(adapter[theirs])
-            if (first := self._first[i]) is not None:
-                first.copy_(adapter["first"])
+        self.num_steps = state_dict["lora"]["num_steps"]
+        for i, adapter in saved.items():
+            for name, mine in self._tensors(i).items():
+                if name in adapter:
+                    mine.copy_(adapter[name])
+        self._versions = [-1] * len(self._adapted)  # the weights may come from elsewhere
 
     def save_peft(self, model: nn.Module, folder: str | Path, *, base: str = "") -> None:
         """Write a peft LoRA adapter that turns the model as it was at the start into what it is now.
 
-        With the symmetric init the change s (B A - B0 A0) has rank 2 r, and so has the adapter.
+        With the symmetric init the change s (B A - B0 A0) has rank 2 r, and so has the adapter. Tied nn.Linear get it
+        one by one: use the adapter as it is, because merging it would add it to their common weight once for each.
 
         Args:
             model: the trained model, for the names of its modules.
@@ -431,12 +478,10 @@ class LoRAOptimizer(OptimizerWrapper):
             base: name or path of the base model for the config.
 
         Raises:
-            ValueError: not variant "lora", an adapted matrix that is not the weight of an nn.Linear of `model`, or
-                other parameters were trained too, which an adapter cannot hold.
+            ValueError: not variant "lora", an adapted matrix that is not the weight of an nn.Linear of `model` or is
+                tied to something else (an embedding), or other parameters were trained too, which an adapter cannot
+                hold.
         """
-        from peft import LoraConfig  # half a second of imports that only this method needs
-        from safetensors.torch import save_file
-
         if self.variant != "lora":
             raise ValueError(f"peft has no adapter for variant={self.variant!r}: save the whole model")
         num_others = sum(len(group.params) for group in self._groups) - len(self._adapted)
@@ -445,24 +490,11 @@ class LoRAOptimizer(OptimizerWrapper):
                 f"{num_others} parameters were trained without low rank and would be missing in the adapter: "
                 "give LoRAOptimizer only matrices, or save the whole model"
             )
-        names = {m.weight: name for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-        if not all(param in names for param in self._adapted):
-            raise ValueError("an adapted matrix is not the weight of an nn.Linear of this model")
-        tensors = {}
-        for param, a, b, (a0, b0) in zip(self._adapted, self._a, self._b, self._anchors, strict=True):
-            if self.init == "symmetric":
-                a, b = torch.cat([a, a0]), torch.cat([b, -b0], 1)
-            key = f"base_model.model.{names[param]}"
-            tensors[f"{key}.lora_A.weight"] = a.detach().contiguous().cpu()
-            tensors[f"{key}.lora_B.weight"] = b.detach().contiguous().cpu()
-        rank = 2 * self.r if self.init == "symmetric" else self.r
-        config = LoraConfig(
-            r=rank,
-            target_modules=[names[param] for param in self._adapted],
-            base_model_name_or_path=base,
-        ).to_dict()
-        config |= {"lora_alpha": self.scale * rank, "target_modules": sorted(config["target_modules"])}
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))
-        save_file(tensors, folder / "adapter_model.safetensors")
+        pairs: list[tuple[Tensor, Tensor]] = list(zip(self._a, self._b, strict=True))
+        if self.init == "symmetric":
+            pairs = [
+                (torch.cat([a, a0]), torch.cat([b, -b0], 1))
+                for (a, b), (a0, b0) in zip(pairs, self._anchors, strict=True)
+            ]
+        layers = layers_of(model, self._adapted)
+        write_adapter(Path(folder), layers, pairs, alpha=self.scale * len(pairs[0][0]), base=base)

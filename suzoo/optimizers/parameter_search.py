@@ -19,10 +19,11 @@ from torch.distributed.tensor import DTensor, Partial, Replicate
 from torch.optim import Optimizer
 from torch.optim.optimizer import StateDict
 
-from suzoo.distributed import all_reduce_mean
+from suzoo.distributed import all_reduce_mean, all_true
 from suzoo.optimizers._rule import check_not_negative
 from suzoo.optimizers._tensors import compute_dtype, local
 from suzoo.optimizers._wrapper import OptimizerWrapper
+from suzoo.optimizers.accumulated import Accumulated
 from suzoo.optimizers.param_groups import is_flat_piece
 
 Density = Literal["unit", "true"]
@@ -64,7 +65,8 @@ class ParameterSearch(OptimizerWrapper):
     what the step saw in `search.result`.
 
     Args:
-        optimizer: any torch optimizer; its groups and state are this object's.
+        optimizer: any torch optimizer; its groups and state are this object's. Accumulated belongs around
+            ParameterSearch, not inside, with `search.task_loss` set.
         num_candidates: K. Candidates 0, 2, 4, ... are the guide g (the clipped negative gradient) plus noise, the
             others noise alone.
         beta: 1/α, how much a lower task loss counts. It looks at the scores only where it is above 1 / (the spread of
@@ -81,6 +83,9 @@ class ParameterSearch(OptimizerWrapper):
 
     Distributed: gradients must be the reduced ones; the task loss is averaged over the ranks; FSDP2 parameters get
     noise of their own on every shard.
+
+    Raises:
+        ValueError: an option out of range, or an optimizer that accumulates gradients.
     """
 
     def __init__(
@@ -107,6 +112,11 @@ class ParameterSearch(OptimizerWrapper):
         if getattr(optimizer, "folds_gradients", False):
             raise ValueError(
                 f"{type(optimizer).__name__} with accumulation keeps no gradient for ParameterSearch to guide"
+            )
+        if isinstance(optimizer, Accumulated):
+            raise ValueError(
+                "ParameterSearch puts its own gradient into the place of the sum that Accumulated keeps: put "
+                "Accumulated around ParameterSearch, and set search.task_loss"
             )
         self.optimizer = optimizer
         self.num_candidates, self.beta, self.seed = num_candidates, beta, seed
@@ -148,8 +158,8 @@ class ParameterSearch(OptimizerWrapper):
                 place; returns the loss to lower (a rank's own, in distributed training). Default: `self.task_loss`.
 
         Raises:
-            ValueError: no task loss, no parameter has a gradient, a task loss is not finite, or the parameters are not
-                those of the model, but flat copies (DeepSpeed ZeRO).
+            ValueError: no task loss, no parameter has a gradient, a gradient or a task loss is not finite, or the
+                parameters are not those of the model, but flat copies (DeepSpeed ZeRO). The weights stay as they are.
         """
         for group in self.param_groups:
             if any(is_flat_piece(group, param) for param in group["params"]):
@@ -163,6 +173,7 @@ class ParameterSearch(OptimizerWrapper):
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not params:
             raise ValueError("ParameterSearch.step needs the gradient of the differentiable loss: call backward first")
+        self._check_finite(params)
         if self.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(params, self.max_grad_norm)
         guides = [-local(p.grad).to(compute_dtype(p)) for p in params]
@@ -221,6 +232,14 @@ class ParameterSearch(OptimizerWrapper):
             return value
         variance = sigma.double().square().cpu()
         return torch.where(variance > 0, value / variance, 0.0)
+
+    def _check_finite(self, params: list[Tensor]) -> None:
+        finite = all(bool(local(p.grad).isfinite().all()) for p in params)
+        if not all_true(finite, self._device()):  # with shards only one rank may see it
+            raise ValueError(
+                "ParameterSearch.step got a gradient that is not finite, around which there is nothing to search: "
+                "zero the gradients and go on with the next batch"
+            )
 
     def _evaluate(self, task_loss: Callable[[], float]) -> float:
         value = float(all_reduce_mean(torch.tensor(float(task_loss()), dtype=torch.float64, device=self._device())))

@@ -63,7 +63,7 @@ def get_schedule(
     num_steps: int,
     warmup: int | float = 0,
     min_ratio: float = 0.0,
-    decay: int | float = 0.1,
+    decay: int | float | None = None,
     points: Mapping[int, float] | None = None,
 ) -> LambdaLR:
     """A torch LR scheduler; call its `step()` once after every optimizer update.
@@ -74,8 +74,9 @@ def get_schedule(
         optimizer: its rates at this moment are the peak rates; group ratios are kept.
         num_steps: number of optimizer updates of the run, warmup included (not micro-steps).
         warmup: updates (int) or share of the run (float) of linear warmup. Not for "piecewise_linear".
-        min_ratio: multiplier at the end of the decay and after it. For "inverse_sqrt" a floor.
-        decay: "wsd" only: length of the final decay, updates (int) or share of the run (float).
+        min_ratio: multiplier at the end of the decay and after it. For "inverse_sqrt" a floor. Not for "constant" and
+            "piecewise_linear".
+        decay: "wsd" only: length of the final decay, updates (int) or share of the run (float); None is 0.1.
         points: "piecewise_linear" only: {update: multiplier}, see `piecewise_linear`.
 
     Returns:
@@ -90,6 +91,10 @@ def get_schedule(
         raise ValueError(f"num_steps must be at least 1, not {num_steps}")
     if not 0 <= min_ratio <= 1:
         raise ValueError(f"min_ratio must be in [0, 1], not {min_ratio}")
+    if min_ratio and name in ("constant", "piecewise_linear"):
+        raise ValueError(f"the schedule {name!r} has no decay that could end at a min_ratio: leave it at 0")
+    if decay is not None and name != "wsd":
+        raise ValueError(f"decay is the length of the last part of 'wsd', which {name!r} has not: leave it out")
     if (points is not None) != (name == "piecewise_linear"):
         raise ValueError("points={update: multiplier} belong to the schedule 'piecewise_linear', and only to it")
     if points is not None:
@@ -100,7 +105,7 @@ def get_schedule(
         return LambdaLR(optimizer, lambda step: piecewise_linear(step, points))
     num_warmup = _num_steps_of(warmup, num_steps, "warmup")
     num_decay = num_steps - num_warmup
-    num_final = min(_num_steps_of(decay, num_steps, "decay"), num_decay) if name == "wsd" else 0
+    num_final = min(_num_steps_of(0.1 if decay is None else decay, num_steps, "decay"), num_decay)
     after_warmup = _shape(name, num_decay, num_warmup, min_ratio, num_final)
     return LambdaLR(
         optimizer, lambda step: (step + 1) / num_warmup if step < num_warmup else after_warmup(step - num_warmup)

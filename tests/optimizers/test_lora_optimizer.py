@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from suzoo.optimizers import Accumulated, AccumulatedSGD, Lion, LoRAOptimizer, param_groups
+from suzoo.optimizers import Accumulated, AccumulatedSGD, Lion, LoRAOptimizer, ParameterSearch, param_groups
 from tests.optimizers._run import assert_paths_close, random_grads, tensor
 from tests.ranks import run_ranks
 
@@ -236,6 +236,19 @@ def test_lora_resumes_to_the_same_bits(inner, options, dtype):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)], ids=str)
+def test_lora_resumes_in_another_precision(dtypes):
+    first, second = (net(dtype) for dtype in dtypes)
+    before, after = (LoRAOptimizer(matrices(m), sgd, r=2) for m in (first, second))
+    train(first, before, 3)
+    second.load_state_dict(first.state_dict())
+    after.load_state_dict(before.state_dict())
+    train(first, before, 2, start=3)
+    train(second, after, 2, start=3)
+    for ours, theirs in zip(matrices(second), matrices(first), strict=True):
+        torch.testing.assert_close(ours.float(), theirs.float(), rtol=2e-2, atol=2e-2)
+
+
 def test_bfloat16_weights_lose_no_small_step():
     """1000 steps of 1e-5 of the weight: a sum in bf16 would not move at all."""
     weight = nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))
@@ -244,6 +257,48 @@ def test_bfloat16_weights_lose_no_small_step():
         weight.grad = torch.ones(4, 4, dtype=torch.bfloat16)
         optimizer.step()
     torch.testing.assert_close(weight.detach().float(), torch.full((4, 4), 1 - 0.08), rtol=0, atol=4e-3)
+
+
+@pytest.mark.parametrize("options", [{"r": 2}, {"r": 1, "variant": "additive"}])
+@pytest.mark.parametrize("num_before", [0, 3])
+@pytest.mark.parametrize("loaded_first", [False, True])
+def test_bfloat16_weights_loaded_later_are_kept(options, num_before, loaded_first):
+    """A step of rate 0 leaves them, but for the rounding of what the steps before had added up to."""
+    model = net(torch.bfloat16)
+    optimizer = LoRAOptimizer(matrices(model), sgd, **options)
+    start = copy.deepcopy(model.state_dict())
+    train(model, optimizer, num_before)
+    state = copy.deepcopy(optimizer.state_dict())
+    change = max(float((model.state_dict()[name] - start[name]).abs().max()) for name in start)
+    assert (change > 0.1) == (num_before > 0)
+    weights = {name: torch.randn_like(value) for name, value in start.items()}
+    weights["first.weight"][0] = 0
+    model.load_state_dict(weights)
+    if loaded_first:
+        optimizer.load_state_dict(state)
+    optimizer.param_groups[0]["lr"] = 0.0
+    for param in matrices(model):
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    for name, value in model.state_dict().items():
+        rtol = 2**-7 if num_before else 0
+        torch.testing.assert_close(value, weights[name], rtol=rtol, atol=change * 2**-8)
+
+
+def test_a_write_that_changes_nothing_loses_no_small_step():
+    """As a checkpoint of the weights that are there, or ParameterSearch, which puts them back."""
+    weights = []
+    for written in (False, True):
+        weight = nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))
+        optimizer = LoRAOptimizer([weight], lambda g: torch.optim.SGD(g, lr=1e-5), r=1, variant="additive")
+        for _ in range(500):
+            weight.grad = torch.ones(4, 4, dtype=torch.bfloat16)
+            if written:
+                with torch.no_grad():
+                    weight.copy_(weight.clone())
+            optimizer.step()
+        weights.append(weight.detach())
+    assert torch.equal(*weights) and bool((weights[0] < 0.97).all())
 
 
 def test_lora_scheduler_missing_gradients_and_hidden_accumulation():
@@ -271,6 +326,29 @@ def test_lora_follows_a_hidden_window_whose_last_gradient_is_missing():
     optimizer.step()
     assert not torch.equal(model.first.weight, before)
     assert (optimizer.accumulation_steps, optimizer.folds_gradients, optimizer.at_boundary) == (2, True, True)
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_projection_refreshes_between_windows(free):
+    """Two micro-steps, of which the first counts, are one step on the mean gradient, also for the second projection."""
+    paths = []
+    for k in (1, 2):
+        weight = nn.Parameter(torch.zeros(6, 5).double())
+        optimizer = LoRAOptimizer(
+            [weight],
+            lambda groups, k=k: AccumulatedSGD(groups, 0.1, accumulation_steps=k),
+            r=2,
+            variant="projection",
+            refresh=2,
+            free_gradients=free,
+        )
+        for g in random_grads((6, 5), 7):
+            for part in (g,) if k == 1 else (5 * g, -3 * g):
+                (weight * part).sum().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        paths.append(weight.detach())
+    torch.testing.assert_close(*paths)
 
 
 @pytest.mark.parametrize("variant", ["lora", "projection", "additive"])
@@ -304,6 +382,58 @@ def test_lora_free_gradients_adds_up_backwards():
     assert_paths_close([p.detach() for p in model.parameters()], [p.detach() for p in plain.parameters()])
 
 
+def test_lora_takes_frozen_matrices_and_their_gradients_after_thawing():
+    results = []
+    for free in (False, True):
+        model = net()
+        model.first.weight.requires_grad_(False)
+        optimizer = LoRAOptimizer(matrices(model), adam, r=1, free_gradients=free)
+        train(model, optimizer, 2)
+        assert torch.equal(model.first.weight, net().first.weight)
+        model.first.weight.requires_grad_(True)
+        train(model, optimizer, 2)
+        assert not torch.equal(model.first.weight, net().first.weight)
+        results.append([p.detach() for p in model.parameters()])
+    assert_paths_close(*results)
+
+
+@pytest.mark.parametrize("free", [False, True])
+@pytest.mark.parametrize("variant", ["lora", "projection", "additive"])
+def test_lora_computes_in_full_precision_under_autocast(variant, free):
+    """The gradients are those of bf16 products, but what becomes of them is the same inside and outside."""
+    results = []
+    for inside in (False, True):
+        model = net(torch.float32)
+        optimizer = LoRAOptimizer(matrices(model), sgd, r=1, variant=variant, free_gradients=free)
+        for x in random_grads((3, 6), 3):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model(x.float()).square().sum()
+            with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+                loss.backward()
+                optimizer.step()
+            optimizer.zero_grad()
+        results.append([p.detach() for p in model.parameters()])
+    for inside, outside in zip(*results, strict=True):
+        assert torch.equal(inside, outside)
+
+
+def test_lora_forgets_gradients_when_the_inner_optimizer_fails():
+    """The step can be tried again, with the gradients of the matrices, which are still there."""
+    results = []
+    for fails in (False, True):
+        model = net()
+        optimizer = LoRAOptimizer(matrices(model), sgd, r=1)
+        model(random_grads((3, 6), 1)[0]).square().sum().backward()
+        if fails:
+            handle = optimizer.optimizer.register_step_pre_hook(lambda *_: {}["missing"])
+            with pytest.raises(KeyError, match="missing"):
+                optimizer.step()
+            handle.remove()
+        optimizer.step()
+        results.append([p.detach() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 def test_lora_shows_the_parameters_of_the_model_to_what_is_around_it():
     plain, wrapped, scaled = net(), net(), net()
     train(plain, LoRAOptimizer(matrices(plain), adam, r=1), 3)
@@ -321,6 +451,13 @@ def test_lora_shows_the_parameters_of_the_model_to_what_is_around_it():
         assert_paths_close([p.detach() for p in model.parameters()], [p.detach() for p in plain.parameters()])
     (group,) = optimizer.param_groups
     assert all(a is b for a, b in zip(group["params"], matrices(scaled), strict=True)) and group["lr"] == 0.1
+    search, plain = LoRAOptimizer(matrices(scaled), sgd, r=1), copy.deepcopy(scaled)
+    # one candidate without noise is the gradient itself
+    search = ParameterSearch(search, num_candidates=1, noise=1e-12, max_grad_norm=None)
+    search.task_loss = lambda: float(scaled.first.weight.square().sum())
+    train(scaled, search, 2)
+    train(plain, LoRAOptimizer(matrices(plain), sgd, r=1), 2)
+    assert_paths_close([p.detach() for p in scaled.parameters()], [p.detach() for p in plain.parameters()])
     twin_model, twin = copy.deepcopy((scaled, optimizer))
     assert twin.param_groups[0]["params"][0] is twin_model.first.weight
 
@@ -357,10 +494,96 @@ def test_lora_refuses(options, message):
         LoRAOptimizer(matrices(net()), sgd, **options)
 
 
+@pytest.mark.parametrize(
+    ("wrapper", "name"),
+    [
+        (lambda groups: Accumulated(sgd(groups), 2), "Accumulated"),
+        (lambda groups: ParameterSearch(sgd(groups)), "ParameterSearch"),
+    ],
+)
+def test_lora_refuses_what_belongs_around_it(wrapper, name):
+    with pytest.raises(ValueError, match=f"put {name} around it"):
+        LoRAOptimizer(matrices(net()), wrapper, r=1)
+
+
+@pytest.mark.parametrize("inner", [sgd, adam, lambda g: AccumulatedSGD(g, 0.1)])
+def test_lora_refuses_another_checkpoint_and_stays_as_it_was(inner):
+    def without_b(state):
+        del state["lora"]["adapters"][0]["b"]
+        return state
+
+    model, twin = net(), net()
+    other = LoRAOptimizer(matrices(net()), inner, r=1)
+    optimizer, untouched = (LoRAOptimizer(matrices(m), inner, r=3) for m in (model, twin))
+    train(model, optimizer, 1)
+    train(twin, untouched, 1)
+    for state, message in (
+        (other.state_dict(), r"has \(1, 6\) as 'a' of adapted matrix 0, this optimizer \(3, 6\)"),
+        (without_b(optimizer.state_dict()), "has no 'b' of adapted matrix 0"),
+        (LoRAOptimizer([model.first.weight], inner, r=3).state_dict(), "adapts 1 matrices, this optimizer 2"),
+        (inner(matrices(net())).state_dict(), "not that of a LoRAOptimizer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            optimizer.load_state_dict(state)
+    train(model, optimizer, 2)
+    train(twin, untouched, 2)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+class Tied(nn.Module):
+    """Two layers with one weight, or with `shared` one layer in two places; `embedded` ties an embedding to it too."""
+
+    def __init__(self, shared: bool = False, embedded: bool = False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(8, 8)
+        self.second = self.first if shared else nn.Linear(8, 8, bias=False)
+        self.second.weight = self.first.weight
+        if embedded:
+            self.words = nn.Embedding(8, 8)
+            self.words.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))
+
+
+def test_save_peft_writes_the_change_for_every_layer_of_a_tied_weight(tmp_path):
+    model, x = Tied(), random_grads((3, 8), 1)[0].float()
+    optimizer = LoRAOptimizer([model.first.weight], sgd, r=2)
+    for _ in range(3):
+        (0.1 * model(x).square().sum()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    optimizer.save_peft(model, tmp_path)
+    loaded = PeftModel.from_pretrained(Tied(), tmp_path)
+    torch.testing.assert_close(loaded(x), model(x), rtol=1e-4, atol=1e-5)
+    assert (model(x) - Tied()(x)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"embedded": True}, "the weight of words, of class Embedding, tied to first and second: save"),
+        ({"shared": True}, "first and second share one layer"),
+    ],
+)
+def test_save_peft_refuses_layers_that_peft_cannot_adapt(options, message, tmp_path):
+    model = Tied(**options)
+    optimizer = LoRAOptimizer([model.first.weight], sgd, r=1)
+    with pytest.raises(ValueError, match=message):
+        optimizer.save_peft(model, tmp_path)
+    with pytest.raises(ValueError, match="no parameter of this model"):
+        optimizer.save_peft(net(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_save_peft_refuses_what_an_adapter_cannot_hold(tmp_path):
     model = net()
     with pytest.raises(ValueError, match="trained without low rank"):
         LoRAOptimizer(model.parameters(), sgd, r=2).save_peft(model, tmp_path)
+    attention = nn.MultiheadAttention(4, 2, bias=False)
+    with pytest.raises(ValueError, match="the weight of out_proj, of class NonDynamically"):
+        LoRAOptimizer([attention.out_proj.weight], sgd, r=1).save_peft(attention, tmp_path)
     with pytest.raises(ValueError, match="no adapter for variant"):
         LoRAOptimizer(matrices(model), sgd, r=1, variant="additive").save_peft(model, tmp_path)
 
@@ -381,6 +604,22 @@ def sharded_lora() -> dict[str, float]:
     return distances
 
 
+def loaded_into_shards() -> float:
+    """Distance of sharded bf16 weights from those loaded into them, after a tiny step."""
+    model = net(torch.bfloat16)
+    fully_shard(model)
+    optimizer = LoRAOptimizer(matrices(model), lambda g: torch.optim.SGD(g, lr=1e-6), r=1)
+    with torch.no_grad():
+        for param in matrices(model):
+            param.fill_(2.0)
+    train(model, optimizer, 1)
+    return max(float((p.full_tensor() - 2.0).abs().max()) for p in matrices(model))
+
+
+def on_two_ranks() -> tuple[dict[str, float], float]:
+    return sharded_lora(), loaded_into_shards()
+
+
 def test_lora_with_fsdp2_equals_unsharded():
-    for distances in run_ranks(sharded_lora):
-        assert max(distances.values()) < 1e-12
+    for distances, moved in run_ranks(on_two_ranks):
+        assert max(distances.values()) < 1e-12 and moved < 1e-2

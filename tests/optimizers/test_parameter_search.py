@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
-from suzoo.optimizers import AccumulatedSGD, ParameterSearch
+from suzoo.optimizers import Accumulated, AccumulatedSGD, ParameterSearch
 from suzoo.optimizers.parameter_search import mixture_log_density, search_weights
 from tests.optimizers._run import random_grads, tensor
 from tests.ranks import run_ranks
@@ -200,6 +200,41 @@ def test_parameter_search_refuses_at_the_step():
         search.step(lambda: math.nan)
     with pytest.raises(ValueError, match="keeps no gradient"):
         ParameterSearch(AccumulatedSGD([param], 0.1, accumulation_steps=2))
+    with pytest.raises(ValueError, match="put Accumulated around ParameterSearch"):
+        ParameterSearch(Accumulated(torch.optim.SGD([param], 0.1), 2))
+
+
+def test_accumulated_around_parameter_search_searches_around_the_mean_gradient():
+    results = []
+    for parts in ([1.0], [3.0, -1.0]):
+        param = nn.Parameter(torch.ones(6))
+        search = ParameterSearch(torch.optim.SGD([param], lr=0.1), beta=10.0)
+        search.task_loss = lambda param=param: float(param.detach().abs().sum())
+        optimizer = Accumulated(search, len(parts))
+        for _ in range(3):
+            for part in parts:
+                (part * param.square().sum()).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        results.append(param.detach())
+    torch.testing.assert_close(*results)
+    assert (results[0] - 1).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("max_grad_norm", [1.0, None])
+def test_parameter_search_refuses_gradients_that_are_not_finite(value, max_grad_norm):
+    params = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))]
+    search = ParameterSearch(torch.optim.AdamW(params, lr=0.1), max_grad_norm=max_grad_norm)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    params[1].grad[0] = value
+    with pytest.raises(ValueError, match="gradient that is not finite"):
+        search.step(lambda: 1.0)
+    assert all(bool((param == 1).all()) for param in params) and not search.state and search.num_steps == 0
+    params[1].grad[0] = 1.0
+    search.step(lambda: 1.0)
+    assert not any(bool((param == 1).any()) for param in params)
 
 
 def on_two_ranks() -> dict:
@@ -220,7 +255,13 @@ def on_two_ranks() -> dict:
     sharded = ParameterSearch(torch.optim.SGD(model.parameters(), lr=1.0), num_candidates=1, max_grad_norm=None)
     model(torch.ones(1, 4)).sum().backward()
     sharded.step(lambda: 0.0)
-    return {"replicated": param.detach(), "sharded": model.weight.full_tensor().detach()}
+    result = {"replicated": param.detach(), "sharded": model.weight.full_tensor().detach()}
+
+    if rank == 1:
+        model.weight.grad.to_local()[0, 0] = math.nan
+    with pytest.raises(ValueError, match="not finite"):
+        sharded.step(lambda: 0.0)
+    return result
 
 
 def test_parameter_search_on_two_ranks():

@@ -41,6 +41,7 @@ def test_wsd():
 
 def test_wsd_takes_shares_of_the_run():
     assert multipliers("wsd", 10, warmup=0.2, decay=0.4) == multipliers("wsd", 10, warmup=2, decay=4)
+    assert multipliers("wsd", 20) == multipliers("wsd", 20, decay=2)
 
 
 def test_inverse_sqrt_is_continuous_and_falls_as_the_root():
@@ -107,6 +108,12 @@ def test_resume_continues_the_schedule_through_json():
         ("linear", {"warmup": 11}, "warmup must be between"),
         ("linear", {"warmup": 1.5}, "share of the run"),
         ("linear", {"min_ratio": 2.0}, "min_ratio"),
+        ("constant", {"min_ratio": 0.1}, "no decay that could end"),
+        ("piecewise_linear", {"points": {1: 1.0}, "min_ratio": 0.1}, "no decay that could end"),
+        ("cosine", {"decay": 0.1}, "leave it out"),
+        ("constant", {"decay": 4}, "leave it out"),
+        ("piecewise_linear", {"points": {1: 1.0}, "decay": 0}, "leave it out"),
+        ("wsd", {"decay": 11}, "decay must be between"),
         ("linear", {"points": {1: 1.0}}, "belong to"),
         ("piecewise_linear", {}, "belong to"),
         ("piecewise_linear", {"points": {}}, "at least one"),
