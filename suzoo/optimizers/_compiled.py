@@ -76,8 +76,10 @@ def _compile(function: Callable, tensors: Sequence[Tensor | None], flat: bool, o
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     # a kernel reads at addresses and does not ask again whether there is a vector
     seen = [t.view(-1) if flat and t.dim() else t for t in tensors if t is not None]
-    # static shapes: a kernel for any size divides integers in its loop bound, which costs more than the arithmetic
-    given: list = [mode.from_tensor(t, static_shapes=True) for t in seen]
+    # static shapes: a kernel for any size divides integers in its loop bound, which costs more than the arithmetic.
+    # One fake for each: two equal numbers are one tensor today, and need not be tomorrow
+    with mode:
+        given: list = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in seen]
     # inside the context torch's cache on disk knows the graph again
     with torch.no_grad(), tracing(TracingContext(mode)), torch._inductor.config.patch(OPTIONS):
         trace = make_fx(torch.func.functionalize(call, remove="mutations"), decomposition_table=select_decomp_table())

@@ -462,6 +462,22 @@ def test_compiled_state_is_that_of_the_plain_form_and_resumes_in_any_order(optim
     assert torch.equal(param, resumed)
 
 
+@pytest.mark.parametrize("optimizer", [Lion, Tiger, AdaX, AdaFactor])
+def test_options_that_are_equal_when_compiled_may_part(optimizer):
+    """Equal numbers are one tensor to the kernel's first call."""
+
+    def weights(compiled):
+        param = nn.Parameter(torch.linspace(-1, 1, 517 * 1021).reshape(517, 1021))
+        stepped = optimizer([param], lr=0.01, weight_decay=0.01, compile=compiled)
+        for lr in (0.01, 0.1):
+            stepped.param_groups[0]["lr"] = lr
+            param.grad = param.detach().cos()
+            stepped.step()
+        return param.detach()
+
+    torch.testing.assert_close(weights(True), weights(False), rtol=1e-5, atol=1e-6)
+
+
 def test_speed_options_are_not_loaded():
     params = make_params()
     fast, slow = Lion(params, compile=True, foreach=True), Lion(params, foreach=False)
