@@ -142,19 +142,38 @@ class ChatSession:
     def load(self, path: str | Path) -> None:
         """Continue a saved history, in the same state; the next reply reads it once.
 
+        A JSON list of texts is a history too: the user's and the model's in turns, the user's first.
+
         Raises:
-            ValueError: it was saved with another layout, or its tokens say something else in this vocabulary.
+            ValueError: it is neither, was saved with another layout, or its tokens say something else in this
+                vocabulary.
         """
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if content["layout"] != self.layout.name:
-            raise ValueError(f"{path} has layout {content['layout']}, this chat {self.layout.name}")
-        turns = [Turn(turn["speaker"], tuple(turn["ids"])) for turn in content["turns"]]
-        for number, (turn, saved) in enumerate(zip(turns, content["turns"], strict=True)):
-            if self._decode(turn.ids) != saved["text"]:
-                raise ValueError(f"{path} turn {number} says something else with this tokenizer: another model's chat")
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:  # also what is not UTF-8
+            raise ValueError(f"{path} is not JSON: {error}") from error
+        if isinstance(content, list) and all(isinstance(text, str) for text in content):
+            turns = [Turn.of_text(self.tokenizer, text, (USER, BOT)[i % 2]) for i, text in enumerate(content)]
+            window = turns
+        else:
+            turns, window = self._saved_turns(content, path)
         self.reset()
-        self.turns = turns
-        self._window = turns[len(turns) - content["window"] :]
+        self.turns, self._window = turns, list(window)
+
+    def _saved_turns(self, content: Any, path: str | Path) -> tuple[list[Turn], list[Turn]]:
+        """All turns, and those that the model still saw."""
+        try:
+            layout, num_seen, saved = content["layout"], int(content["window"]), content["turns"]
+            turns = [Turn(turn["speaker"], tuple(turn["ids"])) for turn in saved]
+            texts = [turn["text"] for turn in saved]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is neither a saved history nor a list of texts") from error
+        if layout != self.layout.name:
+            raise ValueError(f"{path} has layout {layout}, this chat {self.layout.name}")
+        for number, (turn, text) in enumerate(zip(turns, texts, strict=True)):
+            if self._decode(turn.ids) != text:
+                raise ValueError(f"{path} turn {number} says something else with this tokenizer: another model's chat")
+        return turns, turns[len(turns) - num_seen :]
 
     def _fit(self, window: list[Turn]) -> list[Turn]:
         """All of `window` if a reply still fits, else its newest turns in half of the budget."""

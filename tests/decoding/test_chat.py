@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, TextStreamer
@@ -114,6 +116,29 @@ def test_save_and_load_continue_in_the_same_state(tmp_path):
         other.load(tmp_path / "chat.json")
     session.reset()
     assert session.history == [] and session.reply(TALK[0]) == chat(max_tokens=40).reply(TALK[0])
+
+
+def test_load_takes_a_list_of_texts(tmp_path):
+    session = chat(max_tokens=60)
+    said = session.reply(TALK[0])
+    (tmp_path / "talk.json").write_text(json.dumps([TALK[0], said]))
+    other = chat(max_tokens=60)
+    other.load(tmp_path / "talk.json")
+    assert other.history == session.history and other.reply(TALK[1]) == session.reply(TALK[1])
+
+
+@pytest.mark.parametrize("content", ["{}", "3", "[1]", '{"layout": "cdial", "window": 1, "turns": ["a"]}'])
+def test_load_refuses_what_is_no_history(tmp_path, content):
+    session = chat(max_tokens=60)
+    session.reply(TALK[0])
+    before = session.history
+    (tmp_path / "talk.json").write_text(content)
+    with pytest.raises(ValueError, match=r"talk\.json is neither a saved history nor a list of texts"):
+        session.load(tmp_path / "talk.json")
+    (tmp_path / "talk.json").write_text("hello")
+    with pytest.raises(ValueError, match=r"talk\.json is not JSON"):
+        session.load(tmp_path / "talk.json")
+    assert session.history == before
 
 
 def test_sampling_is_the_articles_and_reproducible():
