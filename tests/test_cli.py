@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import runpy
@@ -139,6 +140,8 @@ def test_mistakes_are_one_sentence_and_leave_no_file(encoder_folder, cross_encod
     assert "no usable tokenizer" in encode(mute)
     (tmp_path / "latin.txt").write_bytes(b"good\nbad \xe9\n")
     assert "line 2 is not UTF-8" in encode(source=tmp_path / "latin.txt")
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(b"good\n" * 99)[:-12])
+    assert "cut.txt.gz is no whole gzip file" in encode(source=tmp_path / "cut.txt.gz")
     table = tmp_path / "in.jsonl"
     table.write_text('{"a": "x", "b": 1}\n')
     assert "no column 'text'" in encode(source=table)

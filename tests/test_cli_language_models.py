@@ -151,6 +151,13 @@ def test_scores_are_those_of_the_model(folders, tmp_path, capsys):
     assert [float(row["score"]) for row in table] == [row["score"] for row in rows]
 
 
+def test_no_texts_have_no_scores(folders, tmp_path, capsys):
+    (tmp_path / "in.txt").write_text("")
+    assert main(["score", str(folders["tta"]), str(tmp_path / "in.txt")]) == 0
+    printed, said = capsys.readouterr()
+    assert printed == "" and said.startswith("0 texts")
+
+
 # ---- summarize
 
 

@@ -110,7 +110,7 @@ def main() -> None:
     optimizer = recipe.choose_optimizer(module)
     schedule = recipe.choose_schedule(optimizer, num_steps)
     module, optimizer = accelerator.prepare(module, optimizer)
-    run.start(accelerator)
+    run.start(accelerator, recipe, data)
     torch.manual_seed(recipe.seed + rank())  # from here on every rank draws its own dropout
 
     # Step

@@ -66,7 +66,8 @@ def main() -> None:
     options: dict[str, Any] = {"columns": recipe.columns, "skip_bad_rows": recipe.skip_bad_rows}
     train = read_pairs(recipe.data, split=split, max_rows=recipe.max_train_samples, **options)
     dev = read_pairs(dev_source, split=dev_split, max_rows=recipe.max_dev_samples, **options)
-    check_labels(train)
+    check_labels(train, recipe.data)
+    check_labels(dev, dev_source)
     data = {"train": describe(recipe.data, split, train), "dev": describe(dev_source, dev_split, dev)}
     if recipe.ranked:
         ranked = read_ranked(recipe.ranked, split=recipe.ranked_split, **options)
@@ -130,7 +131,7 @@ def main() -> None:
     optimizer = recipe.choose_optimizer(module)
     schedule = recipe.choose_schedule(optimizer, num_steps)
     module, optimizer = accelerator.prepare(module, optimizer)
-    run.start(accelerator)
+    run.start(accelerator, recipe, data)
     torch.manual_seed(recipe.seed + rank())  # from here on every rank draws its own dropout
 
     # Step

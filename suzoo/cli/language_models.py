@@ -42,7 +42,8 @@ def score(options: argparse.Namespace) -> int:
         cut += len(special) > limit
         rows.append({"score": total, "tokens": tokens, "per_token": total / max(1, tokens), "text": text})
     if path is None:
-        print("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False))
     else:
         with replacing(path) as temporary:
             if path.suffix == ".jsonl":

@@ -211,6 +211,7 @@ def _csv_fields(path: Path) -> Iterator[tuple[str, list[str] | DataError]]:
                 bad.append(line)
             yield "\n" if isinstance(line, DataError) else line + "\n"
 
+    csv.field_size_limit(1 << 30)  # the default refuses texts from 131,072 characters on
     reader = csv.reader(good_lines(), strict=True)
     while True:
         where = f"{path} line {reader.line_num + 1}"

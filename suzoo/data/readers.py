@@ -223,12 +223,12 @@ def read_texts(
 
 
 def check_labels(pairs: Sequence[Pair], where: str = "the data") -> None:
-    """Raise DataError where a ranking loss has nothing to learn: fewer than two pairs, or all labels equal."""
+    """Raise DataError where there is no order to learn or to compare with: fewer than two pairs, or equal labels."""
     if len(pairs) < 2:
         raise DataError(f"{where} has {len(pairs)} sentence pair(s): ranking needs two or more")
     if all(pair.label == pairs[0].label for pair in pairs):
         raise DataError(
-            f"all {len(pairs)} pairs of {where} have the label {pairs[0].label:g}: there is no order to learn; "
+            f"all {len(pairs)} pairs of {where} have the label {pairs[0].label:g}: there is no order in them; "
             "is label the right column?"
         )
 
@@ -363,6 +363,12 @@ def text_of(where: str, row: dict, field: str, column: str) -> str:
         raise DataError(f"{where}: {field} is not a text but {value!r:.40}")
     if not value.strip():
         raise DataError(f"{where}: {field} is empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: {field} holds half a character ({value[error.start]!r}), as of a cut emoji"
+        ) from error
     return value
 
 
@@ -378,7 +384,7 @@ def _label(where: str, value: object) -> tuple[float, str]:
         return NLI_CLASSES[value.strip().lower()], "class"
     try:
         label = float(value)  # ty: ignore[invalid-argument-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(
             f"{where}: label is neither a number nor contradiction, neutral or entailment, but {value!r:.40}"
         ) from None

@@ -23,6 +23,10 @@ from safetensors import SafetensorError
 from suzoo import __version__
 from suzoo.distributed import world_size
 
+logger = logging.getLogger(__name__)
+
+# flags that a resumed run may change: they do not change what comes out
+FREE = {"output_dir", "overwrite", "resume", "push_to", "cpu_threads", "tracker", "max_scored"}
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "numpy")
 
 
@@ -33,7 +37,7 @@ class RunFolder:
         """
         Args:
             path: the folder.
-            overwrite: empty it at `start` if it holds a run. resume: continue the run it holds.
+            overwrite: replace the run it holds, if any. resume: continue the run it holds.
             main: True on the one process that writes.
 
         Raises:
@@ -41,6 +45,8 @@ class RunFolder:
         """
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
+        self._replaced = self.path / ".replaced"
+        self._main = main
         self._to_empty = False
         if not main:
             return
@@ -48,7 +54,9 @@ class RunFolder:
             raise ValueError(f"--output-dir {self.path} is a file, not a folder")
         if overwrite and resume:
             raise ValueError("--overwrite and --resume contradict each other: choose one")
-        if self.path.exists() and any(self.path.iterdir()) and not resume:
+        # a run that was refused before its first step leaves an empty folder of checkpoints
+        began = self.path.exists() and any(p != self.checkpoints or any(p.iterdir()) for p in self.path.iterdir())
+        if began and not resume:
             if not overwrite:
                 raise ValueError(f"{self.path} is not empty: add --resume to continue, --overwrite to start anew")
             if not (self.path / "run.json").exists() and not self.checkpoints.exists():
@@ -62,14 +70,59 @@ class RunFolder:
         except OSError as error:
             raise ValueError(f"can't write to --output-dir {self.path}: {error.strerror}") from error
 
-    def start(self, accelerator: Accelerator) -> None:
-        """Empty the folder where that was asked for, and open the trackers: to be called before `fit`, when data and
-        model have been read and nothing is left that might refuse the run."""
-        if self._to_empty:
-            shutil.rmtree(self.path)
-            self.checkpoints.mkdir(parents=True)
-            self._to_empty = False
+    def start(self, accelerator: Accelerator, recipe: Any, data: dict[str, dict[str, Any]]) -> None:
+        """Write down what is run, or compare it with what the resumed run began with, and open the trackers: to be
+        called before `fit`, when data and model have been read.
+
+        A run that is replaced waits in `.replaced` until the new one has a checkpoint.
+
+        Args:
+            recipe, data: as for `finish`.
+
+        Raises:
+            ValueError: the resumed run began with other flags or data.
+        """
+        if self._main:
+            self._start(recipe, data)
         accelerator.init_trackers("suzoo")
+
+    def _start(self, recipe: Any, data: dict[str, dict[str, Any]]) -> None:
+        if self._to_empty:
+            self._set_aside()
+            self._to_empty = False
+        flags = {name: value for name, value in asdict(recipe).items() if name not in FREE}
+        now = json.loads(json.dumps({"flags": flags, "data": data}))  # lists for tuples
+        path = self.checkpoints / "began.json"
+        if not any(self.checkpoints.glob("step-*")) or not path.exists():
+            _write_json(path, now)
+            return
+        then = json.loads(path.read_text(encoding="utf-8"))
+        changed = [
+            f"--{name.replace('_', '-')} {then['flags'].get(name)}, not {value}"
+            for name, value in now["flags"].items()
+            if then["flags"].get(name) != value
+        ] or [f"other {name} data" for name in now["data"] if then["data"].get(name) != now["data"][name]]
+        if changed:
+            raise ValueError(
+                f"the run in {self.path} began with {'; with '.join(changed)}: resume it as it began, or start anew in "
+                "another --output-dir"
+            )
+
+    def _set_aside(self) -> None:
+        old = [path for path in self.path.iterdir() if path != self._replaced]
+        if self._replaced.exists():  # a run between was refused: the one before it still waits
+            for path in old:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        else:
+            self._replaced.mkdir()
+            for path in old:
+                path.rename(self._replaced / path.name)
+            logger.info("the run in %s waits in %s until this one has a checkpoint", self.path, self._replaced)
+        self.checkpoints.mkdir()
+
+    def _drop_replaced(self) -> None:
+        if self._replaced.exists():
+            shutil.rmtree(self._replaced)
 
     def finish(
         self,
@@ -103,6 +156,7 @@ class RunFolder:
         }
         _write_json(self.path / "run.json", content)
         _write_json(self.path / "metrics.json", metrics)
+        self._drop_replaced()
         self._plot()
         print(format_scores(metrics))
 
@@ -126,7 +180,8 @@ class RunFolder:
             partial.replace(self.path / "metrics.jsonl")
 
     def prune(self, keep: int, best_step: int | None) -> None:
-        """Delete all but the newest `keep` checkpoints and the best weights."""
+        """Delete all but the newest `keep` checkpoints and the best weights, and a run that this one replaces."""
+        self._drop_replaced()
         for path in sorted(self.checkpoints.glob("step-*"))[:-keep]:
             shutil.rmtree(path)
         for path in self.checkpoints.glob("best-*"):
@@ -177,9 +232,13 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _git_commit() -> str | None:
-    """Commit of the suzoo checkout, with "+" when it has uncommitted changes; None when installed as a package."""
+    """Commit of the suzoo checkout, with "+" when it has uncommitted changes; None when installed as a package, and
+    without git."""
     folder = Path(__file__).parent
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True)
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True)
+    except OSError:
+        return None
     if commit.returncode:
         return None
     status = subprocess.run(["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True)

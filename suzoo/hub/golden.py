@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import extract_model_from_parallel
 from safetensors.numpy import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -87,7 +88,8 @@ def write_golden(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fol
         ValueError: another kind of model, or a model that answers NaN.
     """
     answer = _kind_of(model)
-    reference = copy.deepcopy(model).float().cpu().eval()
+    # without Accelerate's autocast around `forward`
+    reference = extract_model_from_parallel(copy.deepcopy(model), keep_fp32_wrapper=False).float().cpu().eval()
     outputs, promise = answer(reference, tokenizer, Path(folder))
     return save_golden(folder, outputs, promise)
 

@@ -302,7 +302,7 @@ class TTAForMaskedLM(TTAPreTrainedModel, MLMHeadPreTrainedModel):
             for text in texts
         ]
         order = torch.tensor([len(encoding["input_ids"]) for encoding in encodings]).argsort(stable=True)
-        for rows in order.split(batch_size):
+        for rows in order.split(batch_size) if texts else ():
             batch: BatchEncoding = tokenizer.pad([encodings[row] for row in rows], return_tensors="pt")
             batch = batch.to(self.device)
             scored_BL = (1 - batch.pop("special_tokens_mask")) * batch["attention_mask"]

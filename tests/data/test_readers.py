@@ -218,6 +218,8 @@ FAULTY_FILES = [
         '{"text1": "a", "text2": "b", "label": 1}\n{"text1": "a", "label": 1}',
         "line 2: text2 is missing",
     ),
+    ("half.jsonl", '{"text1": "a", "text2": "b\\ud83d", "label": 1}', "line 1: text2 holds half a character"),
+    ("large.jsonl", f'{{"text1": "a", "text2": "b", "label": 1{"0" * 400}}}', "line 1: label is neither a number"),
     ("null.jsonl", '{"text1": "a", "text2": null, "label": 1}', "line 1: text2 is missing"),
     (
         "misspelt.tsv",
@@ -231,6 +233,12 @@ FAULTY_FILES = [
     ),
     ("layouts.tsv", HEADER[:-1] + "\tanchor\tpos\tneg\na\tb\t1\tc\td\te\n", "pairs or triples"),
 ]
+
+
+def test_a_csv_cell_may_be_long(tmp_path):
+    text = "a" * 200_000
+    (tmp_path / "long.csv").write_text(f'text1,text2,label\n"{text}",b,1\n')
+    assert read_pairs(tmp_path / "long.csv")[0].text1 == text
 
 
 @pytest.mark.parametrize(("name", "content", "message"), FAULTY_FILES, ids=[name for name, *_ in FAULTY_FILES])

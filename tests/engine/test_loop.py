@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType
 from torch import nn
 
-from suzoo.engine import RandomBatches, RunFolder, fit
+from suzoo.engine import RandomBatches, RunFolder, fit, record
 from suzoo.engine.loop import Interrupted, _accumulation_steps
 from suzoo.optimizers import Accumulated, AccumulatedSGD, Lion, Tiger
 
@@ -242,6 +243,38 @@ def test_a_wrong_monitor_is_named(tmp_path):
         Training(tmp_path / "run", scores=[0.1] * 4, monitor="accuracy").fit()
 
 
+@dataclass
+class Flags:
+    lr: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.99)
+    output_dir: str = "run"
+
+
+def test_a_resumed_run_is_the_one_that_began(tmp_path):
+    def start(flags: Flags, rows: str) -> None:
+        folder = RunFolder(tmp_path / "run", resume=True)
+        folder.start(Accelerator(cpu=True), flags, {"train": {"source": "t.tsv", "sha256": rows}})
+
+    start(Flags(lr=0.5), "a")
+    start(Flags(), "a")  # nothing had been computed
+    (tmp_path / "run/checkpoints/step-00000001").mkdir()
+    start(Flags(output_dir="moved"), "a")
+    with pytest.raises(ValueError, match=r"began with --lr 0\.1, not 0\.2; with --betas \[0\.9, 0\.99\], not"):
+        start(Flags(lr=0.2, betas=(0.9, 0.9)), "a")
+    with pytest.raises(ValueError, match="began with other train data"):
+        start(Flags(), "b")
+
+
+def test_a_run_refused_before_its_start_blocks_nothing(tmp_path):
+    RunFolder(tmp_path / "run")
+    RunFolder(tmp_path / "run")
+
+
+def test_a_machine_without_git_has_no_commit(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert record._git_commit() is None
+
+
 def test_run_folder_refuses_what_would_lose_something(tmp_path):
     run = RunFolder(tmp_path / "run")
     (run.path / "run.json").write_text("{}")
@@ -253,8 +286,15 @@ def test_run_folder_refuses_what_would_lose_something(tmp_path):
     assert (run.path / "run.json").exists()
     again = RunFolder(tmp_path / "run", overwrite=True)
     assert (run.path / "run.json").exists()  # until the data and the model are there
-    again.start(Accelerator(cpu=True))
+    again.start(Accelerator(cpu=True), Flags(), {})
     assert not (run.path / "run.json").exists() and again.checkpoints.exists()
+    # until the new run has a checkpoint, also when others are refused between
+    assert (run.path / ".replaced/run.json").exists()
+    again = RunFolder(tmp_path / "run", overwrite=True)
+    again.start(Accelerator(cpu=True), Flags(), {})
+    assert (run.path / ".replaced/run.json").exists()
+    again.prune(1, None)
+    assert not (run.path / ".replaced").exists()
     home = tmp_path / "home"
     home.mkdir()
     (home / "thesis.txt").write_text("mine")

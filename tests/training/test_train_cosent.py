@@ -98,7 +98,7 @@ HIDDEN = (
 @pytest.mark.parametrize(
     "flags",
     [
-        *(["--gradient-checkpointing"], ["--precision", "bf16"], ["--loss", "sbert"], HIDDEN.split()),
+        *(["--gradient-checkpointing"], ["--loss", "sbert"], HIDDEN.split()),
         ["--fgm", "0.01", "--rdrop", "1", "--weissi", "1e-5"],
         ["--gradient-penalty", "0.01", "--vat", "0.01"],
     ],
@@ -109,6 +109,32 @@ def test_every_way_of_training_learns_something(tmp_path, monkeypatch, flags):
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("script", [train_cosent, train_cross_encoder], ids=["encoder", "cross-encoder"])
+def test_mixed_precision_verifies(tmp_path, monkeypatch, capsys, script):
+    """Accelerate wraps `forward` in autocast, and a copy of the model would answer in bf16 too."""
+    run(monkeypatch, script, "quickstart", "--output-dir", tmp_path / "run", *TINY, "--precision", "bf16")
+    assert "verified" in capsys.readouterr().out
+
+
+def test_a_resume_with_other_flags_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_cosent, "publish", lambda *args: None)
+    flags = ["quickstart", "--output-dir", tmp_path / "run", *TINY]
+    run(monkeypatch, train_cosent, *flags)
+    message = refused(monkeypatch, capsys, train_cosent, *flags, "--resume", "--seed", "7")
+    assert "began with --seed 0, not 7: resume it as it began" in message
+
+
+def test_an_overwrite_that_is_refused_late_loses_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_cosent, "publish", lambda *args: None)
+    flags = ["quickstart", "--output-dir", tmp_path / "run", *TINY]
+    run(monkeypatch, train_cosent, *flags)
+    late = [*flags, "--overwrite", *HIDDEN.split(), "--max-grad-norm", "1"]
+    assert "set max_grad_norm=None" in refused(monkeypatch, capsys, train_cosent, *late)
+    assert (tmp_path / "run/.replaced/model.safetensors").exists()
+    run(monkeypatch, train_cosent, *flags, "--overwrite")
+    assert (tmp_path / "run/model.safetensors").exists() and not (tmp_path / "run/.replaced").exists()
 
 
 def test_an_adapter_alone_is_saved_and_opens(tmp_path, monkeypatch):
@@ -196,6 +222,22 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys
     assert (occupied / "run.json").exists()
     assert "nowhere/model" in message(*good, "--model", "nowhere/model")
     assert "nowhere/data" in message("--data", "nowhere/data")
+    assert "give the file of the dev data with --dev" in message(*good[:2])
+    assert "one.tsv has 1 sentence pair(s)" in message(
+        *good, "--dev", write(tmp_path / "one.tsv", GOOD[: GOOD.index("text 1")])
+    )
+    assert "--max-length must be 3 or more" in message(*good, "--max-length", "1")
+    assert "needs an accelerator: on a CPU use bf16" in message(*good, "--precision", "fp16")
+    assert "pip install mlflow" in message(*good, "--tracker", "mlflow")
+    assert "bad name!" in message(*good, "--push-to", "bad name!")
+    assert "`fused` and `foreach` cannot be `True` together" in message(
+        *good, "--optimizer-options", "fused=True", "foreach=True"
+    )
+    ranked = write(occupied / "ranked.tsv", GOOD)
+    assert "which --ranked names" in refused(
+        *(monkeypatch, capsys, train_cosent, "scratch", "--output-dir", occupied, *good),
+        *("--overwrite", "--ranked", ranked),
+    )
 
 
 def test_a_loss_of_nan_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):

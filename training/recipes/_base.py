@@ -17,7 +17,9 @@ from typing import Any, Literal, TypeVar
 import torch
 import tyro
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env, set_seed
+from huggingface_hub.utils import validate_repo_id
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -152,6 +154,10 @@ class Training:
         self.check_numbers()
         self.check_files()
         tracker = None if self.tracker == "none" else self.tracker
+        if tracker not in (None, "all", *map(str, get_available_trackers())):
+            raise ValueError(f"--tracker {tracker} is not installed here: pip install {tracker}")
+        if self.push_to:
+            validate_repo_id(self.push_to)
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or several CPU processes would not find each other
             mixed_precision=self.precision,
@@ -162,6 +168,8 @@ class Training:
             # Accelerate knows FSDP on accelerators only; torch shards over CPU processes as well
             accelerator.state.distributed_type = DistributedType.FSDP
             accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        if self.precision == "fp16" and accelerator.device.type == "cpu":
+            raise ValueError("--precision fp16 needs an accelerator: on a CPU use bf16")
         main_process = accelerator.is_main_process
         run = RunFolder(self.output_dir, overwrite=self.overwrite, resume=self.resume, main=main_process)
         if accelerator.device.type == "cpu":
@@ -180,10 +188,14 @@ class Training:
     @property
     def dev_data(self) -> tuple[str, str | None]:
         """Source and split of the dev data."""
+        if not self.dev and os.path.isfile(self.data):
+            raise ValueError(f"--data {self.data} is one file: give the file of the dev data with --dev")
         return (self.dev, self.dev_split) if self.dev else (self.data, self.dev_split or "dev")
 
     def check_numbers(self) -> None:
         """Refuse what is out of range or no number at all, before anything is read or written."""
+        if 0 < self.max_length < 3:
+            raise ValueError(f"--max-length must be 3 or more, not {self.max_length}: a token between [CLS] and [SEP]")
         for name in (field.name for field in dataclasses.fields(self)):
             value = getattr(self, name)
             if not isinstance(value, int | float):
@@ -209,8 +221,8 @@ class Training:
             except (SafetensorError, OSError) as error:
                 raise ValueError(f"{path} is no whole weights file ({error}): save or download it again") from error
         emptied = Path(self.output_dir).resolve()
-        for name in ("model", "vocabulary", "data", "dev"):
-            path = getattr(self, name)
+        for name in ("model", "vocabulary", "data", "dev", "ranked", "also", "also_dev", "typos"):
+            path = getattr(self, name, None)
             if self.overwrite and path and os.path.exists(path) and Path(path).resolve().is_relative_to(emptied):
                 raise ValueError(f"--overwrite would delete {path}, which --{name} names: choose another --output-dir")
 
@@ -270,7 +282,7 @@ class Training:
         groups = param_groups(module, weight_decay=self.weight_decay)
         try:
             return optimizer(groups, lr=self.lr, **options)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, IndexError, RuntimeError) as error:
             given = " ".join([f"--optimizer {self.optimizer} --lr {self.lr}", *self.optimizer_options])
             raise ValueError(f"{given}: {error}") from error
 
