@@ -74,16 +74,21 @@ def test_initial_loss_remembers_the_first_losses():
     assert copy(LOSSES / 2).item() == 1
     with pytest.raises(ValueError, match="for 2 tasks"):
         weighting(torch.ones(3))
-    with pytest.raises(ValueError, match="positive numbers"):
+    with pytest.raises(ValueError, match="positive finite numbers"):
         InitialLoss(2, torch.tensor([1.0, 0.0]))
+    with pytest.raises(ValueError, match="positive finite numbers"):
+        InitialLoss(2, torch.tensor([1.0, math.inf]))
 
 
 def test_loss_weightings_reject_losses_that_are_not_positive():
-    bad = torch.tensor([0.5, -1.0])
-    for objective in (running_loss, geometric_mean, InitialLoss(2)):
-        with pytest.raises(ValueError, match="every loss must be positive"):
-            objective(bad)
-    assert generalized_mean(bad, 1.0) == -0.25
+    initial = InitialLoss(2).double()
+    for bad in (double([0.5, -1.0]), double([0.5, math.inf]), double([0.5, math.nan])):
+        for objective in (running_loss, geometric_mean, initial):
+            with pytest.raises(ValueError, match="every loss must be positive and finite"):
+                objective(bad)
+    assert generalized_mean(double([0.5, -1.0]), 1.0) == -0.25
+    assert initial(LOSSES).item() == 2  # a bad first call leaves no trace
+    assert initial.initial.tolist() == LOSSES.tolist()
 
 
 def test_inverse_gradient_norm_oracle():
