@@ -259,6 +259,11 @@ def test_vat_of_masked_positions_and_classes():
     nothing = vat_loss(per_token, embedding, mask=torch.zeros_like(mask))
     nothing.backward()
     assert nothing == 0
+    for wrong in (mask[:, :1], mask[:, None], mask[0]):  # the first and the last would broadcast to another meaning
+        with pytest.raises(ValueError, match=r"mask must be \(4, 5\)"):
+            vat_loss(per_token, embedding, mask=wrong)
+    with pytest.raises(ValueError, match=r"mask must be \(4,\), the logits without classes, not \(4, 1\)"):
+        vat_loss(lambda: model(**inputs).logits, embedding, mask=torch.ones(4, 1))
 
 
 def test_embedding_noise_is_half_its_variance_times_the_curvature():
