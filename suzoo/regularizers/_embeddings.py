@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suzoo.distributed import all_reduce_sum
+from suzoo.regularizers._checkpointing import checkpoint_depth
 
 Norm = Literal["token", "sample", "batch", "matrix"]
 
@@ -31,12 +32,18 @@ def changed_outputs(
     """Within the block every output of `embedding` is `change(number of the call, output, input ids)`.
 
     Raises:
-        ValueError: the embedding was not called in the block, so nothing was disturbed.
+        ValueError: the embedding was not called in the block, so nothing was disturbed; or it was inside a checkpointed
+            region.
     """
-    num_calls = 0
+    num_calls, depth = 0, checkpoint_depth()
 
     def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         nonlocal num_calls
+        if checkpoint_depth() > depth:
+            raise ValueError(
+                f"the {type(embedding).__name__} is inside a checkpointed region, which the backward runs again "
+                "without the disturbance: checkpoint only layers above it, as transformers' models do by themselves"
+            )
         num_calls += 1
         return change(num_calls - 1, output, args[0])
 

@@ -44,7 +44,7 @@ def fgm(
         Scalar. Where the gradient is 0 or not finite nothing moves.
 
     Raises:
-        ValueError: the embedding was not called, or an unknown norm.
+        ValueError: the embedding was not called or was inside a checkpointed region, or an unknown norm.
     """
     return pgd(
         compute_loss, embedding, epsilon=epsilon, step_size=epsilon, num_steps=1, norm=norm, include_clean=include_clean

@@ -26,7 +26,7 @@ def embedding_noise(
     On average the loss plus std²/2 times the trace of its Hessian with respect to the embeddings.
 
     Raises:
-        ValueError: std < 0, or the embedding was not called.
+        ValueError: std < 0, or the embedding was not called or was inside a checkpointed region.
     """
     if std < 0:
         raise ValueError(f"embedding_noise: std must be at least 0, not {std}")

@@ -48,7 +48,8 @@ def vat_loss(
         Scalar mean over the positions that count, at least 0, float32 at least. A class at -inf counts nowhere.
 
     Raises:
-        ValueError: the embedding was not called, num_steps < 1, or a mask of another shape.
+        ValueError: the embedding was not called or was inside a checkpointed region, num_steps < 1, or a mask of
+            another shape.
     """
     if num_steps < 1:
         raise ValueError(f"vat_loss: num_steps must be at least 1, not {num_steps}")

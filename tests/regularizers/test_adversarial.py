@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from suzoo import distributed
 from suzoo.losses import cosent_loss
@@ -342,6 +343,74 @@ def test_gradient_penalty_refuses_what_has_no_second_derivative():
     compiled = torch.compile(lambda x: x.sin().sum(), backend="aot_eager")
     with pytest.raises(ValueError, match="compiled model"):
         gradient_penalty(lambda: compiled(embedding(inputs["input_ids"])), embedding)
+
+
+def checkpointed_wholly(model, use_reentrant):
+    """The embedding inside the region, as FSDP's wrapper around a whole encoder puts it."""
+    # the reentrant kind needs an input with a gradient
+    run = lambda _, inputs: model(**inputs).logits  # noqa: E731
+    one = torch.ones((), requires_grad=True)
+    return lambda inputs: checkpoint(run, one, inputs, use_reentrant=use_reentrant)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_disturbances_refuse_an_embedding_that_the_backward_runs_again(use_reentrant):
+    model, inputs = classifier(), batch()
+    labels = inputs.pop("labels")
+    embedding, logits = model.get_input_embeddings(), checkpointed_wholly(model, use_reentrant)
+    compute_loss = lambda: F.cross_entropy(logits(inputs), labels)  # noqa: E731
+    calls = [lambda f=f: f(compute_loss, embedding) for f in (fgm, pgd, gradient_penalty)]
+    for disturb in [*calls, lambda: vat_loss(lambda: logits(inputs), embedding)]:
+        with pytest.raises(ValueError, match="inside a checkpointed region"):
+            disturb()
+    with pytest.raises(ValueError, match="inside a checkpointed region"), embedding_noise(embedding, 0.1):
+        compute_loss()
+    assert not embedding._forward_hooks
+    checkpoint(lambda: fgm(lambda: model(**inputs).logits.sum(), embedding), use_reentrant=False)  # around all of it
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_disturbances_of_a_model_with_checkpointed_layers_are_exact(use_reentrant):
+    inputs = batch()
+    labels = inputs.pop("labels")
+    results = []
+    for checkpointed in (False, True):
+        model = classifier()
+        if checkpointed:
+            model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+        embedding = model.get_input_embeddings()
+        logits = lambda m=model: m(**inputs).logits  # noqa: E731
+        compute_loss = lambda f=logits: F.cross_entropy(f(), labels)  # noqa: E731
+        if use_reentrant:  # torch refuses autograd.grad there, so only the noise
+            total = torch.zeros(())
+        else:
+            total = pgd(compute_loss, embedding)
+            total = total + vat_loss(logits, embedding, generator=torch.Generator().manual_seed(0))
+        with embedding_noise(embedding, 0.1, generator=torch.Generator().manual_seed(0)):
+            total = total + compute_loss()
+        total.backward()
+        results.append([p.grad for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(*results)
+
+
+def test_gradient_penalty_of_checkpointed_layers():
+    """With eager attention it is exact; SDPA's kernel cannot be chosen for the second run."""
+    inputs, results = batch(), []
+    for checkpointed in (False, True):
+        model = classifier(attn_implementation="eager")
+        if checkpointed:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        gradient_penalty(lambda m=model: m(**inputs).loss, model.get_input_embeddings()).backward()
+        results.append([p.grad for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(*results)
+    model = classifier(attn_implementation="sdpa")
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    with pytest.raises(ValueError, match="cannot choose the SDPA kernel of a checkpointed region"):
+        gradient_penalty(lambda: model(**inputs).loss, model.get_input_embeddings())
+    layer, embedding = nn.MultiheadAttention(8, 2, batch_first=True), nn.Embedding(20, 8)
+    attend = lambda x: layer(x, x, x)[0].sum()  # noqa: E731
+    with pytest.raises(ValueError, match="cannot choose the SDPA kernel"):
+        gradient_penalty(lambda: checkpoint(attend, embedding(inputs["input_ids"]), use_reentrant=False), embedding)
 
 
 def test_flat_input_is_regularized_as_padded_input_is():
