@@ -29,7 +29,8 @@ def multitask_backward(
     the weights are taken; under FSDP2 by FSDP2.
 
     Args:
-        losses: T scalars.
+        losses: T scalars. Those that a gradient scaler has multiplied pass with every weighting but
+            `inverse_gradient_norm`.
         shared_parameters: what the weights are about, usually the encoder.
         weighting: inner products (T, T), float64 on the CPU, of the gradients averaged over ranks -> weights (T,):
             `min_norm`, `primary_auxiliary`, `inverse_gradient_norm`, `pcgrad`. It is not asked where a gradient is not

@@ -99,6 +99,15 @@ def test_inverse_gradient_norm_oracle():
     assert inverse_gradient_norm(double([[0, 0], [0, 4]])).tolist() == [0, 0.5]
 
 
+def test_only_the_inverse_norm_sees_the_scale_of_a_gradient_scaler():
+    torch.manual_seed(0)
+    g = torch.randn(3, 5, dtype=torch.float64)
+    gramian, scale = g @ g.T, 65536.0
+    for weighting in (min_norm, primary_auxiliary, lambda x: pcgrad(x, generator=torch.Generator().manual_seed(0))):
+        torch.testing.assert_close(weighting(gramian * scale**2), weighting(gramian))
+    torch.testing.assert_close(inverse_gradient_norm(gramian * scale**2), inverse_gradient_norm(gramian) / scale)
+
+
 @pytest.mark.parametrize(
     ("gradients", "alpha", "u"),
     [
