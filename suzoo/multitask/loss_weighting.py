@@ -34,8 +34,10 @@ def generalized_mean(losses: Tensor, gamma: float) -> Tensor:
     """(mean of L^γ)^(1/γ): 1 the arithmetic mean, 0 the geometric, -1 the harmonic, -inf the least, inf the largest.
 
     Below 1 it favours the tasks that are learnt already, above 1 those that are not. Raises ValueError where a loss is
-    not positive or not finite, unless γ is 1.
+    not positive or not finite, unless γ is 1, and where γ is NaN.
     """
+    if math.isnan(gamma):
+        raise ValueError("generalized_mean: gamma is NaN")
     means = all_reduce_mean(losses)
     if gamma == 1:
         return (losses - losses.detach() + means).mean()
@@ -76,7 +78,13 @@ class InitialLoss(nn.Module):
 
 
 def label_entropy(counts: Tensor) -> Tensor:
-    """Entropy in nats of the label frequencies (C,): the cross-entropy of a model that knows nothing else."""
+    """Entropy in nats of the label frequencies (C,): the cross-entropy of a model that knows nothing else.
+
+    Raises:
+        ValueError: a count is negative or not finite, or all are 0.
+    """
+    if not bool(((counts >= 0) & counts.isfinite()).all()) or not bool(counts.any()):
+        raise ValueError(f"label_entropy: counts must be finite, at least 0 and not all 0, not {counts.tolist()}")
     p = counts.double() / counts.sum()
     return -torch.special.xlogy(p, p).sum()
 

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from suzoo.regularizers._checkpointing import RefuseCheckpointing
-from suzoo.regularizers._embeddings import Disturbance
+from suzoo.regularizers._embeddings import Disturbance, check_size
 
 
 def gradient_penalty(
@@ -43,10 +43,12 @@ def gradient_penalty(
 
     Raises:
         ValueError: the attention has no second derivative, or is SDPA inside a checkpointed region, the model is
-            compiled or sharded by FSDP2, or the embedding was not called or was inside a checkpointed region.
+            compiled or sharded by FSDP2, the embedding was not called or was inside a checkpointed region, or epsilon
+            is negative or not finite.
     """
     if any(isinstance(parameter, DTensor) for parameter in embedding.parameters()):
         raise ValueError("gradient_penalty needs second derivatives, which FSDP2 does not support; use DDP")
+    check_size("epsilon", epsilon)
     disturbance = Disturbance(embedding)
     no_checkpointing = RefuseCheckpointing(
         "gradient_penalty cannot choose the SDPA kernel of a checkpointed region, which the backward runs again: load "

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from suzoo.regularizers._embeddings import Disturbance, Norm, check_norm, rescaled
+from suzoo.regularizers._embeddings import Disturbance, Norm, check_norm, check_size, rescaled
 
 
 def vat_loss(
@@ -48,11 +48,15 @@ def vat_loss(
         Scalar mean over the positions that count, at least 0, float32 at least. A class at -inf counts nowhere.
 
     Raises:
-        ValueError: the embedding was not called or was inside a checkpointed region, num_steps < 1, or a mask of
-            another shape.
+        ValueError: the embedding was not called or was inside a checkpointed region, num_steps < 1, epsilon < 0 or
+            xi <= 0 or one not finite, an unknown norm, or a mask of another shape.
     """
     if num_steps < 1:
         raise ValueError(f"vat_loss: num_steps must be at least 1, not {num_steps}")
+    check_size("epsilon", epsilon)
+    check_size("xi", xi)
+    if xi == 0:
+        raise ValueError("xi must be above 0: without a probe there is no direction to find")
     if generator is None:  # drawn before the passes, which must all start from one random state
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
     check_norm(norm)

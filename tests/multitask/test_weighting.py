@@ -55,6 +55,11 @@ def test_loss_weighting_oracle():
         assert actual == pytest.approx(value, abs=1e-9) and actual_direction == pytest.approx(direction, abs=1e-9)
     assert label_entropy(torch.tensor([7, 2, 1, 0])).item() == pytest.approx(0.8018185525)
     assert label_entropy(torch.ones(10)).item() == pytest.approx(math.log(10))
+    for counts in (torch.zeros(3), torch.tensor([3, -1]), torch.tensor([1, math.nan]), torch.ones(0)):
+        with pytest.raises(ValueError, match="label_entropy: counts must be"):
+            label_entropy(counts)
+    with pytest.raises(ValueError, match="gamma is NaN"):
+        generalized_mean(LOSSES, math.nan)
 
 
 def test_loss_weightings_do_not_see_the_scale_of_a_loss():

@@ -201,6 +201,44 @@ def test_attacks_reject_what_they_cannot_disturb():
         vat_loss(lambda: model(**inputs).logits, model.get_input_embeddings(), num_steps=0)
 
 
+@pytest.mark.parametrize("size", [-5.0, math.nan, math.inf])
+def test_lengths_must_be_finite_and_not_negative(size):
+    model, inputs = classifier(), batch()
+    embedding = model.get_input_embeddings()
+    compute_loss, compute_logits = lambda: model(**inputs).loss, lambda: model(**inputs).logits
+    for option, disturb in (
+        ("epsilon", lambda: fgm(compute_loss, embedding, epsilon=size)),
+        ("epsilon", lambda: pgd(compute_loss, embedding, epsilon=size)),
+        ("step_size", lambda: pgd(compute_loss, embedding, step_size=size)),
+        ("epsilon", lambda: vat_loss(compute_logits, embedding, epsilon=size)),
+        ("xi", lambda: vat_loss(compute_logits, embedding, xi=size)),
+        ("epsilon", lambda: gradient_penalty(compute_loss, embedding, epsilon=size)),
+    ):
+        with pytest.raises(ValueError, match=f"{option} must be finite and at least 0, not {size}"):
+            disturb()
+    with pytest.raises(ValueError, match="std must be finite"), embedding_noise(embedding, size):
+        compute_loss()
+    with pytest.raises(ValueError, match="xi must be above 0"):
+        vat_loss(compute_logits, embedding, xi=0.0)
+    torch.testing.assert_close(fgm(compute_loss, embedding, epsilon=0.0), compute_loss())
+
+
+def test_the_embedding_may_be_called_by_keyword():
+    model, compute_loss = logistic()
+    by_keyword = lambda: F.softplus(-model.embedding(input=torch.tensor([[0]]))[:, 0] @ model.weight.T).sum()  # noqa: E731
+    for norm in ("sample", "matrix"):
+        expected = fgm(compute_loss, model.embedding, norm=norm)
+        torch.testing.assert_close(fgm(by_keyword, model.embedding, norm=norm), expected)
+
+
+def test_a_model_that_was_compiled_clean_does_not_see_the_disturbance():
+    model, _ = logistic()
+    compiled = torch.compile(lambda: F.softplus(-model()).sum(), backend="eager")
+    compiled()
+    with pytest.raises(ValueError, match="do not run a model that was compiled without the disturbance"):
+        fgm(compiled, model.embedding)
+
+
 def test_vat_shares_the_dropout_masks_and_moves_the_random_state_on():
     model, inputs = classifier(dropout=0.5), batch()
     del inputs["labels"]
