@@ -29,19 +29,22 @@ def multitask_backward(
     the weights are taken; under FSDP2 by FSDP2.
 
     Args:
-        losses: T scalars.
+        losses: T scalars. Those that a gradient scaler has multiplied pass with every weighting but
+            `inverse_gradient_norm`.
         shared_parameters: what the weights are about, usually the encoder.
         weighting: inner products (T, T), float64 on the CPU, of the gradients averaged over ranks -> weights (T,):
             `min_norm`, `primary_auxiliary`, `inverse_gradient_norm`, `pcgrad`. It is not asked where a gradient is not
-            finite: then all weights are 1, and gradient scaler or clipping deals with it.
+            finite: then all weights are 1, so that the gradient to step with is not finite either, and shows it.
 
     Returns:
         The weights (T,), the same on all ranks.
 
     Raises:
-        ValueError: fewer than 2 losses, one without a graph, no shared parameter, or weights of another shape.
+        ValueError: fewer than 2 losses, one without a graph, no shared parameter, or weights of another shape; `.grad`
+            is then as it was, but for the heads' under FSDP2.
     """
-    shared = [parameter for parameter in shared_parameters if parameter.requires_grad]
+    # each once: tied weights come up twice where the parameters of two modules are put together
+    shared = list(dict.fromkeys(parameter for parameter in shared_parameters if parameter.requires_grad))
     if len(losses) < 2 or not shared:
         raise ValueError(
             f"multitask_backward takes at least 2 losses and 1 shared parameter, not {len(losses)} and {len(shared)}"
@@ -49,7 +52,7 @@ def multitask_backward(
     if any(loss.dim() or not loss.requires_grad for loss in losses):
         raise ValueError("multitask_backward: every loss must be a scalar that depends on parameters")
     collect = _by_backward if any(isinstance(parameter, DTensor) for parameter in shared) else _by_grad
-    task_grads = collect(losses, shared)
+    task_grads, of_others = collect(losses, shared)
 
     gramian_TT = torch.stack([torch.stack([_inner(g, h) for h in task_grads]) for g in task_grads])
     if bool(gramian_TT.isfinite().all()):
@@ -67,6 +70,8 @@ def multitask_backward(
     for number, parameter in enumerate(shared):
         for weight, grads in zip(weights_T.tolist(), task_grads, strict=True):
             _accumulate(parameter, grads[number], weight)
+    for parameter, grad in of_others.items():
+        _accumulate(parameter, grad, 1.0)
     return weights_T
 
 
@@ -79,7 +84,8 @@ def automatic_weight_decay(parameters: Iterable[Tensor]) -> float:
     Returns:
         c, to log; one number for all parameters together.
     """
-    pairs = [(parameter.grad, parameter.detach()) for parameter in parameters if parameter.grad is not None]
+    # each once, as above
+    pairs = [(p.grad, p.detach()) for p in dict.fromkeys(parameters) if p.grad is not None]
     grads, values = [grad for grad, _ in pairs], [value for _, value in pairs]
     square = float(_inner(values, values))
     coefficient = max(-float(_inner(grads, values)), 0.0) / square if square > 0 else 0.0
@@ -88,23 +94,33 @@ def automatic_weight_decay(parameters: Iterable[Tensor]) -> float:
     return coefficient
 
 
-def _by_grad(losses: Sequence[Tensor], shared: list[Tensor]) -> list[list[Tensor | None]]:
-    """Gradients of the shared parameters by task, averaged over ranks; those of all others go to `.grad`.
+def _by_grad(
+    losses: Sequence[Tensor], shared: list[Tensor]
+) -> tuple[list[list[Tensor | None]], dict[Tensor, Tensor | None]]:
+    """Gradients of the shared parameters by task, and of all others of the sum of the losses; averaged over ranks.
 
     With `autograd.grad`, which DDP does not see: its reduction is for one backward per forward.
     """
     others = [leaf for leaf in _leaves(losses) if all(leaf is not parameter for parameter in shared)]
     task_grads: list[list[Tensor | None]] = []
+    of_others: dict[Tensor, Tensor | None] = dict.fromkeys(others)
     for number, loss in enumerate(losses, 1):
         grads = torch.autograd.grad(loss, [*shared, *others], retain_graph=number < len(losses), allow_unused=True)
         task_grads.append([None if grad is None else all_reduce_mean(grad) for grad in grads[: len(shared)]])
         for parameter, grad in zip(others, grads[len(shared) :], strict=True):
-            _accumulate(parameter, None if grad is None else all_reduce_mean(grad), 1.0)
-    return task_grads
+            if grad is not None:
+                mean, before = all_reduce_mean(grad), of_others[parameter]
+                of_others[parameter] = mean if before is None else before + mean
+    return task_grads, of_others
 
 
-def _by_backward(losses: Sequence[Tensor], shared: list[Tensor]) -> list[list[Tensor | None]]:
-    """The same for parameters sharded by FSDP2, whose reduction only runs in a backward that accumulates."""
+def _by_backward(
+    losses: Sequence[Tensor], shared: list[Tensor]
+) -> tuple[list[list[Tensor | None]], dict[Tensor, Tensor | None]]:
+    """The same for parameters sharded by FSDP2, whose reduction only runs in a backward that accumulates.
+
+    So the gradients of all others are in `.grad` already.
+    """
     before = [parameter.grad for parameter in shared]
     task_grads = []
     for number, loss in enumerate(losses, 1):
@@ -114,7 +130,7 @@ def _by_backward(losses: Sequence[Tensor], shared: list[Tensor]) -> list[list[Te
         task_grads.append([parameter.grad for parameter in shared])
     for parameter, grad in zip(shared, before, strict=True):
         parameter.grad = grad
-    return task_grads
+    return task_grads, {}
 
 
 def _leaves(losses: Sequence[Tensor]) -> list[Tensor]:

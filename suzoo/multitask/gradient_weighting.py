@@ -15,6 +15,8 @@ def inverse_gradient_norm(gramian_TT: Tensor) -> Tensor:
     """(T,) 1/|g|: every task pulls alike, whatever its scale and offset. For two tasks it opposes neither.
 
     The update has length up to T: with SGD choose the learning rate for that. A gradient of 0 gets weight 0.
+    Under a gradient scaler give `multitask_backward` the losses unscaled: |g| would take the loss scale out again, and
+    unscaling would then shrink the shared gradient by it. The other weightings do not see a common scale.
     """
     norms_T = gramian_TT.diagonal().sqrt()
     return torch.where(norms_T > 0, 1 / norms_T, 0.0)

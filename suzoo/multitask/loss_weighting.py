@@ -20,7 +20,7 @@ def running_loss(losses: Tensor) -> Tensor:
     """Sum of L / sg(L), gradient sum of g/L: as for the product of the losses. Blind to the scale of each loss.
 
     Raises:
-        ValueError: a loss is not positive.
+        ValueError: a loss is not positive or not finite.
     """
     return (losses / _positive("running_loss", losses)).sum()
 
@@ -34,8 +34,10 @@ def generalized_mean(losses: Tensor, gamma: float) -> Tensor:
     """(mean of L^γ)^(1/γ): 1 the arithmetic mean, 0 the geometric, -1 the harmonic, -inf the least, inf the largest.
 
     Below 1 it favours the tasks that are learnt already, above 1 those that are not. Raises ValueError where a loss is
-    not positive, unless γ is 1.
+    not positive or not finite, unless γ is 1, and where γ is NaN.
     """
+    if math.isnan(gamma):
+        raise ValueError("generalized_mean: gamma is NaN")
     means = all_reduce_mean(losses)
     if gamma == 1:
         return (losses - losses.detach() + means).mean()
@@ -53,14 +55,18 @@ class InitialLoss(nn.Module):
 
     `initial` may be a prior instead, what a model would lose that knows the label frequencies only: `label_entropy` for
     a classification, the variance of the target for a regression. Kept in the state dict.
+
+    Raises:
+        ValueError: `initial`, or the mean over ranks of a loss of the first call, is not positive or not finite; shapes
+            differ. After a bad first call the next one counts as the first.
     """
 
     initial: Tensor
 
     def __init__(self, num_tasks: int, initial: Tensor | None = None):
         super().__init__()
-        if initial is not None and (initial.shape != (num_tasks,) or not bool((initial > 0).all())):
-            raise ValueError(f"InitialLoss: initial must be ({num_tasks},) positive numbers, not {initial}")
+        if initial is not None and (initial.shape != (num_tasks,) or not _all_positive(initial)):
+            raise ValueError(f"InitialLoss: initial must be ({num_tasks},) positive finite numbers, not {initial}")
         self.register_buffer("initial", torch.zeros(num_tasks) if initial is None else initial.detach().clone())
 
     def forward(self, losses: Tensor) -> Tensor:
@@ -72,16 +78,26 @@ class InitialLoss(nn.Module):
 
 
 def label_entropy(counts: Tensor) -> Tensor:
-    """Entropy in nats of the label frequencies (C,): the cross-entropy of a model that knows nothing else."""
+    """Entropy in nats of the label frequencies (C,): the cross-entropy of a model that knows nothing else.
+
+    Raises:
+        ValueError: a count is negative or not finite, or all are 0.
+    """
+    if not bool(((counts >= 0) & counts.isfinite()).all()) or not bool(counts.any()):
+        raise ValueError(f"label_entropy: counts must be finite, at least 0 and not all 0, not {counts.tolist()}")
     p = counts.double() / counts.sum()
     return -torch.special.xlogy(p, p).sum()
 
 
 def _positive(name: str, losses: Tensor) -> Tensor:
     means = all_reduce_mean(losses)
-    if not bool((means > 0).all()):
+    if not _all_positive(means):
         raise ValueError(
-            f"{name}: every loss must be positive, got {means.tolist()}; for losses that may be 0 or less weight by "
-            "`inverse_gradient_norm`"
+            f"{name}: every loss must be positive and finite, got {means.tolist()}; for losses that may be 0 or "
+            "less weight by `inverse_gradient_norm`"
         )
     return means
+
+
+def _all_positive(x: Tensor) -> bool:
+    return bool(((x > 0) & x.isfinite()).all())

@@ -6,6 +6,7 @@ are, and there is nothing to restore.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Literal
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suzoo.distributed import all_reduce_sum
+from suzoo.regularizers._checkpointing import checkpoint_depth
 
 Norm = Literal["token", "sample", "batch", "matrix"]
 
@@ -24,6 +26,11 @@ def check_norm(norm: str) -> None:
         raise ValueError(f"norm must be 'token', 'sample', 'batch' or 'matrix', not {norm!r}")
 
 
+def check_size(name: str, value: float) -> None:
+    if not 0 <= value < math.inf:  # False for NaN
+        raise ValueError(f"{name} must be finite and at least 0, not {value}")
+
+
 @contextmanager
 def changed_outputs(
     embedding: nn.Module, change: Callable[[int, Tensor, Tensor], Tensor]
@@ -31,16 +38,22 @@ def changed_outputs(
     """Within the block every output of `embedding` is `change(number of the call, output, input ids)`.
 
     Raises:
-        ValueError: the embedding was not called in the block, so nothing was disturbed.
+        ValueError: the embedding was not called in the block, so nothing was disturbed; or it was inside a checkpointed
+            region.
     """
-    num_calls = 0
+    num_calls, depth = 0, checkpoint_depth()
 
-    def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+    def hook(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
         nonlocal num_calls
+        if checkpoint_depth() > depth:
+            raise ValueError(
+                f"the {type(embedding).__name__} is inside a checkpointed region, which the backward runs again "
+                "without the disturbance: checkpoint only layers above it, as transformers' models do by themselves"
+            )
         num_calls += 1
-        return change(num_calls - 1, output, args[0])
+        return change(num_calls - 1, output, (*args, *kwargs.values())[0])  # the ids, by position or by name
 
-    handle = embedding.register_forward_hook(hook)
+    handle = embedding.register_forward_hook(hook, with_kwargs=True)
     try:
         yield
     finally:
@@ -48,7 +61,8 @@ def changed_outputs(
     if not num_calls:
         raise ValueError(
             f"the {type(embedding).__name__} was not called: pass the layer that looks up the input ids of this model "
-            "(model.get_input_embeddings()), and feed input_ids and not inputs_embeds"
+            "(model.get_input_embeddings()), feed input_ids and not inputs_embeds, and do not run a model that was "
+            "compiled without the disturbance"
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from suzoo.regularizers._embeddings import Disturbance, Norm, check_norm, lengths, rescaled
+from suzoo.regularizers._embeddings import Disturbance, Norm, check_norm, check_size, lengths, rescaled
 
 
 def fgm(
@@ -44,7 +44,8 @@ def fgm(
         Scalar. Where the gradient is 0 or not finite nothing moves.
 
     Raises:
-        ValueError: the embedding was not called, or an unknown norm.
+        ValueError: the embedding was not called or was inside a checkpointed region, a length is negative or not
+            finite, or an unknown norm.
     """
     return pgd(
         compute_loss, embedding, epsilon=epsilon, step_size=epsilon, num_steps=1, norm=norm, include_clean=include_clean
@@ -67,6 +68,8 @@ def pgd(
     """
     if num_steps < 1:
         raise ValueError(f"pgd: num_steps must be at least 1, not {num_steps}")
+    check_size("epsilon", epsilon)
+    check_size("step_size", step_size)
     check_norm(norm)
     disturbance, clean = Disturbance(embedding, table=norm == "matrix"), None
     for step in range(1, num_steps + 1):

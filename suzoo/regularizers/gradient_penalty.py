@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from suzoo.regularizers._embeddings import Disturbance
+from suzoo.regularizers._checkpointing import RefuseCheckpointing
+from suzoo.regularizers._embeddings import Disturbance, check_size
 
 
 def gradient_penalty(
@@ -40,13 +42,20 @@ def gradient_penalty(
             that it does not depend on the batch size. None is the published code.
 
     Raises:
-        ValueError: the attention has no second derivative, the model is compiled or sharded by FSDP2, or the embedding
-            was not called.
+        ValueError: the attention has no second derivative, or is SDPA inside a checkpointed region, the model is
+            compiled or sharded by FSDP2, the embedding was not called or was inside a checkpointed region, or epsilon
+            is negative or not finite.
     """
     if any(isinstance(parameter, DTensor) for parameter in embedding.parameters()):
         raise ValueError("gradient_penalty needs second derivatives, which FSDP2 does not support; use DDP")
+    check_size("epsilon", epsilon)
     disturbance = Disturbance(embedding)
-    with sdpa_kernel(SDPBackend.MATH), disturbance.added():
+    no_checkpointing = RefuseCheckpointing(
+        "gradient_penalty cannot choose the SDPA kernel of a checkpointed region, which the backward runs again: load "
+        'the model with attn_implementation="eager" or leave gradient checkpointing out',
+        (F.scaled_dot_product_attention, F.multi_head_attention_forward),
+    )
+    with sdpa_kernel(SDPBackend.MATH), disturbance.added(), no_checkpointing:
         loss = compute_loss()
         _refuse_what_has_no_second_derivative(loss)
         gradients = torch.autograd.grad(loss, disturbance.deltas, create_graph=True)

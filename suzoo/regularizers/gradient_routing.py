@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from suzoo.regularizers._checkpointing import RefuseCheckpointing
+
 
 class _ScaleGradient(torch.autograd.Function):
     @staticmethod
@@ -48,10 +50,18 @@ def frozen_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
     Buffers are cloned, so a batch norm keeps its statistics. Nothing of the module is changed, so a second, ordinary
     call in the same loss trains it: a judge and the generator it judges, in one backward.
+
+    Raises:
+        ValueError: the module checkpoints activations. A region around the whole call is fine.
     """
     state: dict[str, Tensor] = {name: parameter.detach() for name, parameter in module.named_parameters()}
     state |= {name: buffer.clone() for name, buffer in module.named_buffers()}
-    return functional_call(module, state, args, kwargs)
+    no_checkpointing = RefuseCheckpointing(
+        "frozen_call cannot freeze a checkpointed region of the module, which the backward runs again unfrozen: leave "
+        "gradient checkpointing out, or checkpoint the whole call"
+    )
+    with no_checkpointing:
+        return functional_call(module, state, args, kwargs)
 
 
 def one_loss_gan(discriminator: nn.Module, real: Tensor, fake: Tensor, *, weight: float = 1.0) -> Tensor:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from suzoo.regularizers._embeddings import changed_outputs
+from suzoo.regularizers._embeddings import changed_outputs, check_size
 
 
 @contextmanager
@@ -26,10 +26,9 @@ def embedding_noise(
     On average the loss plus std²/2 times the trace of its Hessian with respect to the embeddings.
 
     Raises:
-        ValueError: std < 0, or the embedding was not called.
+        ValueError: std is negative or not finite, or the embedding was not called or was inside a checkpointed region.
     """
-    if std < 0:
-        raise ValueError(f"embedding_noise: std must be at least 0, not {std}")
+    check_size("std", std)
 
     def add(number: int, output: Tensor, input_ids: Tensor) -> Tensor:
         noise = torch.randn(output.shape, generator=generator, device=output.device, dtype=output.dtype)

@@ -38,6 +38,8 @@ def random_replacement(
     Raises:
         ValueError: shapes differ, prob or rate is outside [0, 1], or both pool and vocab_size are given.
     """
+    if pool is not None and vocab_size is not None:
+        raise ValueError("random_replacement takes pool or vocab_size, not both")
     pool = replaceable if pool is None and vocab_size is None else pool
     for name, mask in (("replaceable", replaceable), ("pool", pool)):
         if mask is not None and mask.shape != input_ids.shape:
@@ -45,6 +47,8 @@ def random_replacement(
     for name, value in (("prob", prob), ("rate", rate)):
         if not 0 <= value <= 1:
             raise ValueError(f"random_replacement: {name} must be in [0, 1], not {value}")
+    if not input_ids.numel():
+        return input_ids.clone()
     device = input_ids.device
     rows = torch.rand(len(input_ids), 1, generator=generator, device=device) < prob
     tokens = torch.rand(input_ids.shape, generator=generator, device=device) < rate
@@ -52,8 +56,6 @@ def random_replacement(
     if pool is None:
         assert vocab_size is not None
         substitutes = torch.randint(vocab_size, input_ids.shape, generator=generator, device=device)
-    elif vocab_size is not None:
-        raise ValueError("random_replacement takes pool or vocab_size, not both")
     else:
         # a row without a pool keeps its tokens
         weights = pool.float() + ~pool.bool().any(1, keepdim=True)

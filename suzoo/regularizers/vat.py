@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from suzoo.regularizers._embeddings import Disturbance, Norm, check_norm, rescaled
+from suzoo.regularizers._embeddings import Disturbance, Norm, check_norm, check_size, rescaled
 
 
 def vat_loss(
@@ -41,17 +41,22 @@ def vat_loss(
         xi: length of the probe. Not the 1e-6 of the paper: in float32 its gradient is rounding noise.
         num_steps: power iterations.
         norm: "token", "sample", "batch" or "matrix", as in `fgm`; bert4keras has "matrix" with xi 10.
-        mask: (B, ...) True where a position counts, for token-level logits.
+        mask: True where a position counts, of the shape of the logits without classes: (B, L) for token-level logits.
         generator: for the random start.
 
     Returns:
         Scalar mean over the positions that count, at least 0, float32 at least. A class at -inf counts nowhere.
 
     Raises:
-        ValueError: the embedding was not called, or num_steps < 1.
+        ValueError: the embedding was not called or was inside a checkpointed region, num_steps < 1, epsilon < 0 or
+            xi <= 0 or one not finite, an unknown norm, or a mask of another shape.
     """
     if num_steps < 1:
         raise ValueError(f"vat_loss: num_steps must be at least 1, not {num_steps}")
+    check_size("epsilon", epsilon)
+    check_size("xi", xi)
+    if xi == 0:
+        raise ValueError("xi must be above 0: without a probe there is no direction to find")
     if generator is None:  # drawn before the passes, which must all start from one random state
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
     check_norm(norm)
@@ -88,6 +93,10 @@ def _kl(log_p: Tensor, log_q: Tensor, mask: Tensor | None) -> Tensor:
     impossible = log_p == -torch.inf
     terms = log_p.exp() * (log_p.masked_fill(impossible, 0.0) - log_q.masked_fill(impossible, 0.0))
     divergence = terms.sum(-1)
+    if mask is not None and mask.shape != divergence.shape:
+        raise ValueError(
+            f"vat_loss: mask must be {(*divergence.shape,)}, the logits without classes, not {(*mask.shape,)}"
+        )
     if mask is None:
         return divergence.sum() / max(divergence.numel(), 1)
     return torch.where(mask.bool(), divergence, 0.0).sum() / mask.bool().sum().clamp_min(1)

@@ -35,7 +35,7 @@ def weissi_penalty(weights: Iterable[Tensor], *, log_weight: float = 1e-4, direc
         if weight.dim() < 2:
             raise ValueError(
                 f"weissi_penalty takes matrices and kernels, not shape {(*weight.shape,)}: "
-                "pass [p for p in parameters if p.dim() > 1]"
+                "pass [m.weight for m in model.modules() if isinstance(m, nn.Linear)]"
             )
         weight = weight if weight.dtype == torch.float64 else weight.float()
         square = weight.square().sum()

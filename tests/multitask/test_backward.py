@@ -75,6 +75,16 @@ def test_multitask_backward_of_parameters_that_one_task_does_not_use():
     assert model.encoder[0].weight.grad is None
 
 
+def test_multitask_backward_counts_a_parameter_listed_twice_once():
+    model, twin = TwoTasks(), TwoTasks()
+    shared = list(model.encoder.parameters())
+    weights = multitask_backward(model(*data()), [*shared, shared[0], *shared], inverse_gradient_norm)
+    torch.testing.assert_close(
+        weights, multitask_backward(twin(*data()), twin.encoder.parameters(), inverse_gradient_norm)
+    )
+    torch.testing.assert_close([p.grad for p in model.parameters()], [p.grad for p in twin.parameters()])
+
+
 def test_multitask_backward_passes_on_what_is_not_finite():
     model = TwoTasks()
     first, second = model(*data())
@@ -93,6 +103,7 @@ def test_multitask_backward_rejects_bad_input():
         multitask_backward([losses[0], losses[1].detach()], model.encoder.parameters(), min_norm)
     with pytest.raises(ValueError, match=r"returned \(3,\) for 2 losses"):
         multitask_backward(losses, model.encoder.parameters(), lambda gramian: torch.ones(3))
+    assert all(p.grad is None for p in model.parameters())
 
 
 def test_primary_auxiliary_descends_on_the_primary_loss_where_the_sum_does_not():
@@ -122,7 +133,7 @@ def test_automatic_weight_decay_oracle():
     theta = nn.Parameter(torch.tensor([1, -2, 0.5], dtype=torch.float64))
     theta.grad = torch.tensor([-0.4, 0.1, 0.3], dtype=torch.float64)
     unused = nn.Parameter(torch.ones(2))
-    assert automatic_weight_decay([theta, unused]) == pytest.approx(0.0857142857)
+    assert automatic_weight_decay([theta, unused, theta]) == pytest.approx(0.0857142857)
     assert theta.grad.tolist() == pytest.approx([-0.3142857143, -0.0714285714, 0.3428571429])
     assert (theta.grad @ theta).item() == pytest.approx(0, abs=1e-12)
     theta.grad = theta.detach().clone()  # the loss shrinks the weights already

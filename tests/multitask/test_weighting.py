@@ -55,6 +55,11 @@ def test_loss_weighting_oracle():
         assert actual == pytest.approx(value, abs=1e-9) and actual_direction == pytest.approx(direction, abs=1e-9)
     assert label_entropy(torch.tensor([7, 2, 1, 0])).item() == pytest.approx(0.8018185525)
     assert label_entropy(torch.ones(10)).item() == pytest.approx(math.log(10))
+    for counts in (torch.zeros(3), torch.tensor([3, -1]), torch.tensor([1, math.nan]), torch.ones(0)):
+        with pytest.raises(ValueError, match="label_entropy: counts must be"):
+            label_entropy(counts)
+    with pytest.raises(ValueError, match="gamma is NaN"):
+        generalized_mean(LOSSES, math.nan)
 
 
 def test_loss_weightings_do_not_see_the_scale_of_a_loss():
@@ -74,16 +79,21 @@ def test_initial_loss_remembers_the_first_losses():
     assert copy(LOSSES / 2).item() == 1
     with pytest.raises(ValueError, match="for 2 tasks"):
         weighting(torch.ones(3))
-    with pytest.raises(ValueError, match="positive numbers"):
+    with pytest.raises(ValueError, match="positive finite numbers"):
         InitialLoss(2, torch.tensor([1.0, 0.0]))
+    with pytest.raises(ValueError, match="positive finite numbers"):
+        InitialLoss(2, torch.tensor([1.0, math.inf]))
 
 
 def test_loss_weightings_reject_losses_that_are_not_positive():
-    bad = torch.tensor([0.5, -1.0])
-    for objective in (running_loss, geometric_mean, InitialLoss(2)):
-        with pytest.raises(ValueError, match="every loss must be positive"):
-            objective(bad)
-    assert generalized_mean(bad, 1.0) == -0.25
+    initial = InitialLoss(2).double()
+    for bad in (double([0.5, -1.0]), double([0.5, math.inf]), double([0.5, math.nan])):
+        for objective in (running_loss, geometric_mean, initial):
+            with pytest.raises(ValueError, match="every loss must be positive and finite"):
+                objective(bad)
+    assert generalized_mean(double([0.5, -1.0]), 1.0) == -0.25
+    assert initial(LOSSES).item() == 2  # a bad first call leaves no trace
+    assert initial.initial.tolist() == LOSSES.tolist()
 
 
 def test_inverse_gradient_norm_oracle():
@@ -92,6 +102,15 @@ def test_inverse_gradient_norm_oracle():
     assert u.tolist() == pytest.approx([0.757464375, 0.9701425001])
     assert (GRADIENTS @ u).tolist() == pytest.approx([0.757464375, 1.5615528128])
     assert inverse_gradient_norm(double([[0, 0], [0, 4]])).tolist() == [0, 0.5]
+
+
+def test_only_the_inverse_norm_sees_the_scale_of_a_gradient_scaler():
+    torch.manual_seed(0)
+    g = torch.randn(3, 5, dtype=torch.float64)
+    gramian, scale = g @ g.T, 65536.0
+    for weighting in (min_norm, primary_auxiliary, lambda x: pcgrad(x, generator=torch.Generator().manual_seed(0))):
+        torch.testing.assert_close(weighting(gramian * scale**2), weighting(gramian))
+    torch.testing.assert_close(inverse_gradient_norm(gramian * scale**2), inverse_gradient_norm(gramian) / scale)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from suzoo import distributed
 from suzoo.losses import cosent_loss
@@ -200,6 +201,44 @@ def test_attacks_reject_what_they_cannot_disturb():
         vat_loss(lambda: model(**inputs).logits, model.get_input_embeddings(), num_steps=0)
 
 
+@pytest.mark.parametrize("size", [-5.0, math.nan, math.inf])
+def test_lengths_must_be_finite_and_not_negative(size):
+    model, inputs = classifier(), batch()
+    embedding = model.get_input_embeddings()
+    compute_loss, compute_logits = lambda: model(**inputs).loss, lambda: model(**inputs).logits
+    for option, disturb in (
+        ("epsilon", lambda: fgm(compute_loss, embedding, epsilon=size)),
+        ("epsilon", lambda: pgd(compute_loss, embedding, epsilon=size)),
+        ("step_size", lambda: pgd(compute_loss, embedding, step_size=size)),
+        ("epsilon", lambda: vat_loss(compute_logits, embedding, epsilon=size)),
+        ("xi", lambda: vat_loss(compute_logits, embedding, xi=size)),
+        ("epsilon", lambda: gradient_penalty(compute_loss, embedding, epsilon=size)),
+    ):
+        with pytest.raises(ValueError, match=f"{option} must be finite and at least 0, not {size}"):
+            disturb()
+    with pytest.raises(ValueError, match="std must be finite"), embedding_noise(embedding, size):
+        compute_loss()
+    with pytest.raises(ValueError, match="xi must be above 0"):
+        vat_loss(compute_logits, embedding, xi=0.0)
+    torch.testing.assert_close(fgm(compute_loss, embedding, epsilon=0.0), compute_loss())
+
+
+def test_the_embedding_may_be_called_by_keyword():
+    model, compute_loss = logistic()
+    by_keyword = lambda: F.softplus(-model.embedding(input=torch.tensor([[0]]))[:, 0] @ model.weight.T).sum()  # noqa: E731
+    for norm in ("sample", "matrix"):
+        expected = fgm(compute_loss, model.embedding, norm=norm)
+        torch.testing.assert_close(fgm(by_keyword, model.embedding, norm=norm), expected)
+
+
+def test_a_model_that_was_compiled_clean_does_not_see_the_disturbance():
+    model, _ = logistic()
+    compiled = torch.compile(lambda: F.softplus(-model()).sum(), backend="eager")
+    compiled()
+    with pytest.raises(ValueError, match="do not run a model that was compiled without the disturbance"):
+        fgm(compiled, model.embedding)
+
+
 def test_vat_shares_the_dropout_masks_and_moves_the_random_state_on():
     model, inputs = classifier(dropout=0.5), batch()
     del inputs["labels"]
@@ -259,6 +298,11 @@ def test_vat_of_masked_positions_and_classes():
     nothing = vat_loss(per_token, embedding, mask=torch.zeros_like(mask))
     nothing.backward()
     assert nothing == 0
+    for wrong in (mask[:, :1], mask[:, None], mask[0]):  # the first and the last would broadcast to another meaning
+        with pytest.raises(ValueError, match=r"mask must be \(4, 5\)"):
+            vat_loss(per_token, embedding, mask=wrong)
+    with pytest.raises(ValueError, match=r"mask must be \(4,\), the logits without classes, not \(4, 1\)"):
+        vat_loss(lambda: model(**inputs).logits, embedding, mask=torch.ones(4, 1))
 
 
 def test_embedding_noise_is_half_its_variance_times_the_curvature():
@@ -337,6 +381,74 @@ def test_gradient_penalty_refuses_what_has_no_second_derivative():
     compiled = torch.compile(lambda x: x.sin().sum(), backend="aot_eager")
     with pytest.raises(ValueError, match="compiled model"):
         gradient_penalty(lambda: compiled(embedding(inputs["input_ids"])), embedding)
+
+
+def checkpointed_wholly(model, use_reentrant):
+    """The embedding inside the region, as FSDP's wrapper around a whole encoder puts it."""
+    # the reentrant kind needs an input with a gradient
+    run = lambda _, inputs: model(**inputs).logits  # noqa: E731
+    one = torch.ones((), requires_grad=True)
+    return lambda inputs: checkpoint(run, one, inputs, use_reentrant=use_reentrant)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_disturbances_refuse_an_embedding_that_the_backward_runs_again(use_reentrant):
+    model, inputs = classifier(), batch()
+    labels = inputs.pop("labels")
+    embedding, logits = model.get_input_embeddings(), checkpointed_wholly(model, use_reentrant)
+    compute_loss = lambda: F.cross_entropy(logits(inputs), labels)  # noqa: E731
+    calls = [lambda f=f: f(compute_loss, embedding) for f in (fgm, pgd, gradient_penalty)]
+    for disturb in [*calls, lambda: vat_loss(lambda: logits(inputs), embedding)]:
+        with pytest.raises(ValueError, match="inside a checkpointed region"):
+            disturb()
+    with pytest.raises(ValueError, match="inside a checkpointed region"), embedding_noise(embedding, 0.1):
+        compute_loss()
+    assert not embedding._forward_hooks
+    checkpoint(lambda: fgm(lambda: model(**inputs).logits.sum(), embedding), use_reentrant=False)  # around all of it
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_disturbances_of_a_model_with_checkpointed_layers_are_exact(use_reentrant):
+    inputs = batch()
+    labels = inputs.pop("labels")
+    results = []
+    for checkpointed in (False, True):
+        model = classifier()
+        if checkpointed:
+            model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+        embedding = model.get_input_embeddings()
+        logits = lambda m=model: m(**inputs).logits  # noqa: E731
+        compute_loss = lambda f=logits: F.cross_entropy(f(), labels)  # noqa: E731
+        if use_reentrant:  # torch refuses autograd.grad there, so only the noise
+            total = torch.zeros(())
+        else:
+            total = pgd(compute_loss, embedding)
+            total = total + vat_loss(logits, embedding, generator=torch.Generator().manual_seed(0))
+        with embedding_noise(embedding, 0.1, generator=torch.Generator().manual_seed(0)):
+            total = total + compute_loss()
+        total.backward()
+        results.append([p.grad for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(*results)
+
+
+def test_gradient_penalty_of_checkpointed_layers():
+    """With eager attention it is exact; SDPA's kernel cannot be chosen for the second run."""
+    inputs, results = batch(), []
+    for checkpointed in (False, True):
+        model = classifier(attn_implementation="eager")
+        if checkpointed:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        gradient_penalty(lambda m=model: m(**inputs).loss, model.get_input_embeddings()).backward()
+        results.append([p.grad for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(*results)
+    model = classifier(attn_implementation="sdpa")
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    with pytest.raises(ValueError, match="cannot choose the SDPA kernel of a checkpointed region"):
+        gradient_penalty(lambda: model(**inputs).loss, model.get_input_embeddings())
+    layer, embedding = nn.MultiheadAttention(8, 2, batch_first=True), nn.Embedding(20, 8)
+    attend = lambda x: layer(x, x, x)[0].sum()  # noqa: E731
+    with pytest.raises(ValueError, match="cannot choose the SDPA kernel"):
+        gradient_penalty(lambda: checkpoint(attend, embedding(inputs["input_ids"]), use_reentrant=False), embedding)
 
 
 def test_flat_input_is_regularized_as_padded_input_is():

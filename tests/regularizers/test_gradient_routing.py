@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from suzoo.regularizers import frozen_call, one_loss_gan, reverse_gradient, scale_gradient
 
@@ -34,6 +35,34 @@ def test_frozen_call_reaches_the_input_and_nothing_of_the_module():
     assert all(torch.equal(before[name], value) for name, value in judge.state_dict().items())
     judge(x).sum().backward()
     torch.testing.assert_close(frozen_grad, x.grad)
+
+
+class CheckpointedJudge(nn.Module):
+    def __init__(self, use_reentrant: bool):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.norm, self.use_reentrant = nn.Linear(3, 4), nn.BatchNorm1d(4), use_reentrant
+
+    def body(self, x):
+        return self.norm(x @ self.linear.weight.T).tanh()
+
+    def forward(self, x):
+        return checkpoint(self.body, x, use_reentrant=self.use_reentrant)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_frozen_call_and_checkpointing(use_reentrant):
+    """A region inside the module would run again unfrozen; one around the call is as good as none."""
+    judge, x = CheckpointedJudge(use_reentrant), torch.randn(6, 3, requires_grad=True)
+    before = copy.deepcopy(judge.state_dict())
+    with pytest.raises(ValueError, match="cannot freeze a checkpointed region"):
+        frozen_call(judge, x).sum().backward()
+    with pytest.raises(ValueError, match="cannot freeze a checkpointed region"):
+        one_loss_gan(judge, x.detach(), x)
+    judge.load_state_dict(before)
+    checkpoint(lambda x: frozen_call(judge.linear, x), x, use_reentrant=use_reentrant).sum().backward()
+    torch.testing.assert_close(x.grad, judge.linear.weight.sum(0).detach().expand(6, 3))
+    assert all(p.grad is None for p in judge.parameters())
 
 
 def players(dropout: float = 0.0):

@@ -92,6 +92,8 @@ def test_random_replacement_draws_from_the_pool_it_is_given():
     assert torch.equal(random_replacement(input_ids, replaceable, prob=0), input_ids)
     nothing = torch.zeros_like(replaceable)
     assert torch.equal(random_replacement(input_ids, replaceable, prob=1, rate=1, pool=nothing), input_ids)
+    for empty in (slice(0), (slice(None), slice(0))):
+        assert torch.equal(random_replacement(input_ids[empty], replaceable[empty]), input_ids[empty])
 
 
 def test_random_replacement_rejects_bad_input():
