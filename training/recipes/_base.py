@@ -70,9 +70,9 @@ class Training:
     output_dir: str = "out/run"
     """Where the model, the metrics and the checkpoints go."""
     overwrite: bool = False
-    """Empty an output folder that holds a run."""
+    """Replace the run in the output folder, which is deleted when the new one has a checkpoint."""
     resume: bool = False
-    """Continue the run in the output folder from its newest checkpoint."""
+    """Continue the run in the output folder from its newest checkpoint, with the flags and data it began with."""
     push_to: str | None = None
     """Hub repository (owner/name) to push the verified model to."""
     seed: int = 0
