@@ -55,7 +55,8 @@ def f1_weighted_bce(
 class RunningF1(nn.Module):
     """Exponential mean of the smooth F1 over steps and ranks: `f1_weighted_bce(z, y, f1=running_f1(z, y))`.
 
-    Overlap and mass are averaged before the division, so a batch without positives does not pull F1 to 0.
+    Overlap and mass are averaged before the division, so a batch without positives does not pull F1 to 0. A batch whose
+    sums are not finite is left out: one NaN logit would stay in the mean for good.
 
     Args:
         num_classes: None keeps one F1 over all elements, a number one F1 for each class of the last dimension.
@@ -85,9 +86,10 @@ class RunningF1(nn.Module):
             overlap, mass = _overlap_and_mass(upcast_finite(logits), targets, keep, dims)
             count = keep.sum() if dims is None else keep.sum(dims)
             overlap, mass, count = all_reduce_sum(torch.stack([overlap, mass, count.to(mass.dtype)]))
-            share = torch.where(count > 0, 1 - self.momentum, 0.0)  # nothing seen, nothing learnt
-            self.overlap.lerp_((overlap / count.clamp_min(1)).to(self.overlap.dtype), share.to(self.overlap.dtype))
-            self.mass.lerp_((mass / count.clamp_min(1)).to(self.mass.dtype), share.to(self.mass.dtype))
+            learns = (count > 0) & mass.isfinite()  # else the overlap is not finite either, and 0 * NaN would be NaN
+            for mean, new in ((self.overlap, overlap), (self.mass, mass)):
+                new = torch.where(learns, new / count.clamp_min(1), 0.0).to(mean.dtype)
+                mean.lerp_(new, torch.where(learns, 1 - self.momentum, 0.0).to(mean.dtype))
         return _ratio(2 * self.overlap, self.mass)
 
 
@@ -133,4 +135,4 @@ def _overlap_and_mass(logits: Tensor, targets: Tensor, keep: Tensor, dims=None) 
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    return torch.where(denominator > 0, numerator / denominator.clamp_min(1e-30), 0.0)
+    return torch.where(denominator == 0, 0.0, numerator / denominator.clamp_min(1e-30))

@@ -160,6 +160,17 @@ def test_running_f1_converges_to_the_f1_and_holds_in_eval():
         RunningF1(momentum=1.0)
 
 
+def test_a_nan_is_seen_in_the_loss_and_not_kept_in_the_running_f1():
+    running = RunningF1(2, momentum=0.5)
+    targets = torch.tensor([[1, 1], [0, 0]])
+    f1 = running(torch.tensor([[2.0, 2.0], [-1.0, -1.0]]), targets)
+    broken = torch.tensor([[math.nan, 1.0], [-1.0, -2.0]])
+    after = running(broken, targets)
+    assert after[0] == f1[0] and after[1] != f1[1]  # the class without a NaN goes on learning
+    assert f1_weighted_bce(broken, targets, f1=after).isnan()
+    assert f1_weighted_bce(torch.tensor([0.0, math.nan]), targets[:, 0], reduction="none").isnan().all()
+
+
 def test_dice_macro_is_the_mean_over_classes():
     logits, targets = torch.stack([Z, Z.flip(0)], 1), torch.stack([Y, Y], 1)
     per_class = torch.stack([dice_loss(logits[:, c], targets[:, c]) for c in range(2)])
