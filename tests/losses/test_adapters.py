@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification, BertModel, Trainer, TrainingArguments
 
-from suzoo.losses import contrastive_loss, cosent_loss, focal_loss
-from suzoo.losses.adapters import EmbeddingLoss
+from suzoo.losses import CosineLinear, am_softmax_loss, contrastive_loss, cosent_loss, focal_loss
+from suzoo.losses.adapters import EmbeddingLoss, PairScoreLoss
 
 TINY = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
@@ -90,3 +90,29 @@ def test_embedding_loss_trains_under_sentence_transformers(encoder, tmp_path, na
     encoder.save_pretrained(str(tmp_path / "saved"))
     card = (tmp_path / "saved/README.md").read_text()
     assert "kexue.fm/archives" in card and f'"losses": "{name}"' in card
+
+
+GLOBAL_HEAD = CosineLinear(TINY["hidden_size"], 3)
+
+
+def test_a_head_of_the_loss_is_trained_or_refused(encoder, tmp_path):
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+
+    head = CosineLinear(TINY["hidden_size"], 3)
+    function = lambda e, y: am_softmax_loss(head(e), y)  # noqa: E731
+    for kind, unseen in (
+        (EmbeddingLoss, function),
+        (PairScoreLoss, function),
+        (EmbeddingLoss, lambda e, y: am_softmax_loss(GLOBAL_HEAD(e), y)),
+    ):
+        with pytest.raises(ValueError, match=r"would not train; pass modules=\[(head|GLOBAL_HEAD)\]"):
+            kind(encoder, unseen)
+    loss = EmbeddingLoss(encoder, function, names=["am_softmax_loss"], modules=[head])
+    before = head.weight.detach().clone()
+    data = Dataset.from_dict({"text": ["a b", "c d", "e f"] * 4, "label": [0, 1, 2] * 4})
+    args = arguments(SentenceTransformerTrainingArguments, tmp_path, learning_rate=1e-2)
+    SentenceTransformerTrainer(encoder, args, train_dataset=data, loss=loss).train()
+    assert (head.weight - before).norm() > 1e-2
+    frozen = head.requires_grad_(False)
+    EmbeddingLoss(encoder, lambda e, y: am_softmax_loss(frozen(e), y))  # a teacher, say
+    EmbeddingLoss(encoder, lambda e, y: e.sum() + sum(p.sum() for p in encoder.parameters()))  # the model itself
