@@ -21,11 +21,26 @@ def upcast_finite(values: Tensor) -> Tensor:
     return upcast(values).nan_to_num(nan=torch.nan, posinf=1e30, neginf=-1e30)
 
 
+def can_look(tensor: Tensor) -> bool:
+    """A decision on the values of a tensor neither breaks a graph nor waits for an accelerator."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def upcast_kept(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    """`upcast` of logits (..., C) with zeros in the rows that labels (...) ignore: the softmax of a row that is -inf
+    throughout is NaN, and so is 0 times it in the backward."""
+    ignored = labels == ignore_index
+    # where a look does not wait, it is cheaper than a copy of the logits; elsewhere the copy is in their own precision
+    if can_look(logits) and not bool((ignored & (logits[..., 0] == -torch.inf)).any()):
+        return upcast(logits)
+    return upcast(logits.masked_fill(ignored[..., None], 0.0))
+
+
 def reduce_loss(losses: Tensor, keep: Tensor | None, reduction: Reduction, num_items: int | Tensor | None) -> Tensor:
     """Sum, mean or all of `losses` where `keep` (same shape, None keeps all); the others are 0 and get no gradient.
 
     The mean divides by `num_items` if given (the count over all micro-batches and ranks), else by the number kept.
-    Nothing kept gives a zero that is attached to the graph.
+    Nothing kept gives a zero that is attached to the graph, also where `num_items` is 0.
     """
     if keep is not None:
         losses = torch.where(keep, losses, 0.0)
@@ -41,8 +56,9 @@ def divide_by_count(total: Tensor, counted: Tensor, reduction: Reduction, num_it
     if reduction == "sum":
         return total
     if num_items is None:
-        num_items = counted.sum().clamp_min(1) if counted.dtype == torch.bool else max(counted.numel(), 1)
-    return total / num_items
+        num_items = counted.sum() if counted.dtype == torch.bool else counted.numel()
+    # a count of 0 divides by 1: nothing was summed, or it is a count of positives
+    return total / (num_items.masked_fill(num_items == 0, 1) if isinstance(num_items, Tensor) else num_items or 1)
 
 
 def _check_reduction(reduction: str, num_items: int | Tensor | None) -> None:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from suzoo.losses._common import divide_by_count
+
 
 def chunked_loss(
     loss: Callable[..., Tensor],
@@ -38,7 +40,7 @@ def chunked_loss(
         hidden: (..., D). labels: (...) class indices.
         chunk_size: tokens per chunk.
         ignore_index: this label is left out.
-        num_items: divisor instead of the number of labels that count: that of the whole step.
+        num_items: divisor instead of the number of labels that count: that of the whole step. 0 counts as 1.
 
     Returns:
         Scalar, float32 at least; an attached 0 if all labels are ignored.
@@ -60,4 +62,4 @@ def chunked_loss(
     # without any token the head still sees one empty chunk: its parameters get a zero gradient, and DDP is content
     chunks = zip(hidden.split(chunk_size), labels.split(chunk_size), strict=True)
     sums = [checkpoint(of_chunk, h, y, use_reentrant=False) for h, y in chunks]
-    return torch.stack(sums).sum() / (max(len(labels), 1) if num_items is None else num_items)
+    return divide_by_count(torch.stack(sums).sum(), labels, "mean", num_items)

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from suzoo.losses._common import (
     Reduction,
+    can_look,
     check_class_labels,
     divide_by_count,
     reduce_loss,
     target_and_uniform_nll,
     target_nll,
-    upcast,
+    upcast_kept,
 )
 
 
@@ -42,7 +43,8 @@ def cross_entropy_loss(
         z_loss: ζ, adds ζ logsumexp(logits)², which keeps logits from drifting; PaLM uses 1e-4.
         reduction: "mean" over the labels that are not ignored, "sum" or "none".
         ignore_index: this label is left out.
-        num_items: divisor of the mean: the number of labels over all micro-batches and ranks (`num_items_in_batch`).
+        num_items: divisor of the mean: the number of labels over all micro-batches and ranks (`num_items_in_batch`);
+            0 counts as 1.
 
     Returns:
         float32 at least: scalar, or (...) for "none".
@@ -53,12 +55,12 @@ def cross_entropy_loss(
     check_class_labels("cross_entropy_loss", logits, labels)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy_loss: label_smoothing must be in [0, 1], not {label_smoothing}")
-    logits = upcast(logits)
+    logits = upcast_kept(logits, labels, ignore_index)
     if reduction != "none" and not z_loss:  # torch's own reduction has the fewest passes
         rows = (logits, labels) if labels.dim() == 1 else (logits.flatten(0, -2), labels.flatten())
         loss_of_rows = partial(F.cross_entropy, *rows, ignore_index=ignore_index, label_smoothing=label_smoothing)
         # on the CPU it is cheaper to look than to count
-        if reduction == "mean" and num_items is None and _can_look(labels) and bool((labels != ignore_index).any()):
+        if reduction == "mean" and num_items is None and can_look(labels) and bool((labels != ignore_index).any()):
             loss = loss_of_rows()
         else:
             total = loss_of_rows(reduction="sum")
@@ -74,8 +76,3 @@ def cross_entropy_loss(
     if z_loss:
         losses = losses + z_loss * logits.logsumexp(-1).square()
     return reduce_loss(losses, labels != ignore_index, reduction, num_items)
-
-
-def _can_look(tensor: Tensor) -> bool:
-    """A decision on the values of a tensor neither breaks a graph nor waits for an accelerator."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -75,7 +75,7 @@ def binary_focal_loss(
         gamma: γ >= 0; at 1 it is `soft_truncation_loss(slope=1)`.
         alpha: weight of the positives, 1 - alpha of the negatives; None weights both by 1. Detectors use 0.25.
         detach_weight, reduction: as in `focal_loss`.
-        num_items: divisor of the mean; detectors divide by the number of positives.
+        num_items: divisor of the mean; detectors divide by the number of positives. 0 counts as 1.
 
     Raises:
         ValueError: shapes differ, or gamma < 0.

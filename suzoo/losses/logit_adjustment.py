@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from suzoo.losses._common import Reduction, check_class_labels, reduce_loss, target_nll, upcast
+from suzoo.losses._common import Reduction, check_class_labels, reduce_loss, target_nll, upcast_kept
 
 
 def class_log_prior(counts: Tensor, *, smoothing: float = 1.0) -> Tensor:
@@ -57,7 +57,7 @@ def logit_adjusted_cross_entropy(
         raise ValueError(
             f"logit_adjusted_cross_entropy: log_prior must be ({logits.shape[-1]},), not {(*log_prior.shape,)}"
         )
-    adjusted = upcast(logits) + tau * log_prior
+    adjusted = upcast_kept(logits, labels, ignore_index) + tau * log_prior
     return reduce_loss(target_nll(adjusted, labels, ignore_index), labels != ignore_index, reduction, num_items)
 
 

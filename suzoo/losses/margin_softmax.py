@@ -21,6 +21,7 @@ from suzoo.losses._common import (
     safe_target,
     target_nll,
     upcast,
+    upcast_kept,
 )
 
 
@@ -35,7 +36,7 @@ class CosineLinear(nn.Module):
         self.weight = nn.Parameter(torch.randn(num_classes, in_features))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return cosine_matrix(hidden.flatten(0, -2), self.weight).view(*hidden.shape[:-1], -1)
+        return cosine_matrix(hidden.flatten(0, -2), self.weight).view(*hidden.shape[:-1], len(self.weight))
 
     def extra_repr(self) -> str:
         return f"in_features={self.weight.shape[1]}, num_classes={self.weight.shape[0]}"
@@ -66,7 +67,7 @@ def am_softmax_loss(
         ValueError: shapes do not fit.
     """
     check_class_labels("am_softmax_loss", cosines, labels)
-    cosines = upcast(cosines)
+    cosines = upcast_kept(cosines, labels, ignore_index)
     target = safe_target(labels, ignore_index)
     logits = cosines.scatter_add(-1, target, cosines.new_full(target.shape, -margin)) * scale
     return reduce_loss(target_nll(logits, labels, ignore_index), labels != ignore_index, reduction, num_items)

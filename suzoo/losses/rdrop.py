@@ -11,7 +11,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from suzoo.losses._common import Reduction, check_class_labels, check_targets, reduce_loss, target_nll, upcast
+from suzoo.losses._common import (
+    Reduction,
+    check_class_labels,
+    check_targets,
+    reduce_loss,
+    target_nll,
+    upcast,
+    upcast_kept,
+)
 
 # name: (factor of CE1 + CE2, factor of alpha * D), D = KL(1||2) + KL(2||1)
 _CONVENTIONS = {"blog": (0.5, 0.25), "paper": (1.0, 0.5), "readme": (0.5, 0.5)}
@@ -58,10 +66,9 @@ def rdrop_loss(
     if convention not in _CONVENTIONS:
         raise ValueError(f"rdrop_loss: convention must be one of {sorted(_CONVENTIONS)}, not {convention!r}")
     ce_factor, kl_factor = _CONVENTIONS[convention]
-    divergence = symmetric_kl(logits_a, logits_b)
-    nll_a = target_nll(upcast(logits_a), labels, ignore_index)
-    nll_b = target_nll(upcast(logits_b), labels, ignore_index)
-    losses = ce_factor * (nll_a + nll_b) + kl_factor * alpha * divergence
+    logits_a, logits_b = (upcast_kept(logits, labels, ignore_index) for logits in (logits_a, logits_b))
+    nll = target_nll(logits_a, labels, ignore_index) + target_nll(logits_b, labels, ignore_index)
+    losses = ce_factor * nll + kl_factor * alpha * symmetric_kl(logits_a, logits_b)
     return reduce_loss(losses, labels != ignore_index, reduction, num_items)
 
 

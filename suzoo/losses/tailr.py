@@ -18,7 +18,7 @@ from suzoo.losses._common import (
     reduce_loss,
     target_and_uniform_nll,
     target_nll,
-    upcast,
+    upcast_kept,
 )
 
 
@@ -58,7 +58,7 @@ def tailr_loss(
     """
     _check_range("tailr_loss", gamma=gamma, min_weight=min_weight, label_smoothing=label_smoothing)
     check_class_labels("tailr_loss", logits, labels)
-    logits = upcast(logits)
+    logits = upcast_kept(logits, labels, ignore_index)
     if label_smoothing > 0:
         nll, uniform = target_and_uniform_nll(logits, labels, ignore_index)
     else:
@@ -92,7 +92,7 @@ def gamma_cross_entropy(
     """
     _check_range("gamma_cross_entropy", gamma=gamma)
     check_class_labels("gamma_cross_entropy", logits, labels)
-    nll = target_nll(upcast(logits), labels, ignore_index)
+    nll = target_nll(upcast_kept(logits, labels, ignore_index), labels, ignore_index)
     if gamma == 0:
         losses = nll
     elif gamma == 1:

@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from suzoo.losses import chunked_loss, cross_entropy_loss, focal_loss, gamma_cross_entropy, tailr_loss
+from suzoo.losses import (
+    CosineLinear,
+    am_softmax_loss,
+    chunked_loss,
+    cross_entropy_loss,
+    focal_loss,
+    gamma_cross_entropy,
+    tailr_loss,
+)
 
 
 def make_case(dtype=torch.float64):
@@ -45,11 +53,14 @@ def test_chunked_loss_is_the_loss(loss, chunk_size, num_items):
     assert max(seen) <= chunk_size and sum(seen) == 2 * num_labels  # each token once forwards, once for the backward
 
 
-def test_chunked_loss_of_nothing_is_zero_with_zero_gradients():
-    head, hidden, labels = make_case()
-    loss = chunked_loss(cross_entropy_loss, head, hidden, torch.full_like(labels, -100))
-    loss.backward()
-    assert loss == 0 and (hidden.grad == 0).all() and (head.weight.grad == 0).all()
+@pytest.mark.parametrize("num_items", [None, 0])
+def test_chunked_loss_of_nothing_is_zero_with_zero_gradients(num_items):
+    for of_logits, linear in ((cross_entropy_loss, nn.Linear), (am_softmax_loss, CosineLinear)):
+        _, hidden, labels = make_case()
+        head = linear(4, 11).double()
+        loss = chunked_loss(of_logits, head, hidden, torch.full_like(labels, -100), num_items=num_items)
+        loss.backward()
+        assert loss == 0 and (hidden.grad == 0).all() and (head.weight.grad == 0).all()
 
 
 def test_chunked_loss_adds_up_in_float32():

@@ -142,6 +142,26 @@ def test_all_ignored_is_an_attached_zero(case):
     assert value == 0 and (grad == 0).all()
 
 
+@pytest.mark.parametrize("case", [c for c in CASES if c.ignored and c.loss is not losses.supcon_loss], ids=case_id)
+def test_an_ignored_row_of_logits_may_be_infinite(case):
+    scores, labels = draw(case)
+    value, grad = value_and_grad(case, scores, labels)
+    more = torch.cat([scores, torch.full_like(scores, -torch.inf)])
+    with_ignored = torch.cat([labels, torch.full_like(labels, case.ignored)])
+    same, same_grad = value_and_grad(case, more, with_ignored)
+    torch.testing.assert_close(same, value, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(same_grad[: len(scores)], grad, rtol=1e-10, atol=1e-12)
+    assert (same_grad[len(scores) :] == 0).all()
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.reduces and c.ignored is not None], ids=case_id)
+@pytest.mark.parametrize("num_items", [0, torch.tensor(0)])
+def test_a_step_without_labels_has_num_items_0(case, num_items):
+    scores, labels = draw(case)
+    value, grad = value_and_grad(case, scores, torch.full_like(labels, case.ignored), num_items=num_items)
+    assert value == 0 and (grad == 0).all()
+
+
 @reducing_case
 def test_reductions_agree(case):
     scores, labels = draw(case)

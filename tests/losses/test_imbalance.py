@@ -94,6 +94,13 @@ def test_focal_gradient_is_finite_however_sure_the_model_is(gamma):
     assert (grad_of(lambda z: focal_loss(z, label, gamma=gamma), one_class) == 0).all()
 
 
+def test_focal_per_positive_of_a_batch_without_positives():
+    x = double([2, 0, -2])
+    for num_positives in (0, torch.tensor(0)):
+        summed = binary_focal_loss(x, 0 * ONES, reduction="sum")
+        assert binary_focal_loss(x, 0 * ONES, num_items=num_positives) == summed
+
+
 def test_focal_rejects_bad_options():
     with pytest.raises(ValueError, match="gamma must be at least 0"):
         focal_loss(LOGITS, LABELS, gamma=-1)
