@@ -83,6 +83,20 @@ def check_targets(name: str, logits: Tensor, targets: Tensor) -> None:
         )
 
 
+def binary_margin(name: str, logits: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """The logits towards the right side of targets 0 and 1, finite, and where the target is 1.
+
+    Another target, but for `ignore_index`, is refused where a look costs nothing and makes the margin NaN elsewhere.
+    """
+    check_targets(name, logits, targets)
+    positive = targets == 1
+    valid = positive | (targets == 0) | (targets == ignore_index)
+    if can_look(targets) and not bool(valid.all()):
+        raise ValueError(f"{name}: targets must be 0, 1 or ignore_index ({ignore_index}); it takes no soft targets")
+    logits = upcast_finite(logits)
+    return torch.where(valid, torch.where(positive, logits, -logits), torch.nan), positive
+
+
 def target_nll(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     """(...) minus the log-probability of the target from logits (..., C); 0 where ignored."""
     if labels.dim() == 1:

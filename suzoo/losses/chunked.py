@@ -6,6 +6,7 @@ Shapes: (...) tokens, D features, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -46,12 +47,17 @@ def chunked_loss(
         Scalar, float32 at least; an attached 0 if all labels are ignored.
 
     Raises:
-        ValueError: shapes do not fit, or chunk_size < 1.
+        ValueError: shapes do not fit, chunk_size < 1, or `loss` is a partial with another `ignore_index`.
     """
     if hidden.shape[:-1] != labels.shape or chunk_size < 1:
         raise ValueError(
             f"chunked_loss takes hidden (..., D), labels (...) and chunk_size > 0, not {(*hidden.shape,)}, "
             f"{(*labels.shape,)} and {chunk_size}"
+        )
+    of_loss = loss.keywords.get("ignore_index", ignore_index) if isinstance(loss, partial) else ignore_index
+    if of_loss != ignore_index:
+        raise ValueError(
+            f"chunked_loss leaves labels out and counts by itself: give ignore_index={of_loss} to it, not to the loss"
         )
     keep = labels != ignore_index
     hidden, labels = hidden[keep], labels[keep]

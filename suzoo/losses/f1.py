@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suzoo.distributed import all_reduce_sum, gather
-from suzoo.losses._common import Reduction, check_targets, reduce_loss, upcast_finite
+from suzoo.losses._common import Reduction, binary_margin, check_targets, reduce_loss, upcast_finite
 
 
 def f1_weighted_bce(
@@ -31,24 +31,25 @@ def f1_weighted_bce(
 
     Args:
         logits: (...), targets: (...) 0, 1 or `ignore_index`.
-        f1: the smooth F1 to weight by, a number or a tensor that broadcasts. None takes that of the batch, over all
-            ranks: a batch without a positive then has F1 0 and teaches nothing, so with rare positives pass that of a
-            `RunningF1`.
+        f1: the smooth F1 to weight by, a number or a tensor that broadcasts to the logits. None takes that of the
+            batch, over all ranks: a batch without a positive then has F1 0 and teaches nothing, so with rare positives
+            pass that of a `RunningF1`.
         reduction, ignore_index, num_items: as in `cross_entropy_loss`.
 
     Raises:
-        ValueError: shapes differ.
+        ValueError: shapes do not fit, or a target as in `binary_focal_loss`.
     """
-    check_targets("f1_weighted_bce", logits, targets)
-    logits = upcast_finite(logits)
+    margin, positive = binary_margin("f1_weighted_bce", logits, targets, ignore_index)
     keep = targets != ignore_index
     if f1 is None:
-        overlap, mass = all_reduce_sum(torch.stack(_overlap_and_mass(logits, targets, keep)))
+        sums = _overlap_and_mass(upcast_finite(logits), targets, keep)
+        overlap, mass = all_reduce_sum(torch.stack(sums))
         f1 = _ratio(2 * overlap, mass)
-    f1 = torch.as_tensor(f1, dtype=logits.dtype, device=logits.device).detach()
-    positive = targets > 0
-    weight = torch.where(positive, 1 - f1 / 2, f1 / 2)
-    losses = -weight * F.logsigmoid(torch.where(positive, logits, -logits))
+    f1 = torch.as_tensor(f1, dtype=margin.dtype, device=margin.device).detach()
+    sizes = zip(reversed(f1.shape), reversed(margin.shape), strict=False)
+    if f1.dim() > margin.dim() or any(size not in (1, of_logits) for size, of_logits in sizes):
+        raise ValueError(f"f1_weighted_bce: f1 {(*f1.shape,)} does not broadcast to the logits {(*logits.shape,)}")
+    losses = -torch.where(positive, 1 - f1 / 2, f1 / 2) * F.logsigmoid(margin)
     return reduce_loss(losses, keep, reduction, num_items)
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from suzoo.losses._common import (
     Reduction,
+    binary_margin,
     check_class_labels,
-    check_targets,
     reduce_loss,
     safe_target,
     target_nll,
@@ -78,15 +78,15 @@ def binary_focal_loss(
         num_items: divisor of the mean; detectors divide by the number of positives. 0 counts as 1.
 
     Raises:
-        ValueError: shapes differ, or gamma < 0.
+        ValueError: shapes differ, gamma < 0, or a target is neither 0, 1 nor `ignore_index`; on an accelerator and
+            under `torch.compile`, where a look would wait or break the graph, the loss of such a target is NaN.
     """
-    check_targets("binary_focal_loss", logits, targets)
     _check_gamma("binary_focal_loss", gamma)
-    margin = _margin(logits, targets)
+    margin, positive = binary_margin("binary_focal_loss", logits, targets, ignore_index)
     weight = (gamma * F.logsigmoid(-margin)).exp()  # the power of a sigmoid has a NaN gradient where it is 0
     losses = (weight.detach() if detach_weight else weight) * -F.logsigmoid(margin)
     if alpha is not None:
-        losses = losses * torch.where(targets > 0, alpha, 1 - alpha)
+        losses = losses * torch.where(positive, alpha, 1 - alpha)
     return reduce_loss(losses, targets != ignore_index, reduction, num_items)
 
 
@@ -108,19 +108,13 @@ def soft_truncation_loss(
         reduction, ignore_index, num_items: as in `cross_entropy_loss`.
 
     Raises:
-        ValueError: shapes differ, or slope <= 0.
+        ValueError: shapes differ, slope <= 0, or a target as in `binary_focal_loss`.
     """
-    check_targets("soft_truncation_loss", logits, targets)
     if not slope > 0:
         raise ValueError(f"soft_truncation_loss: slope must be positive, not {slope}")
-    margin = _margin(logits, targets)
+    margin, _ = binary_margin("soft_truncation_loss", logits, targets, ignore_index)
     weight = (margin <= 0).to(margin.dtype) if math.isinf(slope) else F.sigmoid(-slope * margin)
     return reduce_loss(-weight * F.logsigmoid(margin), targets != ignore_index, reduction, num_items)
-
-
-def _margin(logits: Tensor, targets: Tensor) -> Tensor:
-    logits = upcast_finite(logits)
-    return torch.where(targets > 0, logits, -logits)
 
 
 def _check_gamma(name: str, gamma: float) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from suzoo.losses._common import Reduction, check_targets, reduce_loss, upcast
+from suzoo.losses._common import Reduction, can_look, check_targets, reduce_loss, upcast
 
 
 def multilabel_cross_entropy(
@@ -32,19 +32,27 @@ def multilabel_cross_entropy(
 
     Args:
         scores: (..., C). A class at -inf is out of the question: it counts neither as positive nor as negative.
-        targets: (..., C) bool or integer 0 and 1, or float in [0, 1]; bool is faster.
+        targets: (..., C) bool or integer 0 and 1, or float in [0, 1]; bool is faster. What is unknown goes into `mask`.
         threshold: s0, a number or a tensor that broadcasts to (...).
         mask: broadcasts to (..., C), True where a class counts; it wins over the target.
         reduction: over the rows (...): "mean", "sum" or "none".
-        num_items: divisor of the mean instead of the number of rows.
+        num_items: divisor of the mean instead of the number of rows; 0 counts as 1. The `num_items_in_batch` of
+            transformers' Trainer counts the elements of the targets: divide it by C.
 
     Returns:
         float32 at least: scalar, or (...) for "none". A row whose mask is all False is 0 and not in the mean.
 
     Raises:
-        ValueError: shapes differ.
+        ValueError: shapes differ, or a target that counts is outside [0, 1]; on an accelerator and under
+            `torch.compile`, where a look would wait or break the graph, the loss of such a row is NaN.
     """
     check_targets("multilabel_cross_entropy", scores, targets)
+    if targets.dtype != torch.bool and can_look(targets):
+        outside = (targets < 0) | (targets > 1)
+        if bool((outside if mask is None else outside & mask.bool()).any()):
+            raise ValueError(
+                "multilabel_cross_entropy: targets must be in [0, 1]; give mask=targets >= 0 to leave out negative ones"
+            )
     return _loss(upcast(scores), targets, mask, threshold, reduction, num_items)
 
 
@@ -111,7 +119,10 @@ def _exponents(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         targets = targets.to(scores.dtype)
         return targets.log() - scores, (-targets).log1p() + scores
     is_positive = targets.bool()
-    return torch.where(is_positive, -scores, -torch.inf), torch.where(is_positive, -torch.inf, scores)
+    negative = torch.where(is_positive, -torch.inf, scores)
+    if targets.dtype != torch.bool:  # a target that is neither 0 nor 1
+        negative = torch.where(targets == is_positive, negative, torch.nan)
+    return torch.where(is_positive, -scores, -torch.inf), negative
 
 
 def global_pointer_divergence(scores_a: Tensor, scores_b: Tensor) -> Tensor:

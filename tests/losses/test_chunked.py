@@ -63,6 +63,16 @@ def test_chunked_loss_of_nothing_is_zero_with_zero_gradients(num_items):
         assert loss == 0 and (hidden.grad == 0).all() and (head.weight.grad == 0).all()
 
 
+def test_chunked_loss_takes_ignore_index_itself():
+    head, hidden, labels = make_case()
+    labels = labels.clamp_min(0)
+    with pytest.raises(ValueError, match="give ignore_index=0 to it"):
+        chunked_loss(partial(cross_entropy_loss, ignore_index=0), head, hidden, labels)
+    expected = cross_entropy_loss(head(hidden), labels, ignore_index=0)
+    for loss in (cross_entropy_loss, partial(cross_entropy_loss, ignore_index=0)):
+        torch.testing.assert_close(chunked_loss(loss, head, hidden, labels, ignore_index=0), expected)
+
+
 def test_chunked_loss_adds_up_in_float32():
     head, hidden, labels = make_case(torch.bfloat16)
     loss = chunked_loss(cross_entropy_loss, head, hidden, labels, chunk_size=2)

@@ -101,6 +101,24 @@ def test_focal_per_positive_of_a_batch_without_positives():
         assert binary_focal_loss(x, 0 * ONES, num_items=num_positives) == summed
 
 
+@pytest.mark.parametrize("loss", [binary_focal_loss, soft_truncation_loss, f1_weighted_bce])
+@pytest.mark.parametrize("target", [-1, 2, 0.5])
+def test_targets_are_0_or_1(loss, target):
+    x, targets = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([1, target, -100])
+    with pytest.raises(ValueError, match=r"targets must be 0, 1 or ignore_index \(-100\)"):
+        loss(x, targets)
+    torch.compiler.reset()  # where it may not look, the loss says so
+    assert torch.compile(loss, backend="eager", fullgraph=True)(x, targets).isnan()
+    assert loss(x, torch.tensor([True, False, True])) == loss(x, torch.tensor([1.0, 0.0, 1.0]))
+
+
+def test_f1_does_not_enlarge_the_loss():
+    for f1 in (torch.full((4, 1), 0.5), torch.full((2,), 0.5)):
+        with pytest.raises(ValueError, match=r"f1 \(.*\) does not broadcast to the logits \(4,\)"):
+            f1_weighted_bce(Z, Y, f1=f1)
+    assert f1_weighted_bce(Z, Y, f1=torch.full((1,), 0.5)) == f1_weighted_bce(Z, Y, f1=0.5)
+
+
 def test_focal_rejects_bad_options():
     with pytest.raises(ValueError, match="gamma must be at least 0"):
         focal_loss(LOGITS, LABELS, gamma=-1)

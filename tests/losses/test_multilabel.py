@@ -96,6 +96,19 @@ def test_sparse_multilabel_equals_dense():
     )
 
 
+@pytest.mark.parametrize("target", [-100, 2, -100.0, 1.5])
+def test_multilabel_targets_are_between_0_and_1(target):
+    targets = torch.tensor([[1, target, 1, 0]])
+    with pytest.raises(ValueError, match=r"targets must be in \[0, 1\]; give mask"):
+        multilabel_cross_entropy(SCORES, targets)
+    torch.compiler.reset()  # where it may not look, the loss says so
+    assert torch.compile(multilabel_cross_entropy, backend="eager", fullgraph=True)(SCORES, targets).isnan()
+    mask = (targets >= 0) & (targets <= 1)
+    value = multilabel_cross_entropy(SCORES, targets, mask=mask)
+    torch.testing.assert_close(value, multilabel_cross_entropy(SCORES[mask][None], targets[mask][None]))
+    assert grad_of(lambda s: multilabel_cross_entropy(s, targets, mask=mask), SCORES).isfinite().all()
+
+
 def test_multilabel_rejects_shapes_that_do_not_fit():
     with pytest.raises(ValueError, match="one shape"):
         multilabel_cross_entropy(SCORES, torch.zeros(4))
