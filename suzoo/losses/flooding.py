@@ -17,11 +17,13 @@ def flooding(loss: Tensor, level: float, *, step_loss: Tensor | None = None) -> 
     averaged gradient is the single-process one; a sign per rank would be another method.
 
     Args:
-        loss: the scalar loss of this rank; or (N,) losses per sample (iFlood), each with its own sign.
+        loss: the scalar mean loss of this rank's rows; or (N,) losses per sample (iFlood), each with its own sign. One
+            divided by the `num_items` of other micro-batches or ranks too is only a share of the mean, soon below any
+            level: it needs `step_loss`.
         level: b, in units of the loss, chosen on validation data. Around it, descent and ascent alternate, which
             descends on the squared gradient norm.
-        step_loss: under accumulation, the loss of the whole step on this rank, whose sign all micro-batches must share
-            (from a first pass without gradient, or of the previous step).
+        step_loss: under accumulation, the mean loss of the whole step on this rank, whose sign all micro-batches must
+            share (from a first pass without gradient, or of the previous step).
 
     Returns:
         Same shape as `loss`. Report the loss itself too.

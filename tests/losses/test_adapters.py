@@ -8,7 +8,14 @@ import torch.nn.functional as F
 from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification, BertModel, Trainer, TrainingArguments
 
-from suzoo.losses import CosineLinear, am_softmax_loss, contrastive_loss, cosent_loss, focal_loss
+from suzoo.losses import (
+    CosineLinear,
+    am_softmax_loss,
+    contrastive_loss,
+    cosent_loss,
+    focal_loss,
+    multilabel_cross_entropy,
+)
 from suzoo.losses.adapters import EmbeddingLoss, PairScoreLoss
 
 TINY = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -50,6 +57,26 @@ def test_compute_loss_func_of_transformers_sees_the_whole_step(tmp_path):
         trained.append(model.classifier.weight.detach().clone())
     assert set(counts) == {24}
     torch.testing.assert_close(trained[0], trained[1], rtol=1e-3, atol=1e-5)
+
+
+def test_num_items_of_the_trainer_counts_elements(tmp_path):
+    """docs/losses.md divides it by C for a loss of rows, and never by the accumulation steps."""
+    counts = []
+
+    def loss(outputs, labels, num_items_in_batch=None):
+        counts.append(int(num_items_in_batch))
+        return multilabel_cross_entropy(outputs.logits, labels, num_items=num_items_in_batch / 3)
+
+    data = Dataset.from_dict({"input_ids": [[1, 2, 3]] * 16, "labels": [[1.0, 0.0, 1.0]] * 16})
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = BertForSequenceClassification(BertConfig(num_labels=3, **TINY, **dropout))
+    args = arguments(TrainingArguments, tmp_path, gradient_accumulation_steps=2, learning_rate=0.0)
+    trainer = Trainer(model, args, train_dataset=data, compute_loss_func=loss)
+    trainer.train()
+    assert set(counts) == {16 * 3}
+    batch = {key: torch.tensor(data[key]) for key in ("input_ids", "labels")}
+    expected = multilabel_cross_entropy(model(batch["input_ids"]).logits, batch["labels"]).item()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,16 @@ def test_flooding_of_micro_batches_shares_the_sign_of_the_step():
     assert flooding(losses[0], 0.25) > losses[0]  # by itself it would have turned around
 
 
+def test_flooding_of_shares_needs_the_loss_of_the_step():
+    """Divided by the num_items of two micro-batches, each loss is half of the mean: 0.175 of 0.35."""
+    theta = double(1.0)
+    share = lambda x: 0.175 * x  # noqa: E731
+    whole = grad_of(lambda x: flooding(2 * share(x), 0.25), theta)
+    alone = sum(grad_of(lambda x: flooding(share(x), 0.25), theta) for _ in range(2))
+    shared = sum(grad_of(lambda x: flooding(share(x), 0.25, step_loss=double(0.35)), theta) for _ in range(2))
+    assert shared == whole and alone == -whole
+
+
 def test_alternating_flooding_descends_on_the_gradient_norm():
     def two_steps(theta, rate, ratio):
         for step in range(2):
