@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -66,6 +67,20 @@ def _check_reduction(reduction: str, num_items: int | Tensor | None) -> None:
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
     if num_items is not None and reduction != "mean":
         raise ValueError(f"num_items is the divisor of reduction='mean'; it means nothing with {reduction!r}")
+
+
+def check_options(name: str, *, most: float = math.inf, **values: float | Tensor) -> None:
+    """Each option is a number in [0, most], which NaN is not, or a tensor, which nobody waits for."""
+    for key, value in values.items():
+        if not isinstance(value, Tensor) and not 0 <= value <= most:
+            bounds = "at least 0" if most == math.inf else f"in [0, {most:g}]"
+            raise ValueError(f"{name}: {key} must be {bounds}, not {value}")
+
+
+def check_scale(name: str, scale: float | Tensor) -> None:
+    """A negative one would turn the loss around. A learnt one is a tensor, which nobody waits for."""
+    if not isinstance(scale, Tensor) and not 0 < scale < math.inf:
+        raise ValueError(f"{name}: scale must be positive and finite, not {scale}")
 
 
 def check_class_labels(name: str, logits: Tensor, labels: Tensor) -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from suzoo import distributed
-from suzoo.losses._common import cosine_matrix
+from suzoo.losses._common import check_scale, cosine_matrix
 
 
 def contrastive_logits(
@@ -45,8 +45,9 @@ def contrastive_logits(
             not negatives of each other, also across ranks.
 
     Raises:
-        ValueError: shapes differ, or an unknown `negatives`.
+        ValueError: shapes differ, scale is not positive, or an unknown `negatives`.
     """
+    check_scale("contrastive_logits", scale)
     if anchors.dim() != 2 or anchors.shape != positives.shape:
         raise ValueError(
             f"contrastive_logits takes anchors and positives (B, D), not {(*anchors.shape,)} and {(*positives.shape,)}"
@@ -139,8 +140,9 @@ def supcon_loss(embeddings: Tensor, labels: Tensor, *, scale: float = 10.0, igno
         Scalar, the mean over the anchors that have a positive on any rank; an attached 0 if none has.
 
     Raises:
-        ValueError: shapes differ.
+        ValueError: shapes differ, or scale is not positive.
     """
+    check_scale("supcon_loss", scale)
     if embeddings.dim() != 2 or embeddings.shape[:1] != labels.shape:
         raise ValueError(
             f"supcon_loss takes embeddings (B, D) and labels (B,), not {(*embeddings.shape,)} and {(*labels.shape,)}"

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from suzoo.losses._common import check_scale
+
 
 def cosent_loss(scores: Tensor, labels: Tensor, *, scale: float = 20.0) -> Tensor:
     r"""Pairs with a larger label should score higher than pairs with a smaller one; only the order of labels counts.
@@ -32,10 +34,12 @@ def cosent_loss(scores: Tensor, labels: Tensor, *, scale: float = 20.0) -> Tenso
         It grows with the logarithm of the number of ordered couples: do not compare it across batch sizes.
 
     Raises:
-        ValueError: shapes differ or are not (P,), or a label is NaN (not checked under `torch.compile`).
+        ValueError: shapes differ or are not (P,), scale is not positive, or a label is NaN (not checked under
+            `torch.compile`).
 
     Time O(P log P), memory O(P), twice differentiable.
     """
+    check_scale("cosent_loss", scale)
     if scores.dim() != 1 or scores.shape != labels.shape:
         raise ValueError(
             f"cosent_loss takes scores (P,) and labels (P,), not {(*scores.shape,)} and {(*labels.shape,)}"

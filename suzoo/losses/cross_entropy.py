@@ -15,6 +15,7 @@ from suzoo.losses._common import (
     Reduction,
     can_look,
     check_class_labels,
+    check_options,
     divide_by_count,
     reduce_loss,
     target_and_uniform_nll,
@@ -50,11 +51,11 @@ def cross_entropy_loss(
         float32 at least: scalar, or (...) for "none".
 
     Raises:
-        ValueError: shapes do not fit, or label_smoothing is outside [0, 1].
+        ValueError: shapes do not fit, label_smoothing is outside [0, 1], or z_loss < 0.
     """
     check_class_labels("cross_entropy_loss", logits, labels)
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"cross_entropy_loss: label_smoothing must be in [0, 1], not {label_smoothing}")
+    check_options("cross_entropy_loss", most=1, label_smoothing=label_smoothing)
+    check_options("cross_entropy_loss", z_loss=z_loss)
     logits = upcast_kept(logits, labels, ignore_index)
     if reduction != "none" and not z_loss:  # torch's own reduction has the fewest passes
         rows = (logits, labels) if labels.dim() == 1 else (logits.flatten(0, -2), labels.flatten())

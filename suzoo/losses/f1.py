@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suzoo.distributed import all_reduce_sum, gather
-from suzoo.losses._common import Reduction, binary_margin, check_targets, reduce_loss, upcast_finite
+from suzoo.losses._common import Reduction, binary_margin, check_options, check_targets, reduce_loss, upcast_finite
 
 
 def f1_weighted_bce(
@@ -37,8 +37,10 @@ def f1_weighted_bce(
         reduction, ignore_index, num_items: as in `cross_entropy_loss`.
 
     Raises:
-        ValueError: shapes do not fit, or a target as in `binary_focal_loss`.
+        ValueError: shapes do not fit, the number f1 is outside [0, 1], or a target as in `binary_focal_loss`.
     """
+    if f1 is not None:
+        check_options("f1_weighted_bce", most=1, f1=f1)
     margin, positive = binary_margin("f1_weighted_bce", logits, targets, ignore_index)
     keep = targets != ignore_index
     if f1 is None:
@@ -116,8 +118,7 @@ def dice_loss(
         ValueError: shapes differ, smoothing < 0, or an unknown average.
     """
     check_targets("dice_loss", logits, targets)
-    if smoothing < 0:
-        raise ValueError(f"dice_loss: smoothing must be at least 0, not {smoothing}")
+    check_options("dice_loss", smoothing=smoothing)
     if average not in ("micro", "macro"):
         raise ValueError(f"dice_loss: average must be 'micro' or 'macro', not {average!r}")
     dims = None if average == "micro" else tuple(range(logits.dim() - 1))

@@ -16,6 +16,7 @@ from suzoo.losses._common import (
     Reduction,
     binary_margin,
     check_class_labels,
+    check_options,
     reduce_loss,
     safe_target,
     target_nll,
@@ -46,7 +47,7 @@ def focal_loss(
         ValueError: shapes do not fit, or gamma < 0.
     """
     check_class_labels("focal_loss", logits, labels)
-    _check_gamma("focal_loss", gamma)
+    check_options("focal_loss", gamma=gamma)
     logits = upcast_finite(logits)
     nll = target_nll(logits, labels, ignore_index)
     # log(1 - p) as the log-sum of the others: 1 - p itself is 0 in float32 long before the weight is
@@ -78,10 +79,13 @@ def binary_focal_loss(
         num_items: divisor of the mean; detectors divide by the number of positives. 0 counts as 1.
 
     Raises:
-        ValueError: shapes differ, gamma < 0, or a target is neither 0, 1 nor `ignore_index`; on an accelerator and
-            under `torch.compile`, where a look would wait or break the graph, the loss of such a target is NaN.
+        ValueError: shapes differ, gamma < 0, alpha is outside [0, 1], or a target is neither 0, 1 nor `ignore_index`;
+            on an accelerator and under `torch.compile`, where a look would wait or break the graph, the loss of such a
+            target is NaN.
     """
-    _check_gamma("binary_focal_loss", gamma)
+    check_options("binary_focal_loss", gamma=gamma)
+    if alpha is not None:
+        check_options("binary_focal_loss", most=1, alpha=alpha)
     margin, positive = binary_margin("binary_focal_loss", logits, targets, ignore_index)
     weight = (gamma * F.logsigmoid(-margin)).exp()  # the power of a sigmoid has a NaN gradient where it is 0
     losses = (weight.detach() if detach_weight else weight) * -F.logsigmoid(margin)
@@ -115,8 +119,3 @@ def soft_truncation_loss(
     margin, _ = binary_margin("soft_truncation_loss", logits, targets, ignore_index)
     weight = (margin <= 0).to(margin.dtype) if math.isinf(slope) else F.sigmoid(-slope * margin)
     return reduce_loss(-weight * F.logsigmoid(margin), targets != ignore_index, reduction, num_items)
-
-
-def _check_gamma(name: str, gamma: float) -> None:
-    if gamma < 0:
-        raise ValueError(f"{name}: gamma must be at least 0, not {gamma}")

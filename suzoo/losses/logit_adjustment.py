@@ -22,7 +22,7 @@ def class_log_prior(counts: Tensor, *, smoothing: float = 1.0) -> Tensor:
             learnt or predicted.
     """
     counts = _check_counts("class_log_prior", counts) + smoothing
-    if bool((counts <= 0).any()):
+    if not bool((counts > 0).all()):
         raise ValueError("class_log_prior: a class has count 0; use smoothing > 0 or drop the class")
     return (counts.log() - counts.sum().log()).float()
 

@@ -16,6 +16,7 @@ from suzoo.distributed import all_reduce_sum
 from suzoo.losses._common import (
     Reduction,
     check_class_labels,
+    check_scale,
     cosine_matrix,
     reduce_loss,
     safe_target,
@@ -64,9 +65,10 @@ def am_softmax_loss(
         reduction, ignore_index, num_items: as in `cross_entropy_loss`.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not fit, or scale is not positive.
     """
     check_class_labels("am_softmax_loss", cosines, labels)
+    check_scale("am_softmax_loss", scale)
     cosines = upcast_kept(cosines, labels, ignore_index)
     target = safe_target(labels, ignore_index)
     logits = cosines.scatter_add(-1, target, cosines.new_full(target.shape, -margin)) * scale
@@ -96,9 +98,10 @@ def arcface_loss(
         reduction, ignore_index, num_items: as in `cross_entropy_loss`.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not fit, or scale is not positive.
     """
     check_class_labels("arcface_loss", cosines, labels)
+    check_scale("arcface_loss", scale)
     cosines = upcast(cosines)
     target = safe_target(labels, ignore_index)
     cosine = cosines.gather(-1, target).clamp(-1 + 1e-7, 1 - 1e-7)

@@ -14,6 +14,7 @@ from torch import Tensor
 from suzoo.losses._common import (
     Reduction,
     check_class_labels,
+    check_options,
     check_targets,
     reduce_loss,
     target_nll,
@@ -60,9 +61,10 @@ def rdrop_loss(
         float32 at least: scalar, or (...) for "none".
 
     Raises:
-        ValueError: shapes do not fit, or an unknown convention.
+        ValueError: shapes do not fit, alpha < 0, or an unknown convention.
     """
     check_class_labels("rdrop_loss", logits_a, labels)
+    check_options("rdrop_loss", alpha=alpha)
     if convention not in _CONVENTIONS:
         raise ValueError(f"rdrop_loss: convention must be one of {sorted(_CONVENTIONS)}, not {convention!r}")
     ce_factor, kl_factor = _CONVENTIONS[convention]

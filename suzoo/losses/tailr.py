@@ -14,6 +14,7 @@ from torch import Tensor
 from suzoo.losses._common import (
     Reduction,
     check_class_labels,
+    check_options,
     divide_by_count,
     reduce_loss,
     target_and_uniform_nll,
@@ -56,7 +57,7 @@ def tailr_loss(
     Raises:
         ValueError: shapes do not fit, or gamma, min_weight or label_smoothing is outside [0, 1].
     """
-    _check_range("tailr_loss", gamma=gamma, min_weight=min_weight, label_smoothing=label_smoothing)
+    check_options("tailr_loss", most=1, gamma=gamma, min_weight=min_weight, label_smoothing=label_smoothing)
     check_class_labels("tailr_loss", logits, labels)
     logits = upcast_kept(logits, labels, ignore_index)
     if label_smoothing > 0:
@@ -90,7 +91,7 @@ def gamma_cross_entropy(
 
     Args and errors as `tailr_loss`. A target at -inf costs -log(γ)/(1-γ), finite for γ > 0, and gets no gradient.
     """
-    _check_range("gamma_cross_entropy", gamma=gamma)
+    check_options("gamma_cross_entropy", most=1, gamma=gamma)
     check_class_labels("gamma_cross_entropy", logits, labels)
     nll = target_nll(upcast_kept(logits, labels, ignore_index), labels, ignore_index)
     if gamma == 0:
@@ -107,9 +108,3 @@ def _log_mixture(log_p: Tensor, gamma: float) -> Tensor:
     if gamma < 0.5:
         return torch.logaddexp(log_p + math.log1p(-gamma), torch.full_like(log_p, math.log(gamma)))
     return ((1 - gamma) * log_p.expm1()).log1p()
-
-
-def _check_range(name: str, **values: float) -> None:
-    for key, value in values.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name}: {key} must be in [0, 1], not {value}")

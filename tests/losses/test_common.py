@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 import pytest
 import torch
@@ -160,6 +161,35 @@ def test_a_step_without_labels_has_num_items_0(case, num_items):
     scores, labels = draw(case)
     value, grad = value_and_grad(case, scores, torch.full_like(labels, case.ignored), num_items=num_items)
     assert value == 0 and (grad == 0).all()
+
+
+SCORES, CLASS, PAIR, HOT = torch.randn(4, 2), torch.tensor([0, 1, 1, 0]), torch.randn(4), torch.tensor([1, 0, 0, 1])
+WRONG_OPTIONS = [
+    (losses.cross_entropy_loss, (SCORES, CLASS), "label_smoothing", (-0.1, 2)),
+    (losses.cross_entropy_loss, (SCORES, CLASS), "z_loss", (-1,)),
+    (losses.focal_loss, (SCORES, CLASS), "gamma", (-1,)),
+    (losses.binary_focal_loss, (PAIR, HOT), "gamma", (-1,)),
+    (losses.binary_focal_loss, (PAIR, HOT), "alpha", (-0.1, 25)),
+    (losses.soft_truncation_loss, (PAIR, HOT), "slope", (0,)),
+    (losses.f1_weighted_bce, (PAIR, HOT), "f1", (-0.1, 30)),
+    (losses.dice_loss, (PAIR, HOT), "smoothing", (-1,)),
+    (losses.rdrop_loss, (SCORES, SCORES, CLASS), "alpha", (-1,)),
+    (losses.class_log_prior, (torch.tensor([3, 4]),), "smoothing", (-3,)),
+    (losses.cosent_loss, (PAIR, HOT), "scale", (0, -20, math.inf)),
+    (losses.contrastive_loss, (SCORES, SCORES), "scale", (0, -20, math.inf)),
+    (losses.supcon_loss, (SCORES, CLASS), "scale", (0, -10, math.inf)),
+    (losses.am_softmax_loss, (SCORES, CLASS), "scale", (0, -30, math.inf)),
+    (losses.arcface_loss, (SCORES, CLASS), "scale", (0, -64, math.inf)),
+]
+
+
+@pytest.mark.parametrize(
+    ("loss", "inputs", "option", "values"), WRONG_OPTIONS, ids=[f"{row[0].__name__}-{row[2]}" for row in WRONG_OPTIONS]
+)
+def test_options_outside_their_range_are_refused(loss, inputs, option, values):
+    for value in (*values, math.nan):
+        with pytest.raises(ValueError, match=option):
+            loss(*inputs, **{option: value})
 
 
 @reducing_case
