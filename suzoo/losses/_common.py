@@ -28,13 +28,31 @@ def can_look(tensor: Tensor) -> bool:
 
 
 def upcast_kept(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """`upcast` of logits (..., C) with zeros in the rows that labels (...) ignore: the softmax of a row that is -inf
-    throughout is NaN, and so is 0 times it in the backward."""
+    """`upcast` of logits (..., C) that gives the rows that labels (...) ignore no gradient, also where they are -inf
+    throughout: their softmax is NaN, and so is 0 times it in the backward."""
     ignored = labels == ignore_index
-    # where a look does not wait, it is cheaper than a copy of the logits; elsewhere the copy is in their own precision
+    if torch.compiler.is_compiling():  # one kernel with what follows
+        return upcast(logits.masked_fill(ignored[..., None], 0.0))
+    # where a look does not wait, it is cheaper than a pass over the gradients
     if can_look(logits) and not bool((ignored & (logits[..., 0] == -torch.inf)).any()):
         return upcast(logits)
-    return upcast(logits.masked_fill(ignored[..., None], 0.0))
+    return _WithoutGradient.apply(upcast(logits), ignored)
+
+
+class _WithoutGradient(torch.autograd.Function):
+    """Rows (...) of values (..., C) without gradient; no copy of the values, nor, but for a second derivative, of the
+    gradients."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        fill = grad.masked_fill if torch.is_grad_enabled() else grad.masked_fill_
+        return fill(rows[..., None], 0.0), None
 
 
 def reduce_loss(losses: Tensor, keep: Tensor | None, reduction: Reduction, num_items: int | Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from suzoo import losses
+from suzoo.losses import _common
 from tests.losses.cases import CASES, Case, case_id
 
 every_case = pytest.mark.parametrize("case", CASES, ids=case_id)
@@ -143,8 +144,10 @@ def test_all_ignored_is_an_attached_zero(case):
     assert value == 0 and (grad == 0).all()
 
 
+@pytest.mark.parametrize("can_look", [True, False], ids=["CPU", "accelerator"])
 @pytest.mark.parametrize("case", [c for c in CASES if c.ignored and c.loss is not losses.supcon_loss], ids=case_id)
-def test_an_ignored_row_of_logits_may_be_infinite(case):
+def test_an_ignored_row_of_logits_may_be_infinite(case, can_look, monkeypatch):
+    monkeypatch.setattr(_common, "can_look", lambda tensor: can_look)
     scores, labels = draw(case)
     value, grad = value_and_grad(case, scores, labels)
     more = torch.cat([scores, torch.full_like(scores, -torch.inf)])

@@ -295,10 +295,10 @@ def test_what_a_user_can_get_wrong(tmp_path, monkeypatch, capsys):
     assert "--max-new-tokens 300 leaves no position" in message(train_dialogpt, *long)
     assert "--num-beams must be above 0" in message(train_unilm, "--num-beams", "0")
     flags = ["--resume", "--output-dir", tmp_path / "short", "--num-layers", "2"]
-    assert "holds the weights of another model" in message(train_dialogpt, *flags)
+    assert "began with --num-layers 1, not 2" in message(train_dialogpt, *flags)
     (tmp_path / "bad.jsonl").write_text('{"turns": ["hello"]}\n')
     assert "turns must be a list of two or more" in message(
-        train_dialogpt, "--data", tmp_path / "bad.jsonl", "--overwrite"
+        train_dialogpt, "--data", tmp_path / "bad.jsonl", "--dev", tmp_path / "bad.jsonl", "--overwrite"
     )
 
 
