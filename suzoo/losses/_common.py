@@ -27,15 +27,17 @@ def can_look(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def upcast_kept(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+def upcast_kept(logits: Tensor, labels: Tensor, ignore_index: int, num_ignored: int | None = None) -> Tensor:
     """`upcast` of logits (..., C) that gives the rows that labels (...) ignore no gradient, also where they are -inf
-    throughout: their softmax is NaN, and so is 0 times it in the backward."""
+    throughout: their softmax is NaN, and so is 0 times it in the backward. `num_ignored` is how many, if known."""
+    if num_ignored == 0:
+        return upcast(logits)
     ignored = labels == ignore_index
+    # where a look does not wait, it is cheaper than a pass over the gradients
+    if can_look(logits) and not (bool(ignored.any()) and bool((logits[..., 0] == -torch.inf).any())):
+        return upcast(logits)
     if torch.compiler.is_compiling():  # one kernel with what follows
         return upcast(logits.masked_fill(ignored[..., None], 0.0))
-    # where a look does not wait, it is cheaper than a pass over the gradients
-    if can_look(logits) and not bool((ignored & (logits[..., 0] == -torch.inf)).any()):
-        return upcast(logits)
     return _WithoutGradient.apply(upcast(logits), ignored)
 
 

@@ -56,12 +56,13 @@ def cross_entropy_loss(
     check_class_labels("cross_entropy_loss", logits, labels)
     check_options("cross_entropy_loss", most=1, label_smoothing=label_smoothing)
     check_options("cross_entropy_loss", z_loss=z_loss)
-    logits = upcast_kept(logits, labels, ignore_index)
+    # on the CPU it is cheaper to look than to mask and to count
+    num_ignored = int((labels == ignore_index).sum()) if can_look(labels) else None
+    logits = upcast_kept(logits, labels, ignore_index, num_ignored)
     if reduction != "none" and not z_loss:  # torch's own reduction has the fewest passes
         rows = (logits, labels) if labels.dim() == 1 else (logits.flatten(0, -2), labels.flatten())
         loss_of_rows = partial(F.cross_entropy, *rows, ignore_index=ignore_index, label_smoothing=label_smoothing)
-        # on the CPU it is cheaper to look than to count
-        if reduction == "mean" and num_items is None and can_look(labels) and bool((labels != ignore_index).any()):
+        if reduction == "mean" and num_items is None and num_ignored is not None and num_ignored < labels.numel():
             loss = loss_of_rows()
         else:
             total = loss_of_rows(reduction="sum")

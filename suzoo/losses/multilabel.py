@@ -47,9 +47,9 @@ def multilabel_cross_entropy(
             `torch.compile`, where a look would wait or break the graph, the loss of such a row is NaN.
     """
     check_targets("multilabel_cross_entropy", scores, targets)
-    if targets.dtype != torch.bool and can_look(targets):
-        outside = (targets < 0) | (targets > 1)
-        if bool((outside if mask is None else outside & mask.bool()).any()):
+    if targets.dtype != torch.bool and can_look(targets) and targets.numel():
+        least, greatest = targets.aminmax()
+        if not (least >= 0 and greatest <= 1) and _any_outside(targets, mask):
             raise ValueError(
                 "multilabel_cross_entropy: targets must be in [0, 1]; give mask=targets >= 0 to leave out negative ones"
             )
@@ -113,6 +113,11 @@ def _loss(scores, targets, mask: Tensor | None, threshold, reduction: Reduction,
     return reduce_loss(losses, keep, reduction, num_items)
 
 
+def _any_outside(targets: Tensor, mask: Tensor | None) -> bool:
+    outside = ~((targets >= 0) & (targets <= 1))  # NaN too
+    return bool((outside if mask is None else outside & mask.bool()).any())
+
+
 def _exponents(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """What is summed as positive and as negative: -s + log t and s + log(1 - t)."""
     if targets.is_floating_point():
@@ -120,7 +125,7 @@ def _exponents(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return targets.log() - scores, (-targets).log1p() + scores
     is_positive = targets.bool()
     negative = torch.where(is_positive, -torch.inf, scores)
-    if targets.dtype != torch.bool:  # a target that is neither 0 nor 1
+    if targets.dtype != torch.bool and not can_look(targets):  # a target that is neither 0 nor 1
         negative = torch.where(targets == is_positive, negative, torch.nan)
     return torch.where(is_positive, -scores, -torch.inf), negative
 
