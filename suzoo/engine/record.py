@@ -47,7 +47,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self._replaced = self.path / ".replaced"
         self._main = main
-        self._to_empty = False
+        self._to_replace = False
         if not main:
             return
         if self.path.exists() and not self.path.is_dir():
@@ -61,7 +61,7 @@ class RunFolder:
                 raise ValueError(f"{self.path} is not empty: add --resume to continue, --overwrite to start anew")
             if not (self.path / "run.json").exists() and not self.checkpoints.exists():
                 raise ValueError(f"{self.path} holds no run of ours: --overwrite will not empty it")
-            self._to_empty = True
+            self._to_replace = True
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
@@ -87,9 +87,9 @@ class RunFolder:
         accelerator.init_trackers("suzoo")
 
     def _start(self, recipe: Any, data: dict[str, dict[str, Any]]) -> None:
-        if self._to_empty:
+        if self._to_replace:
             self._set_aside()
-            self._to_empty = False
+            self._to_replace = False
         flags = {name: value for name, value in asdict(recipe).items() if name not in FREE}
         now = json.loads(json.dumps({"flags": flags, "data": data}))  # lists for tuples
         path = self.checkpoints / "began.json"

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from suzoo.distributed import is_distributed
-from suzoo.optimizers._rule import Call, RuleOptimizer
+from suzoo.optimizers._rule import RuleOptimizer
 from suzoo.optimizers._tensors import gradient_of, local
 
 
@@ -191,23 +191,13 @@ class HiddenAccumulation(RuleOptimizer):
                     self.state[param]["folded"].zero_()
         return loss
 
-    def _compiled_calls(self, group: dict[str, Any], params: list[Tensor]) -> dict[Tensor, Call]:
-        if not self.folds_gradients:
-            return super()._compiled_calls(group, params)
-        return {
-            param: self._compiled_update(self._move, group, param, self._move_options(group, param))
-            for param in params
-            if self._compiles(group, param)
-        }
+    def _rule(self, group: dict[str, Any], param: Tensor) -> tuple[Callable, dict[str, Any]]:
+        if self.folds_gradients:
+            return self._move, self._move_options(group, param)
+        return super()._rule(group, param)
 
-    def _update_params(self, group: dict[str, Any], params: list[Tensor], calls: dict[Tensor, Call]) -> None:
-        if not self.folds_gradients:
-            super()._update_params(group, params, calls)
-            return
-        for param in params:
-            if param not in calls:
-                self._update_plain(self._move, group, param, self._move_options(group, param))
-        self._run(calls)
+    def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
+        return not self.folds_gradients and super()._foreach_can(group, param)
 
     def _gradient_for_update(self, param: Tensor) -> Tensor | None:
         return None if self.folds_gradients else super()._gradient_for_update(param)

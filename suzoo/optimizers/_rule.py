@@ -175,6 +175,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         """The rule's keyword arguments: numbers and strings, equal for parameters that may be updated together."""
         raise NotImplementedError
 
+    def _rule(self, group: dict[str, Any], param: Tensor) -> tuple[Callable, dict[str, Any]]:
+        """What updates the parameter in this step, and its options."""
+        return self._update, self._options(group, param)
+
     def _new_state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         dtypes = {"momentum": self._momentum_dtype(group, param)}
         return {
@@ -299,22 +303,23 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _compiled_calls(self, group: dict[str, Any], params: list[Tensor]) -> dict[Tensor, Call]:
         """The updates of those parameters that have kernels of their own."""
-        return {
-            param: self._compiled_update(self._update, group, param, self._options(group, param))
-            for param in params
-            if self._compiles(group, param)
-        }
+        calls = {}
+        for param in params:
+            if self._compiles(group, param):
+                update, options = self._rule(group, param)
+                calls[param] = self._compiled_update(update, group, param, options)
+        return calls
 
     def _update_params(self, group: dict[str, Any], params: list[Tensor], calls: dict[Tensor, Call]) -> None:
         together: dict[tuple, list[Tensor]] = {}
         for param in params:
             if param in calls:
                 continue
-            options = self._options(group, param)
+            update, options = self._rule(group, param)
             if self._foreach_can(group, param):
                 together.setdefault((param.dtype, param.device, *options.values()), []).append(param)
             else:
-                self._update_plain(self._update, group, param, options)
+                self._update_plain(update, group, param, options)
         for bucket in together.values():
             self._update_together(bucket, self._options(group, bucket[0]))
         self._run(calls)

@@ -114,6 +114,11 @@ def tiger_move(
     return torch.where(num_finite > 0, moved, shrunk), momentum
 
 
+def _rms_of_sum(param: Tensor, square_sum: Tensor) -> Tensor:
+    """`tiger_rms` from Σθ² of a matrix, 0-d, or of the rows of an embedding, (R, 1)."""
+    return (square_sum / (param.shape[-1] if square_sum.dim() else param.numel())).sqrt()
+
+
 def tiger_pass(
     param: Tensor,
     grad: Tensor,
@@ -134,7 +139,7 @@ def tiger_pass(
     new weights, or NaN where the gradient was not finite.
     """
     rows = kind == "embedding"
-    rms = stored((square_sum / (param.shape[-1] if rows else param.numel())).sqrt())
+    rms = stored(_rms_of_sum(param, square_sum))
     old, finite = momentum.to(param.dtype), grad.isfinite()
     # NaN and infinity could not be taken out of the momentum again
     new_momentum = torch.where(finite, old + (grad - old) * weight, old)
@@ -382,7 +387,7 @@ class Tiger(HiddenAccumulation):
 
     def _take_back(self, group: dict[str, Any], param: Tensor, square_sum: Tensor) -> None:
         options = {name: group[name] for name in ("lr", "beta", "weight_decay", "rms_floor")}
-        rms = (square_sum / (param.shape[-1] if square_sum.dim() else param.numel())).sqrt()
+        rms = _rms_of_sum(param, square_sum)
         for piece in cache_pieces([param], [gradient_of(param)], [self.state[param]["momentum"]], [rms]):
             values, grads, momenta, rms_of_piece = (tensors[0] for tensors in piece)
             old_values, old_momenta = tiger_undo(values, grads, momenta, rms_of_piece, **options)
