@@ -10,7 +10,7 @@ suzoo needs. The tensors of each kind, N inputs, V tokens in the vocabulary:
     seq2seq-lm           the same, logits where the target's end is predicted; source_logits as of a BertForMaskedLM
     masked-lm            logits (N, V) in the middle of each text; fill_mask (M, 5) probabilities; score (N,) of T-TA
 
-A new kind of model adds its inputs and doors here and its ways of opening to `verify.py`.
+A new kind of model adds its inputs and doors here and its ways of opening to `verify/`.
 """
 
 from __future__ import annotations
@@ -34,17 +34,13 @@ from suzoo.hub.verify import (
     TOLERANCE,
     Door,
     Way,
-    answer_prompts,
-    answer_sources,
-    answer_texts,
     check_door,
     format_table,
-    logits_at,
     passed,
-    prompt_inputs,
     read_promise,
     verify,
 )
+from suzoo.hub.verify.language_models import answer_prompts, answer_sources, answer_texts, logits_at, prompt_inputs
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel, TTAForMaskedLM, UniLMForCausalLM
 
 ENCODER_DOORS = ["SentenceTransformer", "AutoModel", "AutoModel, trust_remote_code"]

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from suzoo.hub import verify as v
 from suzoo.hub.golden import check_with_suzoo, save_golden, write_golden
+from suzoo.hub.verify.__main__ import main
 from suzoo.models import CoSENTModel
 from tests.hub.folders import finish_run, make_cross_encoder, make_encoder, opens_remote_code_over_a_stock_config
 from tests.tiny import FAMILIES, tiny_tokenizer
@@ -47,9 +48,9 @@ def test_every_door_of_the_encoder_opens_without_suzoo(encoder_folder):
 
 @opens_remote_code_over_a_stock_config
 def test_every_door_of_the_cross_encoder_opens_as_a_plain_file(cross_encoder_folder):
-    """The script is run as somebody without suzoo would: `python verify.py FOLDER`."""
+    """The script is run as somebody without suzoo would: `python suzoo/hub/verify FOLDER`."""
     done = subprocess.run(
-        [sys.executable, v.__file__, str(cross_encoder_folder)],
+        [sys.executable, str(Path(v.__file__).parent), str(cross_encoder_folder)],
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
@@ -116,7 +117,7 @@ def test_the_stock_doors_survive_a_sentence_transformers_resave(kind, request, t
 
 
 def test_a_door_whose_library_is_missing_is_not_passed(encoder_folder, monkeypatch):
-    monkeypatch.setattr(v.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(v.doors.importlib.util, "find_spec", lambda name: None)
     door = v.check_promised_door("SentenceTransformer", encoder_folder)
     assert (door.status, door.note) == ("not checked", "install sentence-transformers")
     assert not v.passed([door])
@@ -132,10 +133,10 @@ def test_a_door_whose_library_is_missing_is_not_passed(encoder_folder, monkeypat
     ],
 )
 def test_remote_code_over_a_stock_config_is_not_checked_with_old_transformers(kind, name, request, monkeypatch):
-    monkeypatch.setattr(v.importlib.metadata, "version", lambda name: "5.18.2")
+    monkeypatch.setattr(v.doors.importlib.metadata, "version", lambda name: "5.18.2")
     door = v.check_promised_door(name, request.getfixturevalue(f"{kind}_folder"))
     assert (door.status, door.note) == ("not checked", "needs transformers 5.19 or later")
-    monkeypatch.setattr(v.importlib.metadata, "version", lambda name: "5.19.0")
+    monkeypatch.setattr(v.doors.importlib.metadata, "version", lambda name: "5.19.0")
     assert v.unmet(v.STOCK_CONFIG_REMOTE_CODE) == ""
 
 
@@ -172,7 +173,7 @@ def test_a_folder_that_promises_nothing_is_said_in_one_sentence(broken, tmp_path
     golden.write_bytes(golden.read_bytes()[:20])
     with pytest.raises(ValueError, match="is damaged"):
         v.verify(broken)
-    assert v.main([str(broken)]) == 2
+    assert main([str(broken)]) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
 
