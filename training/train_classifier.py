@@ -21,7 +21,7 @@ from suzoo.distributed import rank
 from suzoo.engine import RandomBatches, end_training, fit, full_state_dict, run_script
 from suzoo.evaluation import classification_scores
 from suzoo.hub.publish import publish
-from suzoo.losses import RunningF1, class_log_prior, global_pointer_divergence, symmetric_kl
+from suzoo.losses import RunningF1, class_log_prior, global_pointer_divergence, rdrop_sum, symmetric_kl
 from suzoo.losses.citations import cite
 from suzoo.models._batching import token_budget_batches
 from suzoo.models._stock_encoder import missing_weights
@@ -119,7 +119,7 @@ def main() -> None:
             return loss(module(**inputs), targets)
         first, second = module(**repeat_rows(inputs)).chunk(2)
         divergence = (global_pointer_divergence if several else symmetric_kl)(first, second).mean()
-        return (loss(first, targets) + loss(second, targets)) / 2 + recipe.rdrop / 4 * divergence
+        return rdrop_sum(loss(first, targets), loss(second, targets), divergence, alpha=recipe.rdrop)
 
     def prediction(inputs):
         logits = module(**inputs)

@@ -19,7 +19,8 @@ def classification_scores(
     of a class that is never predicted is 0.
 
     Args:
-        predicted, labels: (N,) class indices, or (N, C) of 0 and 1 where a row may have several classes or none.
+        predicted, labels: (N,) class indices, or (N, C) of 0 and 1 where a row may have several classes or none. Leave
+            out the rows without a label.
         train_counts: (C,) rows of each class in the training data; with it, `tail_f1` is reported.
         tail_below: classes with fewer training rows than this are the tail.
 
@@ -29,7 +30,7 @@ def classification_scores(
         there is one.
 
     Raises:
-        ValueError: shapes differ, no row, or no class in `labels`.
+        ValueError: shapes differ, no row, no class in `labels`, or values that are no classes, as -1 and probabilities.
     """
     predicted, labels = np.asarray(predicted), np.asarray(labels)
     if predicted.shape != labels.shape or labels.ndim not in (1, 2) or not len(labels):
@@ -37,6 +38,7 @@ def classification_scores(
             f"classification_scores takes predicted and labels (N,) or (N, C), not {predicted.shape} and {labels.shape}"
         )
     several = labels.ndim == 2
+    predicted, labels = (_classes(name, v, several) for name, v in (("predicted", predicted), ("labels", labels)))
     scores = {"accuracy": float((predicted == labels).reshape(len(labels), -1).all(1).mean())}
     if not several:
         num_classes = 1 + int(max(predicted.max(), labels.max()))
@@ -53,7 +55,22 @@ def classification_scores(
         scores["balanced_accuracy"] = float((hits_C[found_C] / labels.sum(0)[found_C]).mean())
     scores["macro_f1"] = float(f1_C[found_C].mean())
     if train_counts is not None:
+        if len(train_counts) < len(found_C):
+            raise ValueError(
+                f"classification_scores: train_counts has {len(train_counts)} classes, but there are {len(found_C)}"
+            )
         tail_C = found_C & (np.asarray(train_counts)[: len(found_C)] < tail_below)
         if tail_C.any():
             scores["tail_f1"] = float(f1_C[tail_C].mean())
     return scores
+
+
+def _classes(name: str, values: np.ndarray, several: bool) -> np.ndarray:
+    """As integers: an index of -1 would be the last class, and True and False a choice of rows."""
+    if values.dtype == bool:
+        return values.astype(np.int64)
+    wrong = ~((values >= 0) & (values <= (1 if several else 2**53)) & (np.floor(values) == values))
+    if wrong.any():
+        expected = "0 and 1" if several else "class indices from 0 on"
+        raise ValueError(f"classification_scores: {name} must be {expected}, not {values[wrong][0]:g}")
+    return values.astype(np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from suzoo.evaluation._arrays import Values, paired
 
@@ -11,7 +12,8 @@ def best_threshold(scores: Values, labels: Values) -> tuple[float, float]:
     """The highest accuracy that any threshold reaches, and that threshold. Find it on validation data.
 
     A pair counts as positive if its score is at least the threshold. All n + 1 ways to cut the sorted scores are tried;
-    the threshold lies in the middle of the gap, and of equally good cuts it is the lowest.
+    the threshold lies in the middle of the gap, and of equally good cuts it is the lowest. It is a number of the
+    precision of the scores, so that float32 scores are cut alike when they are compared in float32.
 
     Args:
         scores: (n,)
@@ -25,6 +27,7 @@ def best_threshold(scores: Values, labels: Values) -> tuple[float, float]:
 
     Time O(n log n).
     """
+    precision = _precision(scores)
     scores, labels = _binary(scores, labels)
     order = np.argsort(scores)
     scores, labels = scores[order], labels[order]
@@ -35,12 +38,20 @@ def best_threshold(scores: Values, labels: Values) -> tuple[float, float]:
     if cut == 0:
         threshold = scores[0]
     elif cut == len(scores):
-        threshold = np.nextafter(scores[-1], np.inf)
+        top = torch.tensor(scores[-1], dtype=precision)
+        threshold = torch.nextafter(top, torch.full_like(top, torch.inf))
     else:
         low, high = scores[cut - 1], scores[cut]
-        middle = low / 2 + high / 2
+        middle = float(torch.tensor(low / 2 + high / 2, dtype=precision))
         threshold = middle if low < middle <= high else high  # neighbouring floats have no middle
     return float(right[cut] / len(scores)), float(threshold)
+
+
+def _precision(scores: Values) -> torch.dtype:
+    """In which the scores will be compared with a number: theirs; float64 for a list and for integers."""
+    if isinstance(scores, torch.Tensor):
+        return scores.dtype if scores.is_floating_point() else torch.float64
+    return {"float16": torch.float16, "float32": torch.float32}.get(np.asarray(scores).dtype.name, torch.float64)
 
 
 def accuracy_at(threshold: float, scores: Values, labels: Values) -> float:

@@ -17,7 +17,7 @@ from suzoo.losses.multilabel import (
     multilabel_cross_entropy,
     sparse_multilabel_cross_entropy,
 )
-from suzoo.losses.rdrop import rdrop_loss, symmetric_kl
+from suzoo.losses.rdrop import rdrop_loss, rdrop_sum, symmetric_kl
 from suzoo.losses.softmax_pair import SoftmaxPairLoss
 from suzoo.losses.tailr import gamma_cross_entropy, tailr_loss
 
@@ -52,6 +52,7 @@ __all__ = [
     "metric_distance",
     "multilabel_cross_entropy",
     "rdrop_loss",
+    "rdrop_sum",
     "soft_truncation_loss",
     "sparse_multilabel_cross_entropy",
     "supcon_loss",

@@ -22,9 +22,14 @@ def upcast_finite(values: Tensor) -> Tensor:
     return upcast(values).nan_to_num(nan=torch.nan, posinf=1e30, neginf=-1e30)
 
 
+def is_traced() -> bool:
+    """Values are not there yet, so that nothing can be decided by them: `torch.compile`, `torch.func`'s transforms."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
 def can_look(tensor: Tensor) -> bool:
     """A decision on the values of a tensor neither breaks a graph nor waits for an accelerator."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    return tensor.device.type == "cpu" and not is_traced()
 
 
 def upcast_kept(logits: Tensor, labels: Tensor, ignore_index: int, num_ignored: int | None = None) -> Tensor:
@@ -36,7 +41,7 @@ def upcast_kept(logits: Tensor, labels: Tensor, ignore_index: int, num_ignored: 
     # where a look does not wait, it is cheaper than a pass over the gradients
     if can_look(logits) and not (bool(ignored.any()) and bool((logits[..., 0] == -torch.inf).any())):
         return upcast(logits)
-    if torch.compiler.is_compiling():  # one kernel with what follows
+    if is_traced():  # compiled, one kernel with what follows
         return upcast(logits.masked_fill(ignored[..., None], 0.0))
     return _WithoutGradient.apply(upcast(logits), ignored)
 
@@ -154,7 +159,7 @@ def target_and_uniform_nll(logits: Tensor, labels: Tensor, ignore_index: int) ->
         log_p.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=ignore_index, reduction="none"
     )
     uniform = -log_p.mean(-1)
-    if torch.compiler.is_compiling() or not bool(uniform.isfinite().all()):  # looking is cheaper than masking
+    if is_traced() or not bool(uniform.isfinite().all()):  # looking is cheaper than masking
         finite = log_p != -torch.inf
         uniform = -torch.where(finite, log_p, 0.0).sum(-1) / finite.sum(-1).clamp_min(1)
     return nll.view(labels.shape), uniform

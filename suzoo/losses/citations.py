@@ -169,6 +169,7 @@ BIBTEX: dict[str, list[str]] = {
     "metric_distance": _TRIANGLE,
     "multilabel_cross_entropy": _ZLPR,
     "rdrop_loss": _RDROP,
+    "rdrop_sum": _RDROP,
     "soft_truncation_loss": _FOCAL[1:],
     "sparse_multilabel_cross_entropy": _ZLPR,
     "supcon_loss": _SUPCON,

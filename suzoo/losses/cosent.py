@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from suzoo.losses._common import check_scale
+from suzoo.losses._common import check_scale, is_traced
 
 
 def cosent_loss(scores: Tensor, labels: Tensor, *, scale: float = 20.0) -> Tensor:
@@ -44,10 +44,10 @@ def cosent_loss(scores: Tensor, labels: Tensor, *, scale: float = 20.0) -> Tenso
         raise ValueError(
             f"cosent_loss takes scores (P,) and labels (P,), not {(*scores.shape,)} and {(*labels.shape,)}"
         )
-    compiling = torch.compiler.is_compiling()  # a decision on tensor values would break the graph
     result_dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
     labels_P, order = (labels.int() if labels.dtype == torch.bool else labels).sort()
-    if not compiling and labels.is_floating_point() and len(labels_P) and math.isnan(labels_P[-1]):  # NaN sorts last
+    # NaN sorts last
+    if not is_traced() and labels.is_floating_point() and len(labels_P) and math.isnan(labels_P[-1]):
         raise ValueError("cosent_loss got a NaN label; drop the row or fix the data")
     wide = torch.float32 if scores.device.type == "mps" else torch.float64  # MPS has no float64
     scaled_P = scores.to(wide)[order] * scale
@@ -55,7 +55,7 @@ def cosent_loss(scores: Tensor, labels: Tensor, *, scale: float = 20.0) -> Tenso
     num_below_P = torch.searchsorted(labels_P, labels_P)
 
     # The sum over b for one a is (sum of exp(s_b) over the first num_below pairs) * exp(-s_a).
-    if not compiling and wide == torch.float64 and len(scaled_P):
+    if not is_traced() and wide == torch.float64 and len(scaled_P):
         low, high = scaled_P.detach().aminmax()
         if bool(high - low < 300):  # then exp, its products and their squares stay below 1e308
             centered_P = scaled_P - (low + high) / 2

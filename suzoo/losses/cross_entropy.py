@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from suzoo.losses._common import (
     check_class_labels,
     check_options,
     divide_by_count,
+    is_traced,
     reduce_loss,
     target_and_uniform_nll,
     target_nll,
@@ -68,7 +68,7 @@ def cross_entropy_loss(
             total = loss_of_rows(reduction="sum")
             loss = divide_by_count(total, labels != ignore_index, reduction, num_items)
         # with smoothing, a class at -inf makes it infinite: that is left out below
-        if not label_smoothing or (not torch.compiler.is_compiling() and bool(loss.isfinite())):
+        if not label_smoothing or (not is_traced() and bool(loss.isfinite())):
             return loss
     if label_smoothing > 0:
         nll, uniform = target_and_uniform_nll(logits, labels, ignore_index)

@@ -85,9 +85,11 @@ class RunningF1(nn.Module):
         if self.training:
             check_targets("RunningF1", logits, targets)
             keep = targets != ignore_index
-            dims = None if self.num_classes is None else tuple(range(logits.dim() - 1))
-            overlap, mass = _overlap_and_mass(upcast_finite(logits), targets, keep, dims)
-            count = keep.sum() if dims is None else keep.sum(dims)
+            by_class = self.num_classes is not None
+            if by_class and logits.shape[-1:] != (self.num_classes,):
+                raise ValueError(f"RunningF1 takes logits (..., {self.num_classes}), not {(*logits.shape,)}")
+            overlap, mass = _overlap_and_mass(upcast_finite(logits), targets, keep, by_class)
+            count = _sum(keep, by_class)
             overlap, mass, count = all_reduce_sum(torch.stack([overlap, mass, count.to(mass.dtype)]))
             learns = (count > 0) & mass.isfinite()  # else the overlap is not finite either, and 0 * NaN would be NaN
             for mean, new in ((self.overlap, overlap), (self.mass, mass)):
@@ -121,19 +123,26 @@ def dice_loss(
     check_options("dice_loss", smoothing=smoothing)
     if average not in ("micro", "macro"):
         raise ValueError(f"dice_loss: average must be 'micro' or 'macro', not {average!r}")
-    dims = None if average == "micro" else tuple(range(logits.dim() - 1))
-    sums = torch.stack(_overlap_and_mass(upcast_finite(logits), targets, targets != ignore_index, dims))
+    if average == "macro" and logits.dim() == 0:
+        raise ValueError("dice_loss: average='macro' takes logits (..., C), not a scalar")
+    keep = targets != ignore_index
+    sums = torch.stack(_overlap_and_mass(upcast_finite(logits), targets, keep, average == "macro"))
     overlap, mass = gather(sums[None]).sum(0)
     nothing = mass + smoothing == 0
     dice = (2 * overlap + smoothing) / torch.where(nothing, 1.0, mass + smoothing)
-    return torch.where(nothing, 0.0, 1 - dice).mean()
+    return reduce_loss(torch.where(nothing, 0.0, 1 - dice), None, "mean", None)
 
 
-def _overlap_and_mass(logits: Tensor, targets: Tensor, keep: Tensor, dims=None) -> tuple[Tensor, Tensor]:
+def _sum(values: Tensor, by_class: bool) -> Tensor:
+    """Over everything, or over all but the last dimension. (`sum(())` of values (C,) would be over everything too.)"""
+    return torch.atleast_2d(values).flatten(0, -2).sum(0) if by_class else values.sum()
+
+
+def _overlap_and_mass(logits: Tensor, targets: Tensor, keep: Tensor, by_class: bool = False) -> tuple[Tensor, Tensor]:
     """Sums of y p and of y + p where kept."""
     p = torch.where(keep, logits.sigmoid(), 0.0)
     y = torch.where(keep, targets.to(logits.dtype), 0.0)
-    return (y * p).sum(dims), (y + p).sum(dims)
+    return _sum(y * p, by_class), _sum(y + p, by_class)
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -41,14 +41,15 @@ def heat_extrapolate(block: Tensor, matrices: Sequence[Tensor], sizes: Sequence[
     if any(not 0 <= first < end <= size for first, end, size in zip(start, ends, sizes, strict=True)):
         raise ValueError(f"heat_extrapolate: the block {[*start]} to {ends} must not be empty and lie in {[*sizes]}")
     features = upcast(block)
-    for axis in reversed(range(num_axes)):
-        step = upcast(matrices[axis]).T
-        slices = list(features.unbind(axis + 1))
-        for _ in range(start[axis]):
-            slices.insert(0, slices[0] - slices[0] @ step)
-        for _ in range(sizes[axis] - ends[axis]):
-            slices.append(slices[-1] + slices[-1] @ step)
-        features = torch.stack(slices, axis + 1)
+    with torch.autocast(features.device.type, enabled=False):  # it would multiply in low precision
+        for axis in reversed(range(num_axes)):
+            step = upcast(matrices[axis]).T
+            slices = list(features.unbind(axis + 1))
+            for _ in range(start[axis]):
+                slices.insert(0, slices[0] - slices[0] @ step)
+            for _ in range(sizes[axis] - ends[axis]):
+                slices.append(slices[-1] + slices[-1] @ step)
+            features = torch.stack(slices, axis + 1)
     return features
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from suzoo.losses._common import Reduction, can_look, check_targets, reduce_loss, upcast
+from suzoo.losses._common import Reduction, can_look, check_targets, is_traced, reduce_loss, upcast
 
 
 def multilabel_cross_entropy(
@@ -77,17 +77,28 @@ def sparse_multilabel_cross_entropy(
         threshold, reduction, num_items: as in `multilabel_cross_entropy`.
 
     Raises:
-        ValueError: the leading shapes differ.
+        ValueError: the leading shapes differ, or an index is neither a class nor `pad_index`; on an accelerator and
+            under `torch.compile`, where a look would wait or break the graph, the loss of such a row is NaN.
     """
     if scores.shape[:-1] != indices.shape[:-1]:
         raise ValueError(
             "sparse_multilabel_cross_entropy takes scores (..., C) and indices (..., K), not "
             f"{(*scores.shape,)} and {(*indices.shape,)}"
         )
+    num_classes = scores.shape[-1]
+    is_padding = indices == pad_index
+    valid = is_padding | ((indices >= 0) & (indices < num_classes))
+    if can_look(indices) and not bool(valid.all()):
+        raise ValueError(
+            f"sparse_multilabel_cross_entropy: indices must be classes from 0 to {num_classes - 1} or pad_index "
+            f"({pad_index}), not {int(indices[~valid][0])}"
+        )
     # slot 0 of a row of C + 1 catches the padding
-    slots = torch.where(indices == pad_index, 0, indices + 1)
+    slots = torch.where(is_padding | ~valid, 0, indices + 1)
     is_positive = torch.zeros((*scores.shape[:-1], scores.shape[-1] + 1), dtype=torch.bool, device=scores.device)
     is_positive = is_positive.scatter(-1, slots, True)[..., 1:]
+    if not can_look(indices):
+        scores = torch.where(valid.all(-1, keepdim=True), scores, torch.nan)
     return _loss(upcast(scores), is_positive, None, threshold, reduction, num_items)
 
 
@@ -100,7 +111,7 @@ def _loss(scores, targets, mask: Tensor | None, threshold, reduction: Reduction,
         first = torch.cat([-threshold, positive], -1).logsumexp(-1)
         return first + torch.cat([threshold, negative], -1).logsumexp(-1)
 
-    if mask is None and not torch.compiler.is_compiling():
+    if mask is None and not is_traced():
         losses = log_sums(*_exponents(scores, targets))
         if bool(losses.isfinite().all()):  # looking is cheaper than masking
             return reduce_loss(losses, None, reduction, num_items)

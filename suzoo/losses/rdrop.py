@@ -22,6 +22,7 @@ from suzoo.losses._common import (
     upcast_kept,
 )
 
+Convention = Literal["blog", "paper", "readme"]
 # name: (factor of CE1 + CE2, factor of alpha * D), D = KL(1||2) + KL(2||1)
 _CONVENTIONS = {"blog": (0.5, 0.25), "paper": (1.0, 0.5), "readme": (0.5, 0.5)}
 
@@ -32,7 +33,7 @@ def rdrop_loss(
     labels: Tensor,
     *,
     alpha: float = 4.0,
-    convention: Literal["blog", "paper", "readme"] = "blog",
+    convention: Convention = "blog",
     reduction: Reduction = "mean",
     ignore_index: int = -100,
     num_items: int | Tensor | None = None,
@@ -64,14 +65,32 @@ def rdrop_loss(
         ValueError: shapes do not fit, alpha < 0, or an unknown convention.
     """
     check_class_labels("rdrop_loss", logits_a, labels)
+    logits_a, logits_b = (upcast_kept(logits, labels, ignore_index) for logits in (logits_a, logits_b))
+    losses = rdrop_sum(
+        target_nll(logits_a, labels, ignore_index),
+        target_nll(logits_b, labels, ignore_index),
+        symmetric_kl(logits_a, logits_b),
+        alpha=alpha,
+        convention=convention,
+    )
+    return reduce_loss(losses, labels != ignore_index, reduction, num_items)
+
+
+def rdrop_sum(
+    loss_a: Tensor, loss_b: Tensor, divergence: Tensor, *, alpha: float = 4.0, convention: Convention = "blog"
+) -> Tensor:
+    """R-Drop of any two losses of one input and their divergence, such as `symmetric_kl` (both directions added).
+
+    The three have one shape, or broadcast; alpha and convention as in `rdrop_loss`, which is this for cross-entropy.
+
+    Raises:
+        ValueError: alpha < 0, or an unknown convention.
+    """
     check_options("rdrop_loss", alpha=alpha)
     if convention not in _CONVENTIONS:
         raise ValueError(f"rdrop_loss: convention must be one of {sorted(_CONVENTIONS)}, not {convention!r}")
-    ce_factor, kl_factor = _CONVENTIONS[convention]
-    logits_a, logits_b = (upcast_kept(logits, labels, ignore_index) for logits in (logits_a, logits_b))
-    nll = target_nll(logits_a, labels, ignore_index) + target_nll(logits_b, labels, ignore_index)
-    losses = ce_factor * nll + kl_factor * alpha * symmetric_kl(logits_a, logits_b)
-    return reduce_loss(losses, labels != ignore_index, reduction, num_items)
+    of_losses, of_divergence = _CONVENTIONS[convention]
+    return of_losses * (loss_a + loss_b) + of_divergence * alpha * divergence
 
 
 def symmetric_kl(logits_a: Tensor, logits_b: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from suzoo.losses._common import upcast
+
 
 class SoftmaxPairLoss(nn.Module):
     """Cross-entropy of a linear classifier over [u; v; |u - v|]; at inference the vectors are compared by cosine, which
@@ -28,5 +30,6 @@ class SoftmaxPairLoss(nn.Module):
     def forward(self, u_PD: Tensor, v_PD: Tensor, classes: Tensor) -> Tensor:
         """Mean cross-entropy (scalar, float32 at least) for integer `classes` (P,) in [0, num_classes)."""
         features = torch.cat([u_PD, v_PD, (u_PD - v_PD).abs()], dim=-1)
-        logits = self.classifier(features.to(self.classifier.weight.dtype))
-        return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), classes)
+        with torch.autocast(features.device.type, enabled=False):  # it would multiply in low precision
+            logits = self.classifier(features.to(self.classifier.weight.dtype))
+        return F.cross_entropy(upcast(logits), classes)

@@ -66,7 +66,7 @@ def tailr_loss(
         nll, uniform = target_nll(logits, labels, ignore_index), None
     with torch.no_grad():  # w as 1 / (γ/p + 1 - γ)
         weight = nll.exp().mul_(gamma).add_(1 - gamma).reciprocal_() if gamma > 0 else torch.ones_like(nll)
-        weight = weight.clamp_(min_weight, 1.0)
+        weight = weight.clamp(min_weight, 1.0)
     # 0 * inf is 0 here: the limit of p log p
     losses = weight * (nll if min_weight > 0 else torch.where(weight > 0, nll, 0.0))
     if uniform is not None:

@@ -63,7 +63,7 @@ def multitask_backward(
             )
         if is_distributed():  # those of the first rank, should the weighting have drawn random numbers
             of_first = weights_T if rank() == 0 else torch.zeros_like(weights_T)
-            weights_T = all_reduce_sum(of_first.to(losses[0].device, torch.float32)).to(gramian_TT)
+            weights_T = all_reduce_sum(of_first.to(losses[0].device)).to(gramian_TT)
     else:
         weights_T = torch.ones(len(losses), dtype=torch.float64)
 
@@ -153,12 +153,19 @@ def _inner(grads: Sequence[Tensor | None], others: Sequence[Tensor | None]) -> T
     terms = []
     for grad, other in zip(grads, others, strict=True):
         if grad is not None and other is not None:
-            product = (grad * other if grad.dtype == torch.float64 else grad.float() * other.float()).sum()
-            terms.append(product.full_tensor() if isinstance(product, DTensor) else product)
-    return torch.stack(terms).cpu().double().sum() if terms else torch.zeros((), dtype=torch.float64)
+            product = (_wide(grad) * _wide(other)).sum()
+            terms.append((product.full_tensor() if isinstance(product, DTensor) else product).cpu())
+    return torch.stack(terms).sum() if terms else torch.zeros((), dtype=torch.float64)
+
+
+def _wide(grad: Tensor) -> Tensor:
+    """float64: the squares of gradients of 1e20 and of 1e-23 leave float32."""
+    return (grad.cpu() if grad.device.type == "mps" else grad).double()  # MPS has no float64
 
 
 def _accumulate(parameter: Tensor, grad: Tensor | None, weight: float) -> None:
     if grad is None:
         return
-    parameter.grad = grad * weight if parameter.grad is None else parameter.grad + grad * weight
+    # a weight of 1e40, that of a gradient of 1e-40, is infinite in float32
+    weighted = (_wide(grad) * weight).to(grad)
+    parameter.grad = weighted if parameter.grad is None else parameter.grad + weighted

@@ -45,21 +45,21 @@ def primary_auxiliary(gramian_TT: Tensor, *, num_primary: int = 1) -> Tensor:
     if not 1 <= num_primary <= num_tasks:
         raise ValueError(f"primary_auxiliary: num_primary must be in 1..{num_tasks}, not {num_primary}")
     gramian_TT = gramian_TT.detach().double().cpu()
-    # gradients of length 1 condition the problem; a gradient of 0 keeps its column of zeros and the weight 0
-    scale = float(gramian_TT.diagonal()[:num_primary].max()) ** 0.5
-    if scale == 0:  # nothing to follow
-        return torch.cat([torch.full((num_primary,), 1 / num_primary), torch.zeros(num_tasks - num_primary)]).double()
     norms_T = gramian_TT.diagonal().sqrt()
-    sizes_T = torch.cat([torch.full_like(norms_T[:num_primary], scale), norms_T[num_primary:]])
-    sizes_T = torch.where(sizes_T > 0, sizes_T, 1.0)
-    eigenvalues, eigenvectors = torch.linalg.eigh(gramian_TT / (sizes_T[:, None] * sizes_T))
+    of_primary = norms_T[:num_primary]
+    if not of_primary.any():  # nothing to follow
+        return torch.cat([torch.full((num_primary,), 1 / num_primary), torch.zeros(num_tasks - num_primary)]).double()
+    # gradients of length 1 condition the problem, however far their sizes are apart. One of 0 keeps its column of zeros
+    least = float(of_primary[of_primary > 0].min())
+    sizes_T = torch.where(norms_T > 0, norms_T, least)
+    eigenvalues, eigenvectors = torch.linalg.eigh(gramian_TT / sizes_T[:, None] / sizes_T)
     columns = eigenvalues.clamp_min(0).sqrt()[:, None] * eigenvectors.T  # columns with these inner products
     # with sum(alpha) = s free, min |columns x|² + (s - 1)² has its x along the constrained minimum: divide by s
-    is_primary = (torch.arange(num_tasks) < num_primary).double()
-    system = torch.cat([columns, is_primary[None]]).numpy()
+    shares = torch.where(torch.arange(num_tasks) < num_primary, least / sizes_T, 0.0)
+    system = torch.cat([columns, shares[None]]).numpy()
     solution, _ = nnls(system, [0.0] * num_tasks + [1.0])
     weights_T = torch.from_numpy(solution)
-    return weights_T / weights_T[:num_primary].sum() * scale / sizes_T
+    return weights_T * (least / sizes_T) / (shares @ weights_T)
 
 
 def pcgrad(gramian_TT: Tensor, *, generator: torch.Generator | None = None) -> Tensor:

@@ -51,3 +51,33 @@ def test_no_tail_is_not_reported_and_bad_input_is_refused():
         classification_scores(np.zeros(2, int), np.zeros(3, int))
     with pytest.raises(ValueError, match="no row has a class"):
         classification_scores(np.zeros((2, 3)), np.zeros((2, 3)))
+
+
+def test_labels_of_true_and_false_are_two_classes():
+    predicted, labels = np.array([True, True, False]), np.array([True, False, False])
+    assert classification_scores(predicted, labels) == classification_scores(predicted.astype(int), labels.astype(int))
+    hot = np.array([[True, False], [True, True]])
+    assert classification_scores(hot, hot) == classification_scores(hot.astype(float), hot.astype(int))
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels", "message"),
+    [
+        ([0, 1], [1, -1], "labels must be class indices from 0 on, not -1"),
+        ([0, -100], [1, 0], "predicted must be class indices from 0 on, not -100"),
+        ([0.2, 0.9], [0, 1], "predicted must be class indices from 0 on, not 0.2"),
+        ([[0.2, 0.9]], [[0, 1]], "predicted must be 0 and 1, not 0.2"),
+        ([[0, 1]], [[0, 2]], "labels must be 0 and 1, not 2"),
+        ([[0, 1]], [[0, -1]], "labels must be 0 and 1, not -1"),
+        ([0.0, float("nan")], [0, 1], "predicted must be class indices from 0 on, not nan"),
+    ],
+)
+def test_values_that_are_no_classes_are_refused(predicted, labels, message):
+    for kind in (np.array, torch.tensor):
+        with pytest.raises(ValueError, match=message):
+            classification_scores(kind(predicted), kind(labels))
+
+
+def test_train_counts_of_too_few_classes_are_refused():
+    with pytest.raises(ValueError, match="train_counts has 1 classes, but there are 2"):
+        classification_scores(np.array([0, 1]), np.array([0, 1]), train_counts=[5])

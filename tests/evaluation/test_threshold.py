@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+import torch
 
 from suzoo.evaluation import accuracy_at, best_threshold
 from tests.reference import evaluation as reference
@@ -52,6 +53,23 @@ def test_best_threshold_agrees_with_sentence_transformers():
     scores = labels + rng.normal(size=200)
     accuracy, threshold = BinaryClassificationEvaluator.find_best_acc_and_threshold(scores, labels, True)
     assert best_threshold(scores, labels) == (pytest.approx(accuracy), pytest.approx(threshold))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(("labels", "accuracy"), [([1, 0, 0, 0], 0.75), ([0, 0, 0, 1], 1.0), ([0, 0, 1, 0], 0.75)])
+def test_the_threshold_cuts_in_the_precision_of_the_scores(dtype, labels, accuracy):
+    """A float64 number one step above the highest float32 score would be that score again."""
+    for values in (
+        [0.1, 0.2, 0.3, 0.9],
+        [0.1, 0.2, 0.3, float(torch.tensor(0.3, dtype=dtype).nextafter(torch.ones((), dtype=dtype)))],
+    ):
+        scores = torch.tensor(values, dtype=dtype)
+        found, threshold = best_threshold(scores, labels)
+        assert found == accuracy == ((scores >= threshold).int() == torch.tensor(labels)).double().mean()
+        if dtype != torch.bfloat16:
+            array = scores.numpy()
+            assert best_threshold(array, labels) == best_threshold([*array], labels) == (found, threshold)
+            assert ((array >= threshold) == np.array(labels)).mean() == accuracy
 
 
 def test_labels_that_are_not_binary_are_refused():

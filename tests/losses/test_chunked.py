@@ -73,6 +73,17 @@ def test_chunked_loss_takes_ignore_index_itself():
         torch.testing.assert_close(chunked_loss(loss, head, hidden, labels, ignore_index=0), expected)
 
 
+def test_chunked_loss_runs_in_a_compiled_function():
+    head, hidden, labels = make_case()
+
+    def loss(hidden):
+        return chunked_loss(cross_entropy_loss, head, hidden, labels, chunk_size=4)
+
+    compiled = torch.compile(loss, backend="eager")
+    torch.testing.assert_close(compiled(hidden), loss(hidden))
+    torch.testing.assert_close(torch.autograd.grad(compiled(hidden), hidden), torch.autograd.grad(loss(hidden), hidden))
+
+
 def test_chunked_loss_adds_up_in_float32():
     head, hidden, labels = make_case(torch.bfloat16)
     loss = chunked_loss(cross_entropy_loss, head, hidden, labels, chunk_size=2)

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from torch.func import grad, vmap
 
 from suzoo import losses
 from suzoo.losses import _common
@@ -94,6 +95,54 @@ def test_compiles_without_a_graph_break(case):
     torch.testing.assert_close(
         value_and_grad(compiled, scores.float(), labels), value_and_grad(case, scores.float(), labels)
     )
+
+
+@every_case
+def test_autocast_changes_nothing(case):
+    scores, labels = draw(case)
+
+    def under_autocast(*inputs):  # a backward belongs outside
+        with torch.autocast("cpu", torch.bfloat16):
+            return case(*inputs)
+
+    expected = value_and_grad(case, scores.float(), labels)
+    actual = value_and_grad(under_autocast, scores.float(), labels)
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+MATRIX, COLUMN = torch.randn(4, 4), torch.randn(6, 4)
+OF_MATRICES = {
+    "heat_equation_loss": lambda: losses.heat_equation_loss(COLUMN[None], [MATRIX], block=[(2, 4)]),
+    "heat_extrapolate": lambda: losses.heat_extrapolate(COLUMN[None], [MATRIX], [8], [1]),
+    "heat_interpolate": lambda: losses.heat_interpolate(COLUMN, MATRIX[:1].expand(6, 4), 3),
+    "CosineLinear": lambda: seeded(losses.CosineLinear, 4, 3)(COLUMN),
+    "SoftmaxPairLoss": lambda: seeded(losses.SoftmaxPairLoss, 4)(COLUMN, COLUMN.flip(0), torch.arange(6) % 2),
+    "estimate_margin": lambda: torch.tensor(losses.estimate_margin(COLUMN, torch.arange(6) % 4, MATRIX)),
+    "global_pointer_divergence": lambda: losses.global_pointer_divergence(COLUMN, COLUMN.flip(0)),
+    "symmetric_kl": lambda: losses.symmetric_kl(COLUMN, COLUMN.flip(0)),
+}
+
+
+def seeded(make, *sizes):
+    torch.manual_seed(0)
+    return make(*sizes)
+
+
+@pytest.mark.parametrize("compute", OF_MATRICES.values(), ids=OF_MATRICES)
+def test_autocast_changes_nothing_where_a_loss_multiplies_matrices(compute):
+    expected = compute()
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = compute()
+    assert actual.dtype == torch.float32 and torch.equal(actual, expected)
+
+
+@every_case
+def test_gradients_of_every_example_by_vmap(case):
+    """Those of losses that couple the batch are of batches of one."""
+    scores, labels = draw(case)
+    grads = vmap(grad(lambda row, label: case(row[None], label[None]).sum()))(scores, labels)
+    each = [value_and_grad(case, scores[i : i + 1], labels[i : i + 1])[1] for i in range(len(scores))]
+    torch.testing.assert_close(grads, torch.cat(each), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.slow

@@ -206,6 +206,36 @@ def test_dice_macro_is_the_mean_over_classes():
         dice_loss(logits, targets, smoothing=-1)
 
 
+def test_one_example_of_several_classes_has_a_ratio_for_each():
+    """(C,), for which a sum over no dimension would be one over all."""
+    logits, targets = double([2, -1, 0.5]), torch.tensor([1, 0, -100])
+    p = logits.sigmoid()
+    expected = torch.stack([1 - (2 * p[0] + 1) / (2 + p[0]), 1 - 1 / (1 + p[1]), p.new_zeros(())]).mean()
+    torch.testing.assert_close(dice_loss(logits, targets, average="macro"), expected)
+    torch.testing.assert_close(
+        dice_loss(logits, targets, average="macro"), dice_loss(logits[None], targets[None], average="macro")
+    )
+    one, row = RunningF1(3).double(), RunningF1(3).double()
+    f1 = one(logits, targets)
+    assert f1.shape == (3,) and torch.equal(f1, row(logits[None], targets[None]))
+    with pytest.raises(ValueError, match=r"logits \(\.\.\., 3\), not \(2,\)"):
+        one(logits[:2], targets[:2])
+    with pytest.raises(ValueError, match="not a scalar"):
+        dice_loss(logits[0], targets[0], average="macro")
+
+
+@pytest.mark.parametrize("average", ["micro", "macro"])
+@pytest.mark.parametrize("smoothing", [0, 1.0])
+@pytest.mark.parametrize("shape", [(2, 0), (0, 3), (0,)])
+def test_dice_of_nothing_is_an_attached_zero(shape, smoothing, average):
+    logits = torch.zeros(shape, requires_grad=True)
+    loss = dice_loss(logits, torch.zeros(shape), smoothing=smoothing, average=average)
+    loss.backward()
+    assert loss == 0 and logits.grad.shape == shape
+    running = RunningF1(shape[-1])
+    assert running(logits, torch.zeros(shape)).shape == shape[-1:]
+
+
 def test_logit_adjustment_oracle():
     logits, label, log_prior = double([[2, 1, 0]]), torch.tensor([2]), double([0.7, 0.2, 0.1]).log()
     for tau, expected in ((0.0, 2.40760596444), (1.0, 4.0631970827), (1.5, 4.98042139044)):

@@ -126,3 +126,15 @@ def test_global_pointer_divergence_is_the_sum_of_binary_kls():
     masked = torch.cat([a, double([-math.inf])]), torch.cat([b, double([-math.inf])])
     assert_values(global_pointer_divergence(*masked), 0.265267788663)
     assert all(grad.isfinite().all() for grad in grad_of(global_pointer_divergence, *masked))
+
+
+@pytest.mark.parametrize("index", [-2, 4, 99])
+def test_sparse_multilabel_refuses_an_index_that_is_no_class(index):
+    scores, indices = torch.randn(2, 4), torch.tensor([[1, -1], [0, index]])
+    with pytest.raises(ValueError, match=rf"classes from 0 to 3 or pad_index \(-1\), not {index}"):
+        sparse_multilabel_cross_entropy(scores, indices)
+    torch.compiler.reset()  # where it may not look, the loss of the row says so
+    compiled = torch.compile(sparse_multilabel_cross_entropy, backend="eager", fullgraph=True)
+    losses = compiled(scores, indices, reduction="none")
+    assert losses[1].isnan()
+    torch.testing.assert_close(losses[:1], sparse_multilabel_cross_entropy(scores[:1], indices[:1], reduction="none"))

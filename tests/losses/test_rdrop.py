@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from suzoo.losses import rdrop_loss, symmetric_kl
+from suzoo.losses import rdrop_loss, rdrop_sum, symmetric_kl
 from tests.losses.helpers import assert_values, double, grad_of
 from tests.reference.rdrop import rdrop_loss_reference, symmetric_kl_reference
 
@@ -60,6 +60,17 @@ def test_symmetric_kl_of_a_masked_vocabulary_is_finite():
     grad_a, grad_b = grad_of(symmetric_kl, a, b)
     assert grad_a[0, 1] == grad_b[0, 1] == 0 and grad_a.isfinite().all() and grad_b.isfinite().all()
     assert symmetric_kl(a, double([[0.5, 0, 0]])).isinf()  # only one pass excludes the class
+
+
+@pytest.mark.parametrize("convention", ["blog", "paper", "readme"])
+def test_rdrop_sum_is_rdrop_of_any_loss(convention):
+    torch.manual_seed(0)
+    a, b, labels = *torch.randn(2, 7, 5, dtype=torch.float64), torch.randint(0, 5, (7,))
+    each = torch.nn.functional.cross_entropy(a, labels), torch.nn.functional.cross_entropy(b, labels)
+    parts = rdrop_sum(*each, symmetric_kl(a, b).mean(), alpha=3.0, convention=convention)
+    torch.testing.assert_close(parts, rdrop_loss(a, b, labels, alpha=3.0, convention=convention))
+    with pytest.raises(ValueError, match="alpha"):
+        rdrop_sum(*each, each[0], alpha=-1.0)
 
 
 def test_rdrop_rejects_bad_input():

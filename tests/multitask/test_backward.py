@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -90,6 +93,45 @@ def test_multitask_backward_passes_on_what_is_not_finite():
     first, second = model(*data())
     weights = multitask_backward([first, second * torch.inf], model.encoder.parameters(), min_norm)
     assert weights.tolist() == [1, 1] and not flat(p.grad for p in model.encoder.parameters()).isfinite().all()
+
+
+@pytest.mark.parametrize("weighting", [min_norm, primary, inverse_gradient_norm, pcgrad])
+@pytest.mark.parametrize(
+    "sizes", [(1e38, 1e38), (1e20, 1e20), (1e-30, 1e-30), (1e-40, 1e-40), (1e20, 1e-30), (1e-40, 1e38)]
+)
+def test_multitask_backward_of_gradients_of_any_size(weighting, sizes):
+    """Squares of 1e20 and of 1e-30 leave float32, and so does the weight of a gradient of 1e-40."""
+    directions = torch.tensor([[1.0, 2.0], [-2.0, 0.5]], dtype=torch.float64) / 4
+    theta = nn.Parameter(torch.zeros(2))
+    grads = (torch.tensor(sizes, dtype=torch.float64)[:, None] * directions).float()
+    losses = [(theta * grad).sum() for grad in grads]
+    weights = multitask_backward(losses, [theta], weighting)
+    exact = [[Fraction(float(g)) for g in grad] for grad in grads]
+    expected = two_task_weights(weighting, exact)
+    assert weights.tolist() == pytest.approx([float(w) for w in expected], rel=1e-6)
+    combined = [sum(w * g[i] for w, g in zip(expected, exact, strict=True)) for i in range(2)]
+    largest = max(float(abs(w * g)) for w, grad in zip(expected, exact, strict=True) for g in grad)
+    assert theta.grad.tolist() == pytest.approx([float(c) for c in combined], rel=1e-5, abs=1e-6 * largest + 3e-45)
+
+
+def two_task_weights(weighting, gradients) -> list[Fraction]:
+    """The four weightings of two opposed gradients, in rational numbers."""
+    a, b = gradients
+    dot = lambda x, y: sum(p * q for p, q in zip(x, y, strict=True))  # noqa: E731
+    aa, ab, bb = dot(a, a), dot(a, b), dot(b, b)
+    assert ab < 0
+    if weighting is min_norm:
+        share = (bb - ab) / (aa - 2 * ab + bb)
+        return [share, 1 - share]
+    if weighting is primary:
+        return [Fraction(1), -ab / bb]
+    if weighting is pcgrad:
+        return [1 - ab / aa, 1 - ab / bb]
+    return [inverse_root(aa), inverse_root(bb)]
+
+
+def inverse_root(x: Fraction) -> Fraction:
+    return 1 / Fraction((Decimal(x.numerator) / Decimal(x.denominator)).sqrt())
 
 
 def test_multitask_backward_rejects_bad_input():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from recipes._base import ExampleTraining
-from suzoo.losses import flooding, symmetric_kl
+from suzoo.losses import flooding, rdrop_sum, symmetric_kl
 from suzoo.regularizers import embedding_noise, fgm, gradient_penalty, pgd, vat_loss, weissi_penalty
 
 REGULARIZERS = ("fgm", "pgd", "vat", "gradient_penalty", "embedding_noise", "rdrop", "flood", "weissi")
@@ -173,4 +173,4 @@ def rdrop_of_scores(scores: Tensor, loss: Callable[[Tensor], Tensor], *, alpha: 
         return loss(scores)
     first, second = scores.unbind(1)
     divergence = symmetric_kl(preferences(first, scale), preferences(second, scale)).mean()
-    return (loss(first) + loss(second)) / 2 + alpha / 4 * divergence
+    return rdrop_sum(loss(first), loss(second), divergence, alpha=alpha)
