@@ -3,54 +3,46 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import json
 import os
-import sys
-import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 
-def read_lines(name: str) -> list[str]:
-    """One text per line of a file, or of stdin for "-". Empty lines are texts too: line n is always row n."""
-    try:
-        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        text = (gzip.decompress(content) if name.endswith(".gz") else content).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ValueError(f"{name} line {line} is not UTF-8: convert it, for example with iconv") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{name} is no whole gzip file ({error}): copy it again") from error
-    lines = text.replace("\r\n", "\n").split("\n")
-    return lines[:-1] if lines[-1] == "" else lines
+def iterate_rows(name: str, empty_lines: bool = False) -> Iterator[tuple[str, dict]]:
+    """(place, row) of a file, a folder, a URL or a Hub dataset, as training reads them, or of stdin's lines for "-".
+
+    Raises:
+        DataError: at the first bad row.
+    """
+    from suzoo.data import DataError
+    from suzoo.data._files import STDIN
+    from suzoo.data._formats import file_rows
+    from suzoo.data._sources import rows_of
+
+    for where, row in file_rows(STDIN, empty_lines=True) if name == "-" else rows_of(name, None, True, empty_lines):
+        if isinstance(row, DataError):
+            raise row
+        yield where, row
 
 
-def read_table(name: str) -> list[dict]:
-    from suzoo.data import read_rows
+def iterate_texts(name: str, column: str | None) -> Iterator[str]:
+    """Texts of a .txt file or stdin (a line each), or of one column of a table. Empty lines and cells are texts too:
+    line n is always row n."""
+    from suzoo.data._files import format_of
+    from suzoo.data.readers import text_of
 
-    rows = read_rows(name)
-    if not rows:
-        raise ValueError(f"{name} has no rows")
-    return rows
+    if column is not None and (name == "-" or format_of(name) == ".txt"):
+        raise ValueError("--column is for tables; a text file has one text per line")
+    for where, row in iterate_rows(name, empty_lines=True):
+        name = column or (next(iter(row)) if len(row) == 1 else "text")
+        if name not in row:
+            raise ValueError(f"{where} has no column {name!r}; choose with --column: {', '.join(row)}")
+        yield text_of(where, row, name, name, may_be_empty=True)
 
 
 def read_texts(name: str, column: str | None) -> list[str]:
-    """Texts of a .txt file or stdin (a line each), or of one column of a table."""
-    if name == "-" or name.endswith((".txt", ".txt.gz")):
-        if column is not None:
-            raise ValueError("--column is for tables; a text file has one text per line")
-        return read_lines(name)
-    rows = read_table(name)
-    columns = list(rows[0])
-    if column is None:
-        column = columns[0] if len(columns) == 1 else "text"
-    for number, row in enumerate(rows, start=1):
-        if column not in row:
-            raise ValueError(f"{name} row {number} has no column {column!r}; choose with --column: {', '.join(row)}")
-        if not isinstance(row[column], str):
-            raise ValueError(f"{name} row {number}: {column!r} is {type(row[column]).__name__}, not text")
-    return [row[column] for row in rows]
+    return list(iterate_texts(name, column))
 
 
 def check_output(output: str, formats: tuple[str, ...], overwrite: bool) -> Path:

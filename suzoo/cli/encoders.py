@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from suzoo.cli._files import check_output, read_table, read_texts, replacing, write_jsonl
+from suzoo.cli._files import check_output, iterate_rows, read_texts, replacing, write_jsonl
 from suzoo.cli._models import add_model_options, loading, on_device, positive
 
 EMBEDDING_FORMATS = (".npy", ".jsonl", ".parquet")
@@ -72,15 +72,22 @@ def _queries(options: argparse.Namespace) -> list[dict]:
     """Rows of {"query", "documents", ...}."""
     if options.query is not None and options.documents is not None and options.input is None:
         return [{"query": options.query, "documents": read_texts(options.documents, options.column)}]
+    from suzoo.data.readers import text_of
+
     if options.input is None or options.query is not None or options.documents is not None:
         raise ValueError("give --query and --documents for one query, or --input with a jsonl file of many")
-    rows = read_table(options.input)
-    for number, row in enumerate(rows, start=1):
+    rows = []
+    for where, row in iterate_rows(options.input):
         documents = row.get("documents")
         if not isinstance(row.get("query"), str):
-            raise ValueError(f'{options.input} row {number} needs "query": a text')
+            raise ValueError(f'{where} needs "query": a text')
         if not isinstance(documents, list) or not all(isinstance(document, str) for document in documents):
-            raise ValueError(f'{options.input} row {number} needs "documents": a list of texts')
+            raise ValueError(f'{where} needs "documents": a list of texts')
+        for text in (row["query"], *documents):
+            text_of(where, {"text": text}, "a text of it", "text", may_be_empty=True)
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{options.input} has no rows")
     return rows
 
 

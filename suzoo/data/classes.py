@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from suzoo.data._errors import DataError
-from suzoo.data.readers import Columns, Convert, pick_columns, read, text_of, value_of
+from suzoo.data.readers import Columns, Convert, Source, pick_columns, read, sources_name, text_of, value_of
 
 # field -> the names by which it goes
 CLASSES = {
@@ -25,7 +24,7 @@ class Classified:
 
 
 def read_classes(
-    source: str | Path,
+    source: Source,
     *,
     split: str | None = None,
     columns: Columns = None,
@@ -35,7 +34,7 @@ def read_classes(
     """Texts with their classes: a name, a whole number (which becomes its name), or a list of either."""
 
     def plan(available: list[str], mapping: dict[str, str]) -> Convert[Classified]:
-        fields = pick_columns(str(source), CLASSES, available, mapping)
+        fields = pick_columns(sources_name(source), CLASSES, available, mapping)
 
         def convert(where: str, row: dict) -> list[Classified]:
             value = value_of(where, row, "label", fields["label"])

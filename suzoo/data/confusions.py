@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from suzoo.data._errors import DataError
-from suzoo.data._sources import json_object, lines_of
+from suzoo.data._files import File, format_of, lines_of
+from suzoo.data._formats import json_object
 
 
 def read_confusions(*paths: str | Path) -> dict[str, list[str]]:
@@ -21,7 +22,7 @@ def read_confusions(*paths: str | Path) -> dict[str, list[str]]:
     for path in map(Path, paths):
         if not path.is_file():
             raise DataError(f"there is no file {path}")
-        for where, written, meant in _json_sets(path) if path.suffix == ".json" else _line_sets(path):
+        for where, written, meant in _json_sets(path) if format_of(path.name) == ".json" else _line_sets(path):
             if not isinstance(meant, list) or not all(isinstance(character, str) for character in meant):
                 raise DataError(
                     f"{where}: the confusions of {written!r} are not a list of characters but {meant!r:.40}"
@@ -32,7 +33,7 @@ def read_confusions(*paths: str | Path) -> dict[str, list[str]]:
 
 def _json_sets(path: Path) -> list[tuple[str, str, object]]:
     lines = []
-    for _, line in lines_of(path):
+    for _, line in lines_of(File.of(path)):
         if isinstance(line, DataError):
             raise line
         lines.append(line)
@@ -44,7 +45,7 @@ def _json_sets(path: Path) -> list[tuple[str, str, object]]:
 
 def _line_sets(path: Path) -> list[tuple[str, str, object]]:
     sets: list[tuple[str, str, object]] = []
-    for where, line in lines_of(path):
+    for where, line in lines_of(File.of(path)):
         if isinstance(line, DataError):
             raise line
         if line:

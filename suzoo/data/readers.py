@@ -2,9 +2,10 @@
 
 Every reader takes the same arguments:
 
-- `source`: `embedded:<name>`; a file (.jsonl, .json, .csv, .tsv, .parquet, .txt, each also with .gz); a folder that
-  holds `train.*`, `dev.*`, …; or a Hub dataset, `owner/name` or `owner/name:config`. csv and tsv have a header; tsv has
-  no quoting.
+- `source`: `embedded:<name>`; a file (.jsonl, .json, .csv, .tsv, .parquet, .txt, each also with .gz) or a pattern of
+  several (`data/*.jsonl`); a folder that holds `train.*`, `dev.*`, … or their shards; a URL of any of these (https://,
+  hf://, s3:// and what else fsspec knows); a Hub dataset, `owner/name` or `owner/name:config`; or a list of sources,
+  read one after the other. csv and tsv have a header; tsv has no quoting.
 - `split`: train (the default), dev, test or any other name the source has. A single file is its own train split.
 - `columns`: our field -> their column, as a dict or as `("text1=sentence1", …)`. Usual names are recognised without. If
   all columns are numbers, a csv or tsv file is taken to have no header, and they count its columns from 0.
@@ -18,8 +19,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,6 +30,7 @@ from suzoo.data._sources import NLI_CLASSES, rows_of
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+Source = str | Path | Sequence[str | Path]
 Columns = Mapping[str, str] | Sequence[str] | None
 Convert = Callable[[str, dict], list[T]]
 
@@ -67,7 +70,7 @@ TRIPLE = {
 
 
 def read_rows(
-    source: str | Path,
+    source: Source,
     *,
     split: str | None = None,
     columns: Columns = None,
@@ -84,7 +87,7 @@ def read_rows(
     def plan(available: list[str], mapping: dict[str, str]) -> Convert[dict]:
         for field in required:
             if field not in mapping and field not in available:
-                raise DataError(_missing(str(source), field, available))
+                raise DataError(_missing(sources_name(source), field, available))
         taken = {*mapping, *mapping.values()}
 
         def convert(where: str, row: dict) -> list[dict]:
@@ -103,7 +106,7 @@ def read_rows(
 
 
 def read_pairs(
-    source: str | Path,
+    source: Source,
     *,
     split: str | None = None,
     columns: Columns = None,
@@ -123,7 +126,7 @@ def read_pairs(
         numbers_only = "score" in mapping
         if numbers_only:
             mapping["label"] = mapping.pop("score")
-        fields = _pair_or_triple(str(source), available, mapping)
+        fields = _pair_or_triple(sources_name(source), available, mapping)
         if "query" in fields:
             return lambda where, row: _pairs_of_triple(where, row, fields)
         of_nli = _canonical(fields["text1"]) == "premise" and not numbers_only
@@ -148,7 +151,7 @@ def read_pairs(
 
 
 def read_ranked(
-    source: str | Path,
+    source: Source,
     *,
     split: str | None = None,
     columns: Columns = None,
@@ -163,7 +166,7 @@ def read_ranked(
     """
 
     def plan(available: list[str], mapping: dict[str, str]) -> Convert[Pair]:
-        fields = _pair_or_triple(str(source), available, mapping)
+        fields = _pair_or_triple(sources_name(source), available, mapping)
         if "query" in fields:
             return lambda where, row: _pairs_of_triple(where, row, fields)
 
@@ -186,16 +189,19 @@ def read_ranked(
         if positives
     ]
     if not ranked:
-        raise DataError(f"{source} has no query with a positive text")
+        raise DataError(f"{sources_name(source)} has no query with a positive text")
     if len(ranked) < len(queries):
         logger.warning(
-            "%s: left out %d of %d queries, which have no positive", source, len(queries) - len(ranked), len(queries)
+            "%s: left out %d of %d queries, which have no positive",
+            sources_name(source),
+            len(queries) - len(ranked),
+            len(queries),
         )
     return ranked
 
 
 def read_texts(
-    source: str | Path,
+    source: Source,
     *,
     split: str | None = None,
     columns: Columns = None,
@@ -217,7 +223,7 @@ def read_texts(
                 return lambda where, row, layout=layout: [
                     text for field in layout for text in _texts(where, row, field, fields[field][0])
                 ]
-        raise DataError(_missing(str(source), "text", available))
+        raise DataError(_missing(sources_name(source), "text", available))
 
     return read(source, split, columns, ("text",), plan, skip_bad_rows, max_rows)
 
@@ -253,7 +259,7 @@ def parse_columns(columns: Columns) -> dict[str, str]:
 
 
 def read(
-    source: str | Path,
+    source: Source,
     split: str | None,
     columns: Columns,
     known_fields: Sequence[str] | None,
@@ -270,38 +276,90 @@ def read(
             )
     if max_rows is not None and max_rows < 1:
         raise DataError(f"max_rows must be 1 or more, not {max_rows}")
+    tally = _Tally(skip_bad_rows)
+    result: list[T] = []
+    sources = [source] if isinstance(source, str | Path) else source
+    for one in sources:
+        if tally.num_good == max_rows:
+            break
+        result += chain.from_iterable(_converted(one, split, mapping, plan, tally, max_rows))
+    name = sources_name(source)
+    if tally.num_bad:
+        logger.warning(
+            "%s: skipped %d bad of %d rows; the first: %s",
+            name,
+            tally.num_bad,
+            tally.num_bad + tally.num_good,
+            tally.first,
+        )
+    if not result:
+        raise DataError(f"{name} has no {f'good rows; the first fault: {tally.first}' if tally.first else 'rows'}")
+    return result
+
+
+def sources_name(source: Source) -> str:
+    """What messages call one source or several."""
+    return str(source) if isinstance(source, str | Path) else ", ".join(map(str, source))
+
+
+@dataclass
+class _Tally:
+    """Rows so far, over all sources."""
+
+    skip_bad_rows: bool
+    num_good: int = 0
+    num_bad: int = 0
+    first: DataError | None = None
+
+    def fault(self, error: DataError) -> None:
+        if not self.skip_bad_rows:
+            raise error
+        self.num_bad += 1
+        self.first = self.first or error
+
+
+def _converted(
+    source: str | Path,
+    split: str | None,
+    mapping: dict[str, str],
+    plan: Callable[[list[str], dict[str, str]], Convert[T]],
+    tally: _Tally,
+    max_rows: int | None,
+) -> Iterator[list[T]]:
+    """What each good row of one source becomes."""
     has_header = not mapping or not all(column.isdecimal() for column in mapping.values())
     convert: Convert[T] | None = None
-    result: list[T] = []
-    num_good, faults = 0, []
+    unplanned = 0
     for where, row in rows_of(source, split, has_header):
-        if convert is None and isinstance(row, dict):
-            available = list(row)
-            for field, column in mapping.items():
-                if column not in available:
-                    hint = f"{nearest(column, available)}; it has {', '.join(available)}"
-                    raise DataError(f"{source} has no column {column!r} for {field}{hint}")
-            convert = plan(available, mapping)
         try:
             if isinstance(row, DataError):
                 raise row
-            assert convert is not None
-            result += convert(where, row)
+            if convert is None:
+                try:
+                    convert = plan(_checked_columns(source, row, mapping), dict(mapping))
+                except DataError:
+                    # one row may lack a key, a hundred say what the source is
+                    unplanned += 1
+                    if unplanned == 100:
+                        tally.skip_bad_rows = False
+                    raise
+            converted = convert(where, row)
         except DataError as fault:
-            if not skip_bad_rows:
-                raise
-            faults.append(fault)
+            tally.fault(fault)
             continue
-        num_good += 1
-        if num_good == max_rows:
-            break
-    if faults:
-        logger.warning(
-            "%s: skipped %d bad of %d rows; the first: %s", source, len(faults), len(faults) + num_good, faults[0]
-        )
-    if not result:
-        raise DataError(f"{source} has no {'good rows; the first fault: ' + str(faults[0]) if faults else 'rows'}")
-    return result
+        tally.num_good += 1
+        yield converted
+        if tally.num_good == max_rows:
+            return
+
+
+def _checked_columns(source: str | Path, row: dict, mapping: dict[str, str]) -> list[str]:
+    """The columns of a first row, all that were named among them."""
+    for field, column in mapping.items():
+        if column not in row:
+            hint = f"{nearest(column, row)}; it has {', '.join(row)}"
+            raise DataError(f"{source} has no column {column!r} for {field}{hint}")
+    return list(row)
 
 
 def _canonical(column: str) -> str:
@@ -357,11 +415,11 @@ def value_of(where: str, row: dict, field: str, column: str):
     return value
 
 
-def text_of(where: str, row: dict, field: str, column: str) -> str:
+def text_of(where: str, row: dict, field: str, column: str, *, may_be_empty: bool = False) -> str:
     value = value_of(where, row, field, column)
     if not isinstance(value, str):
         raise DataError(f"{where}: {field} is not a text but {value!r:.40}")
-    if not value.strip():
+    if not may_be_empty and not value.strip():
         raise DataError(f"{where}: {field} is empty")
     try:
         value.encode()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 from suzoo.data._errors import DataError
-from suzoo.data.readers import Columns, Convert, pick_columns, read, text_of, value_of
+from suzoo.data.readers import Columns, Convert, Source, pick_columns, read, sources_name, text_of, value_of
 
 # field -> the names by which it goes
 DIALOGUE = {"turns": ("turns", "dialog", "dialogue", "messages", "conversation", "conversations", "utterances")}
@@ -26,7 +25,7 @@ class SourceTarget:
 
 
 def read_dialogues(
-    source: str | Path,
+    source: Source,
     *,
     split: str | None = None,
     columns: Columns = None,
@@ -40,14 +39,14 @@ def read_dialogues(
     """
 
     def plan(available: list[str], mapping: dict[str, str]) -> Convert[tuple[str, ...]]:
-        column = pick_columns(str(source), DIALOGUE, available, mapping)["turns"]
+        column = pick_columns(sources_name(source), DIALOGUE, available, mapping)["turns"]
         return lambda where, row: [_turns(where, value_of(where, row, "turns", column))]
 
     return read(source, split, columns, list(DIALOGUE), plan, skip_bad_rows, max_rows)
 
 
 def read_seq2seq(
-    source: str | Path,
+    source: Source,
     *,
     split: str | None = None,
     columns: Columns = None,
@@ -57,7 +56,7 @@ def read_seq2seq(
     """Sources and targets; text and title, article and summary and the like are recognised without `columns`."""
 
     def plan(available: list[str], mapping: dict[str, str]) -> Convert[SourceTarget]:
-        fields = pick_columns(str(source), SEQ2SEQ, available, mapping)
+        fields = pick_columns(sources_name(source), SEQ2SEQ, available, mapping)
         return lambda where, row: [SourceTarget(*(text_of(where, row, field, fields[field]) for field in SEQ2SEQ))]
 
     return read(source, split, columns, list(SEQ2SEQ), plan, skip_bad_rows, max_rows)

@@ -25,7 +25,7 @@ from suzoo.data import (
     read_rows,
     read_texts,
 )
-from suzoo.data._sources import NLI_CLASSES, _class
+from suzoo.data._sources import NLI_CLASSES, class_of
 
 ROWS = [
     {"text1": "一架飞机", "text2": 'a "plane", it is', "label": 5},
@@ -100,7 +100,7 @@ def test_a_folder_gives_the_file_of_the_split(tmp_path):
     with pytest.raises(DataError, match=r"no split 'test'; it has .*validation"):
         read_pairs(tmp_path, split="test")
     write_table(tmp_path / "other.train.tsv")
-    with pytest.raises(DataError, match=r"several files of split 'train': other.train.tsv, stsb.train.tsv; name one"):
+    with pytest.raises(DataError, match=r"split 'train' .* files: other.train.tsv, stsb.train.tsv; name one"):
         read_pairs(tmp_path, split="train")
 
 
@@ -370,8 +370,8 @@ class TestHub:
     def test_two_classes_of_inference_are_not_taken_for_numbers(self):
         """GLUE's RTE has entailment first: as numbers, what follows would be the least alike."""
         names = ["entailment", "not_entailment"]
-        assert [NLI_CLASSES[_class(value, names)] for value in (0, 1)] == [2.0, 0.0]
-        assert [_class(value, ["not_equivalent", "equivalent"]) for value in (0, 1, -1, None)] == [0, 1, None, None]
+        assert [NLI_CLASSES[class_of(value, names)] for value in (0, 1)] == [2.0, 0.0]
+        assert [class_of(value, ["not_equivalent", "equivalent"]) for value in (0, 1, -1, None)] == [0, 1, None, None]
 
     @pytest.mark.parametrize(
         ("name", "message"),

@@ -1,0 +1,148 @@
+"""Files as bytes and lines: gzip or not, on this machine or behind a URL, and one sentence for what is wrong with them.
+
+What lies behind a URL is downloaded once into the cache of `datasets`, which also asks whether it has changed.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import gzip
+import io
+import sys
+import zlib
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from suzoo.data._errors import DataError
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
+# No text is so long, and a .gz of a megabyte may hold a line of a gigabyte. A csv row may span lines: it counts as one.
+MAX_LINE_BYTES = 1 << 24
+
+
+@dataclass(frozen=True)
+class File:
+    """A file by the name it is called in messages, and where its bytes lie."""
+
+    name: str
+    path: Path | None = field(default=None, compare=False)  # None is stdin
+
+    @staticmethod
+    def of(name: str | Path) -> File:
+        """The file of a path, or of a URL, which is downloaded unless it was before."""
+        if is_url(name):
+            return File(str(name), _download(str(name)))
+        return File(str(name), Path(name))
+
+    @property
+    def is_gzip(self) -> bool:
+        return _base(self.name).lower().endswith(".gz")
+
+    @property
+    def format(self) -> str:
+        """The suffix that says how to read it, .gz aside; empty if we cannot read it. Stdin is lines."""
+        return format_of(self.name) if self.path else ".txt"
+
+
+STDIN = File("stdin")
+
+
+def is_url(name: str | Path) -> bool:
+    return isinstance(name, str) and "://" in name
+
+
+def _base(name: str) -> str:
+    """The name without the query of a URL."""
+    return name.partition("?")[0] if is_url(name) else name
+
+
+def format_of(name: str) -> str:
+    path = PurePosixPath(_base(name).lower())
+    suffix = PurePosixPath(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    return suffix if suffix in SUFFIXES else ""
+
+
+def _download(url: str) -> Path:
+    import datasets  # takes a second to import
+
+    try:
+        return Path(datasets.DownloadManager().download(url))
+    except ImportError as error:
+        raise DataError(f"{url.partition('://')[0]}:// needs a package that is not installed: {error}") from error
+    except Exception as error:  # of the network, or of the store's client: they have no base in common
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise DataError(f"{url} cannot be downloaded ({reason}): check the address and the network") from error
+
+
+@contextlib.contextmanager
+def opened(file: File) -> Generator[Any]:  # a binary file object; gzip's and open's have no common type
+    """The bytes of a file, unpacked.
+
+    Raises:
+        DataError: damaged gzip, anywhere in the block; a pointer that Git LFS left in place of the file.
+        OSError: it can't be read.
+    """
+    with contextlib.ExitStack() as stack:
+        raw = stack.enter_context(file.path.open("rb")) if file.path else sys.stdin.buffer
+        if start_of(raw).startswith(b"version https://git-lfs."):
+            raise DataError(f"{file.name} is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`")
+        if not file.is_gzip:
+            yield raw
+            return
+        try:
+            yield stack.enter_context(gzip.GzipFile(fileobj=raw, mode="rb"))
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(f"{file.name} is not a whole gzip file ({error}): copy it again") from error
+
+
+def start_of(binary: Any) -> bytes:
+    """The first kilobytes, which stay to be read; nothing where the stream can't look ahead."""
+    return binary.peek(4096)[:4096] if isinstance(binary, io.BufferedReader | gzip.GzipFile) else b""
+
+
+def lines_of(file: File) -> Iterator[tuple[str, str | DataError]]:
+    """(place, line without its end); only \\n ends a line, so U+2028 and the like stay inside.
+
+    A line that is not UTF-8 or too long is an error in its place, and the next line is read.
+    """
+    with opened(file) as binary:
+        _refuse_utf16(file.name, start_of(binary))
+        for number, raw in enumerate(iter(lambda: binary.readline(MAX_LINE_BYTES), b""), start=1):
+            where = f"{file.name} line {number}"
+            if len(raw) == MAX_LINE_BYTES and not raw.endswith(b"\n"):
+                while (rest := binary.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                    pass
+                yield where, DataError(f"{where} has more than {MAX_LINE_BYTES >> 20} MiB: no text is so long")
+                continue
+            try:
+                yield where, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                yield where, DataError(f"{where}: {encoding_advice(raw, error)}")
+
+
+def _refuse_utf16(name: str, sample: bytes) -> None:
+    """By its byte order mark; or without one, by zeros: of Latin letters, tabs and commas every second byte is one."""
+    zeros = [sample[place::2].count(0) for place in (0, 1)]
+    one_sided = min(zeros) == 0 and sum(zeros) > len(sample) / 10
+    if sample[:2] in (b"\xff\xfe", b"\xfe\xff") or one_sided or (any(zeros) and not _is_utf8(sample)):
+        raise DataError(f"{name} is UTF-16, or no text: write it as UTF-8 (iconv -f UTF-16 -t UTF-8)")
+
+
+def _is_utf8(sample: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(sample)  # which may end within a character
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def encoding_advice(raw: bytes, error: UnicodeDecodeError) -> str:
+    try:
+        raw.decode("gb18030")
+        guess = "it may be GB18030 (iconv -f GB18030 -t UTF-8)"
+    except UnicodeDecodeError:
+        guess = "write the file as UTF-8"
+    return f"byte {raw[error.start]:#04x} at position {error.start} is not UTF-8; {guess}"
