@@ -25,15 +25,18 @@ class Options:
     """Split of each, where they have several."""
     columns: tuple[str, ...] = ()
     """Column names of the data: text1=sentence1 text2=sentence2 score=label."""
+    trust_remote_code: bool = False
+    """Run Python code that the model brings along. Read it first: it may do whatever you may."""
     max_samples: int | None = None
     """Use only this many rows of each, from the start."""
 
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
-    architectures = AutoConfig.from_pretrained(options.model).architectures or [""]
+    trust = {"trust_remote_code": options.trust_remote_code}
+    architectures = AutoConfig.from_pretrained(options.model, **trust).architectures or [""]
     is_cross_encoder = architectures[0].endswith("ForSequenceClassification")
-    model = (CoSENTCrossEncoder if is_cross_encoder else CoSENTModel).from_pretrained(options.model)
+    model = (CoSENTCrossEncoder if is_cross_encoder else CoSENTModel).from_pretrained(options.model, **trust)
     scores = {}
     for source in options.data:
         pairs = read_pairs(source, split=options.split, columns=options.columns, max_rows=options.max_samples)

@@ -77,7 +77,11 @@ def main() -> None:
     }
     if recipe.model:
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            recipe.model, ignore_mismatched_sizes=True, output_loading_info=True, **head
+            recipe.model,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=recipe.trust_remote_code,
+            **head,
         )
         missing = missing_weights(info, model.base_model_prefix + ".")
         if missing:

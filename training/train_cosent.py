@@ -91,7 +91,12 @@ def main() -> None:
     texts = [text for pair in train for text in (pair.text1, pair.text2)]
     tokenizer = recipe.load_tokenizer([*texts, *(row.text for row in also)])
     if recipe.model:
-        model = CoSENTModel.from_pretrained(recipe.model, pooling=recipe.pooling, max_seq_length=recipe.max_length)
+        model = CoSENTModel.from_pretrained(
+            recipe.model,
+            pooling=recipe.pooling,
+            max_seq_length=recipe.max_length,
+            trust_remote_code=recipe.trust_remote_code,
+        )
     else:
         model = CoSENTModel(BertConfig(**recipe.sizes(tokenizer)), pooling=recipe.pooling or "cls")
         model.max_seq_length = recipe.max_length

@@ -49,7 +49,9 @@ def main() -> None:
     # Model
     tokenizer = recipe.load_tokenizer([text for pair in train for text in (pair.text1, pair.text2)])
     if recipe.model:
-        model = CoSENTCrossEncoder.from_pretrained(recipe.model, max_seq_length=recipe.max_length)
+        model = CoSENTCrossEncoder.from_pretrained(
+            recipe.model, max_seq_length=recipe.max_length, trust_remote_code=recipe.trust_remote_code
+        )
     else:
         model = CoSENTCrossEncoder(BertConfig(**recipe.sizes(tokenizer)))
         model.max_seq_length = recipe.max_length

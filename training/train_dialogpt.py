@@ -46,7 +46,8 @@ def main() -> None:
 
     # Model: ours on BERT's weights, or any causal language model as it is
     tokenizer = recipe.load_tokenizer(turn for dialogue in train for turn in dialogue)
-    config = AutoConfig.from_pretrained(recipe.model) if recipe.model else None
+    trust = {"trust_remote_code": recipe.trust_remote_code}
+    config = AutoConfig.from_pretrained(recipe.model, **trust) if recipe.model else None
     is_ours = config is None or config.model_type in READABLE_MODEL_TYPES
     layout = recipe.layout or getattr(config, "layout", None) or ("cdial" if tokenizer.cls_token else "dialogpt")
     if layout == "blog" and not is_ours:
@@ -69,7 +70,7 @@ def main() -> None:
     elif is_ours:
         model = DialoGPTForCausalLM.from_pretrained(recipe.model, layout=layout)
     else:
-        model = AutoModelForCausalLM.from_pretrained(str(recipe.model))
+        model = AutoModelForCausalLM.from_pretrained(str(recipe.model), **trust)
         model.config.layout = layout
     if len(tokenizer) > model.config.vocab_size:
         model.resize_token_embeddings(len(tokenizer))

@@ -40,6 +40,8 @@ def _reason(error: Exception) -> str:
         return "it is neither a folder nor a model of the Hub that this account may see"
     if cause is not None and cause.response.status_code == 401:
         return "the Hub does not accept the token: log in again with `hf auth login`, or unset HF_TOKEN"
+    if "trust_remote_code=True" in str(error):
+        return "it needs Python code that it brings along: read that code, and if you trust it give --trust-remote-code"
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -50,14 +52,21 @@ def on_device(model, options: argparse.Namespace):
     return model.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
 
-def load_tokenizer(name: str, config, revision: str | None = None):
+def source(options: argparse.Namespace) -> dict[str, Any]:
+    """The keywords of every `from_pretrained`. Without a word about trust, transformers would ask on the terminal, and
+    take what is piped in for the answer."""
+    return {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
+
+
+def load_tokenizer(config, options: argparse.Namespace):
     """The tokenizer saved with a model; transformers makes one up of special tokens alone where there is none."""
     from transformers import AutoTokenizer
 
     try:
-        # with the config at hand transformers need not ask whether to trust the code it came with
-        tokenizer: Any = AutoTokenizer.from_pretrained(name, config=config, revision=revision)
+        tokenizer: Any = AutoTokenizer.from_pretrained(options.model, config=config, **source(options))
     except (OSError, ValueError) as error:
+        if "trust_remote_code=True" in str(error):
+            raise
         raise ValueError("it has no usable tokenizer; save one into the folder") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise ValueError("it has no usable tokenizer; save one into the folder")
@@ -66,9 +75,20 @@ def load_tokenizer(name: str, config, revision: str | None = None):
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="folder of a saved model, or its name on the Hub")
-    parser.add_argument("--revision", help="branch, tag or commit of a Hub model")
+    add_source_options(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--revision", help="branch, tag or commit of a Hub model")
+    add_trust_option(parser)
+
+
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run Python code that the model brings along; read it first"
+    )
 
 
 def positive(text: str) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from suzoo.cli._files import replacing
-from suzoo.cli._models import add_model_options, load_tokenizer, loading, on_device, positive
+from suzoo.cli._models import add_model_options, load_tokenizer, loading, on_device, positive, source
 
 HELP = "/reset forgets the conversation, /save FILE writes it, /load FILE continues one, /quit ends"
 
@@ -46,13 +46,13 @@ def _session(options: argparse.Namespace):
     from suzoo.decoding import ChatSession
 
     with loading(options.model):
-        config = AutoConfig.from_pretrained(options.model, revision=options.revision)
+        config = AutoConfig.from_pretrained(options.model, **source(options))
         if config.model_type == "unilm":
             raise ValueError("it writes a target for a source and does not chat: use `suzoo summarize`")
         if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or []):
             raise ValueError("it is not a causal language model, so it cannot chat")
-        tokenizer = load_tokenizer(options.model, config, options.revision)
-        model = AutoModelForCausalLM.from_pretrained(options.model, revision=options.revision, dtype=options.dtype)
+        tokenizer = load_tokenizer(config, options)
+        model = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype, **source(options))
         model = on_device(model, options)
     if options.layout is None and getattr(config, "layout", None) is None:
         raise ValueError(f"{options.model} does not say how its dialogues were laid out: give --layout")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from suzoo.cli._files import check_output, iterate_rows, read_texts, replacing, write_jsonl
-from suzoo.cli._models import add_model_options, loading, on_device, positive
+from suzoo.cli._models import add_model_options, load_tokenizer, loading, on_device, positive, source
 
 EMBEDDING_FORMATS = (".npy", ".jsonl", ".parquet")
 
@@ -20,15 +20,15 @@ def _load(kind: str, options: argparse.Namespace):
 
         from suzoo.models import CoSENTCrossEncoder, CoSENTModel
 
-        config = AutoConfig.from_pretrained(options.model, revision=options.revision)
+        config = AutoConfig.from_pretrained(options.model, **source(options))
         is_classifier = any(arch.endswith("ForSequenceClassification") for arch in config.architectures or [])
         if kind == "encoder" and is_classifier:
             raise ValueError("it is a cross-encoder, which scores pairs: use `suzoo rerank`")
         if kind == "cross-encoder" and not (is_classifier and config.num_labels == 1):
             raise ValueError("it is not a cross-encoder with one score, so it cannot rerank")
         model_class = CoSENTModel if kind == "encoder" else CoSENTCrossEncoder
-        model = model_class.from_pretrained(options.model, revision=options.revision, dtype=options.dtype)
-        _ = model.tokenizer  # a missing tokenizer is a mistake to hear of before the input is read
+        model = model_class.from_pretrained(options.model, dtype=options.dtype, **source(options))
+        model.tokenizer = load_tokenizer(config, options)
         return on_device(model, options)
 
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from suzoo.cli._files import check_output, read_texts, replacing, write_jsonl
-from suzoo.cli._models import add_model_options, load_tokenizer, loading, on_device, positive
+from suzoo.cli._models import add_model_options, add_source_options, load_tokenizer, loading, on_device, positive, source
 
 
 def _load(model_type: str, otherwise: str, options: argparse.Namespace):
@@ -22,11 +22,11 @@ def _load(model_type: str, otherwise: str, options: argparse.Namespace):
         from suzoo.models import TTAForMaskedLM, UniLMForCausalLM
 
         model_class = {"tta": TTAForMaskedLM, "unilm": UniLMForCausalLM}[model_type]
-        config = AutoConfig.from_pretrained(options.model, revision=options.revision)
+        config = AutoConfig.from_pretrained(options.model, **source(options))
         if config.model_type != model_type:
             raise ValueError(otherwise)
-        tokenizer = load_tokenizer(options.model, config, options.revision)
-        model = model_class.from_pretrained(options.model, revision=options.revision, dtype=options.dtype)
+        tokenizer = load_tokenizer(config, options)
+        model = model_class.from_pretrained(options.model, dtype=options.dtype, **source(options))
         return on_device(model, options), tokenizer
 
 
@@ -122,7 +122,7 @@ def slim_vocab(options: argparse.Namespace) -> int:
     from suzoo.hub.verify import GOLDEN_FILE
 
     with loading(options.model):
-        model, tokenizer = _load_as_saved(options.model, options.revision)
+        model, tokenizer = _load_as_saved(options)
     keep = tokens_to_keep(tokenizer, texts, min_count=options.min_count)
     old_tokens, old_parameters = len(tokenizer), model.num_parameters()
     probe = torch.randint(len(keep), (4, 16), generator=torch.Generator().manual_seed(0))  # ids after the cut
@@ -155,19 +155,19 @@ def slim_vocab(options: argparse.Namespace) -> int:
     return 0
 
 
-def _load_as_saved(name: str, revision: str | None):
+def _load_as_saved(options: argparse.Namespace):
     """(model, tokenizer), the model in the class it was saved from."""
     import transformers
 
     import suzoo.models
 
-    config = transformers.AutoConfig.from_pretrained(name, revision=revision)
+    config = transformers.AutoConfig.from_pretrained(options.model, **source(options))
     saved_as = (config.architectures or ["nothing"])[0]
     model_class = getattr(suzoo.models, saved_as, None) or getattr(transformers, saved_as, None)
     if model_class is None:
         raise ValueError(f"it was saved from {saved_as}, a class that neither transformers nor suzoo has")
-    tokenizer = load_tokenizer(name, config, revision)
-    return model_class.from_pretrained(name, revision=revision).eval(), tokenizer
+    tokenizer = load_tokenizer(config, options)
+    return model_class.from_pretrained(options.model, **source(options)).eval(), tokenizer
 
 
 def add_commands(command) -> None:
@@ -196,7 +196,7 @@ def add_commands(command) -> None:
     sub = command("slim-vocab", slim_vocab, "Cut a model and its tokenizer to the tokens that are used.")
     sub.add_argument("model", help="folder of a saved model, or its name on the Hub; its tokenizer is WordPiece")
     sub.add_argument("output", help="folder to write")
-    sub.add_argument("--revision", help="branch, tag or commit of a Hub model")
+    add_source_options(sub)
     rule = sub.add_mutually_exclusive_group(required=True)
     rule.add_argument("--corpus", help="keep the tokens of these texts: txt, jsonl, csv, tsv or parquet")
     rule.add_argument(

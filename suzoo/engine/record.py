@@ -271,6 +271,8 @@ def run_script(main: Callable[[], None]) -> None:
             raise
         process = f" (process {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
         message = " ".join(str(error).split())
+        if "trust_remote_code=True" in message:  # transformers' own words are for programmers
+            message = "the model needs Python code that it brings along: read it, then give --trust-remote-code"
         if "No space left" in message or "File too large" in message:
             message += "; make room, then go on with --resume in place of --overwrite"
         print(f"error{process}: {message}", file=sys.stderr, flush=True)

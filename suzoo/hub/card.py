@@ -202,7 +202,7 @@ def write_card(folder: str | Path) -> Path:
     folder = Path(folder)
     run = _read_record(folder, "run.json", ("recipe", "script", "command", "versions", "data", "synthetic"))
     metrics = _read_record(folder, "metrics.json")
-    config = AutoConfig.from_pretrained(str(folder))  # knows every family's name for the number of layers
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)  # knows every family's name for the number of layers
     promise = read_promise(folder)
     kind, recipe = promise["kind"], run["recipe"]
     task = TASKS["t-ta" if promise.get("scores") else kind]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import cached_file
 
@@ -89,7 +89,11 @@ class StockEncoderWrapper(PreTrainedModel):
     @classmethod
     def _load_encoder(cls, path: str, kwargs: dict) -> tuple[PreTrainedModel, dict]:
         """(encoder, loading info); a head may be fresh, a missing encoder weight is an error."""
-        kwargs = {**kwargs, "trust_remote_code": False, "output_loading_info": True}
+        trust = bool(kwargs.get("trust_remote_code"))
+        if trust:  # a stock config stands for the stock encoder, also where the folder names our wrapper as its code
+            config = AutoConfig.from_pretrained(path, trust_remote_code=True, **_where(kwargs))
+            trust = not type(config).__module__.startswith("transformers.")
+        kwargs = {**kwargs, "trust_remote_code": trust, "output_loading_info": True}
         encoder, info = cls._auto_model.from_pretrained(path, **kwargs)
         prefix = "" if cls._auto_model is AutoModel else encoder.base_model_prefix + "."
         if missing := missing_weights(info, prefix):
@@ -160,14 +164,18 @@ class StockEncoderWrapper(PreTrainedModel):
         return folder
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a folder or Hub repository.
+
+    Args:
+        trust_remote_code: let it run code that it brings along.
 
     Raises:
         ValueError: there is none; AutoTokenizer would make one up of special tokens alone.
     """
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name)
+        # said in so many words: else transformers asks on the terminal, and takes piped input for the answer
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ValueError(f"{name} holds no usable tokenizer: {error}") from error
     if len(tokenizer) < 10:
@@ -175,16 +183,21 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
+def _where(kwargs: dict) -> dict:
+    """Those of the keywords that say which file of a repository is meant, and how to get it."""
+    names = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
+    return {name: kwargs[name] for name in names if name in kwargs}
+
+
 def read_json(path: str, filename: str, kwargs: dict) -> Any:
     """A side file of a local folder or Hub repository; None when it has none."""
-    names = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
     found = cached_file(
         path,
         filename,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_connection_errors=False,
-        **{name: kwargs[name] for name in names if name in kwargs},
+        **_where(kwargs),
     )
     return None if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
 

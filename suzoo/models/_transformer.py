@@ -293,8 +293,10 @@ class MLMHeadPreTrainedModel(BackbonePreTrainedModel):
         if self._tokenizer is None:
             if not self.config._name_or_path:
                 raise ValueError("this model was not loaded from a folder, so it has no tokenizer: pass tokenizer=")
-            # with the config at hand transformers need not ask whether to trust the code it came with
-            self._tokenizer = AutoTokenizer.from_pretrained(self.config._name_or_path, config=self.config)
+            # with the config at hand, the code that it came with need not be trusted again
+            self._tokenizer = AutoTokenizer.from_pretrained(
+                self.config._name_or_path, config=self.config, trust_remote_code=False
+            )
         assert self._tokenizer is not None
         return self._tokenizer
 

@@ -99,6 +99,8 @@ class Training:
     """Folder or Hub name to start from; without it a small BERT is trained from scratch."""
     vocabulary: str | None = None
     """Tokenizer (folder or Hub name) of the model from scratch; default is one learnt from the training texts."""
+    trust_remote_code: bool = False
+    """Run Python code that --model or --vocabulary brings along. Read it first: it may do whatever you may."""
     hidden_size: int = 256
     """Of the model from scratch."""
     num_layers: int = 4
@@ -303,7 +305,10 @@ class Training:
             needs: special tokens the script can't do without: cls, sep, mask, pad.
         """
         source = self.model or self.vocabulary
-        tokenizer = load_tokenizer(source) if source else train_wordpiece(texts, vocab_size=self.vocab_size)
+        if source:
+            tokenizer = load_tokenizer(source, trust_remote_code=self.trust_remote_code)
+        else:
+            tokenizer = train_wordpiece(texts, vocab_size=self.vocab_size)
         missing = [f"[{name.upper()}]" for name in needs if getattr(tokenizer, f"{name}_token") is None]
         if missing:
             raise ValueError(f"the tokenizer of {source} has no {' and no '.join(missing)}, which this model needs")
