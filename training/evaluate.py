@@ -33,10 +33,12 @@ class Options:
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
-    trust = {"trust_remote_code": options.trust_remote_code}
-    architectures = AutoConfig.from_pretrained(options.model, **trust).architectures or [""]
+    trust = options.trust_remote_code
+    architectures = AutoConfig.from_pretrained(options.model, trust_remote_code=trust).architectures or [""]
     is_cross_encoder = architectures[0].endswith("ForSequenceClassification")
-    model = (CoSENTCrossEncoder if is_cross_encoder else CoSENTModel).from_pretrained(options.model, **trust)
+    model = (CoSENTCrossEncoder if is_cross_encoder else CoSENTModel).from_pretrained(
+        options.model, trust_remote_code=trust
+    )
     scores = {}
     for source in options.data:
         pairs = read_pairs(source, split=options.split, columns=options.columns, max_rows=options.max_samples)

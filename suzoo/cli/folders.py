@@ -6,16 +6,14 @@ import argparse
 import sys
 
 from suzoo.cli._files import check_output
-from suzoo.cli._models import quiet
+from suzoo.cli._models import add_trust_option, positive, quiet
 
 
 def verify(options: argparse.Namespace) -> int:
-    from suzoo.hub.golden import check_with_suzoo
+    from suzoo.hub.check import open_doors
     from suzoo.hub.verify import format_table, passed
-    from suzoo.hub.verify import verify as verify_folder
 
-    quiet()
-    doors = [*verify_folder(options.folder), check_with_suzoo(options.folder)]
+    doors = open_doors(options.folder, trust_remote_code=options.trust_remote_code, timeout=options.timeout)
     print(format_table(doors))
     return 0 if passed(doors) else 1
 
@@ -23,7 +21,6 @@ def verify(options: argparse.Namespace) -> int:
 def push(options: argparse.Namespace) -> int:
     from suzoo.hub.push import push as push_folder
 
-    quiet()
     url = push_folder(
         options.folder,
         options.repo_id,
@@ -31,6 +28,8 @@ def push(options: argparse.Namespace) -> int:
         revision=options.revision,
         create_pr=options.create_pr,
         commit_message=options.message,
+        trust_remote_code=options.trust_remote_code,
+        timeout=options.timeout,
         report=lambda table: print(table, file=sys.stderr),  # stdout is the URL
     )
     print(url)
@@ -46,9 +45,17 @@ def export_onnx(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_check_options(parser: argparse.ArgumentParser) -> None:
+    add_trust_option(parser)
+    parser.add_argument(
+        "--timeout", type=positive, metavar="SECONDS", help="for all ways of opening it (default: by the folder's size)"
+    )
+
+
 def add_commands(command) -> None:
     sub = command("verify", verify, "Open a saved model in every way it promises, without suzoo, and compare.")
     sub.add_argument("folder", help="folder of the saved model, with golden.safetensors")
+    _add_check_options(sub)
 
     sub = command("push", push, "Verify a saved model and upload it to the Hub; run again to resume.")
     sub.add_argument("folder", help="folder of the saved model, with golden.safetensors")
@@ -57,6 +64,7 @@ def add_commands(command) -> None:
     sub.add_argument("--revision", help="branch to push to, created when missing")
     sub.add_argument("--create-pr", action="store_true", help="propose the upload as a pull request")
     sub.add_argument("--message", default="Upload model with suzoo", help="commit message")
+    _add_check_options(sub)
 
     sub = command("export-onnx", export_onnx, "An ONNX file of a saved encoder or cross-encoder.")
     sub.add_argument("folder", help="folder of the saved model")

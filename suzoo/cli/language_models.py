@@ -11,7 +11,15 @@ import sys
 from pathlib import Path
 
 from suzoo.cli._files import check_output, read_texts, replacing, write_jsonl
-from suzoo.cli._models import add_model_options, add_source_options, load_tokenizer, loading, on_device, positive, source
+from suzoo.cli._models import (
+    add_model_options,
+    add_source_options,
+    load_tokenizer,
+    loading,
+    on_device,
+    positive,
+    source,
+)
 
 
 def _load(model_type: str, otherwise: str, options: argparse.Namespace):

@@ -30,7 +30,7 @@ import yaml
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 import suzoo.models  # noqa: F401  AutoConfig knows our model types by it
 from suzoo.hub.verify import read_promise
@@ -187,11 +187,12 @@ def eval_results(run: dict, metrics: dict) -> dict[str, list[dict]]:
     return files
 
 
-def write_card(folder: str | Path) -> Path:
+def write_card(folder: str | Path, config: PreTrainedConfig | None = None) -> Path:
     """Write `README.md` and `.eval_results/` of a finished run from its own records.
 
     Args:
         folder: the run's output folder: weights, `golden.safetensors`, `run.json`, `metrics.json`.
+        config: the model's; None reads it from the folder.
 
     Returns:
         Path of the README. Its snippets name the repository `OWNER/MODEL` until `suzoo push` fills in the real one.
@@ -202,7 +203,8 @@ def write_card(folder: str | Path) -> Path:
     folder = Path(folder)
     run = _read_record(folder, "run.json", ("recipe", "script", "command", "versions", "data", "synthetic"))
     metrics = _read_record(folder, "metrics.json")
-    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)  # knows every family's name for the number of layers
+    if config is None:  # it knows every family's name for the number of layers
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     promise = read_promise(folder)
     kind, recipe = promise["kind"], run["recipe"]
     task = TASKS["t-ta" if promise.get("scores") else kind]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from suzoo.hub.card import write_card
-from suzoo.hub.golden import check_folder, write_golden
+from suzoo.hub.check import check_folder
+from suzoo.hub.golden import write_golden
 from suzoo.hub.push import push
 
 
@@ -22,9 +23,11 @@ def publish(model, tokenizer, folder: str | Path, push_to: str | None = None) ->
         ValueError: a promised door does not open or answers differently, or the push is refused.
     """
     write_golden(model, tokenizer, folder)
-    write_card(folder)
+    write_card(folder, model.config)
+    # code that this run was allowed to run may be run again
+    trust = any(type(part).__module__.startswith("transformers_modules") for part in model.modules())
     if push_to is None:
-        check_folder(folder)
+        check_folder(folder, trust_remote_code=trust, just_written=True)
         print(f"verified: {folder}")
     else:
-        print(f"verified and pushed: {push(folder, push_to)}")
+        print(f"verified and pushed: {push(folder, push_to, trust_remote_code=trust, just_written=True)}")

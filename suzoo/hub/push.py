@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from suzoo.hub.card import REPO_PLACEHOLDER
-from suzoo.hub.golden import check_folder
+from suzoo.hub.check import check_folder
 
 # checkpoints hold optimizer state; the rest is what editors, trackers and interpreters leave behind
 IGNORED = ["checkpoints/**", "**/__pycache__/**", "*.tmp", "**/*.tmp", ".DS_Store", "**/events.out.tfevents.*"]
@@ -121,6 +121,9 @@ def push(
     tries: int = 5,
     wait: float = 1.0,
     report: Callable[[str], None] = print,
+    trust_remote_code: bool = False,
+    timeout: float | None = None,
+    just_written: bool = False,
 ) -> str:
     """Verify a saved model, then upload it. Run it again after an interruption: it goes on where it stopped.
 
@@ -136,6 +139,7 @@ def push(
         commit_message: message of the commit, and title of the pull request.
         tries: how often each step is tried while the connection breaks; `wait` seconds, doubled each time, between.
         report: called with the table of doors, before the upload.
+        trust_remote_code, timeout, just_written: of the verification, see `suzoo.hub.check.open_doors`.
 
     Returns:
         URL of the repository, of the branch, or of the pull request.
@@ -154,7 +158,7 @@ def push(
         raise PushError(f"{repo_id!r} is not a repository name: owner/name, of letters, digits and -_.") from error
     if not (token or get_token()):
         raise PushError("not logged in to the Hub: run `hf auth login`, or set HF_TOKEN")
-    check_folder(folder, report)
+    check_folder(folder, report, trust_remote_code=trust_remote_code, timeout=timeout, just_written=just_written)
 
     folder = Path(folder)
     api = HfApi(token=token, library_name="suzoo")

@@ -27,7 +27,7 @@ def folder(encoder_folder, tmp_path) -> Path:
 @pytest.fixture
 def trusting(monkeypatch):
     """push without the seconds of verification, for what is about the transport."""
-    monkeypatch.setattr(p, "check_folder", lambda folder, report: [])
+    monkeypatch.setattr(p, "check_folder", lambda folder, report, **options: [])
 
 
 def commits(hub, repo_id: str = REPO) -> int:
@@ -44,7 +44,7 @@ def test_push_then_load_by_name_in_every_way_of_the_card(
     tables = []
     assert push(folder, REPO, private=True, report=tables.append) == f"{hub.endpoint}/{REPO}"
     assert tables[0].count(" ok ") == 4
-    monkeypatch.setattr(p, "check_folder", lambda folder, report: [])  # once was enough
+    monkeypatch.setattr(p, "check_folder", lambda folder, report, **options: [])  # once was enough
     push(reranker, "tiny-reranker", private=True)
     snippets = []
     for repo_id in [REPO, "alice/tiny-reranker"]:
@@ -218,7 +218,9 @@ def test_a_model_that_cannot_be_had_by_name_is_one_sentence(
 
 
 def test_what_does_not_verify_is_not_pushed(hub, as_user, folder, monkeypatch):
-    monkeypatch.setattr("suzoo.hub.golden.verify", lambda folder: [Door("AutoModel", "failed", 1.0, "differs")])
+    monkeypatch.setattr(
+        "suzoo.hub.check.verify", lambda folder, **options: [Door("AutoModel", "failed", 1.0, "differs")]
+    )
     as_user(hub, "hf_alice")
     with pytest.raises(ValueError, match=r"does not verify: AutoModel$"):
         push(folder, REPO)

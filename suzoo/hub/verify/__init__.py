@@ -3,14 +3,15 @@
 This folder imports nothing of suzoo and runs as it is: `python suzoo/hub/verify FOLDER`. Exit code 0: every door that
 could be opened gave the golden numbers. 1: some door did not. 2: the folder cannot be checked at all.
 
-The doors are opened in one fresh process with an empty cache, no network and no stdin, in which importing suzoo raises.
+The doors are opened in one fresh process with an empty cache, no network, no stdin and no tokens, in which importing
+suzoo raises. Code in the folder runs only where it is byte for byte suzoo's own, or with --trust-remote-code.
 What is promised, the inputs and the expected outputs are in `golden.safetensors` (see `suzoo.hub.golden`).
 """
 
 from .check import Door, check_door, check_promised_door, compare, format_table, passed
 from .doors import DOORS, STOCK_CONFIG_REMOTE_CODE, Way, unmet
 from .golden_file import GOLDEN_FILE, TOLERANCE, read_golden, read_promise
-from .process import verify
+from .process import run_apart, time_limit, verify
 
 __all__ = [
     "DOORS",
@@ -26,6 +27,8 @@ __all__ = [
     "passed",
     "read_golden",
     "read_promise",
+    "run_apart",
+    "time_limit",
     "unmet",
     "verify",
 ]

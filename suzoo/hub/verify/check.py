@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .doors import DOORS, Way, unmet
 from .golden_file import TOLERANCE, read_golden, read_promise
+from .trust import foreign_code, foreign_modules
 
 
 @dataclass
@@ -64,11 +65,20 @@ def check_door(name: str, way: Way, folder: str | Path) -> Door:
     return Door(name, "failed" if wrong else "ok", difference, wrong)
 
 
-def check_promised_door(name: str, folder: str | Path) -> Door:
-    """Open the door called `name`, unless a library it needs is not installed or too old."""
+def check_promised_door(name: str, folder: str | Path, *, trust_remote_code: bool = False) -> Door:
+    """Open the door called `name`, unless a library it needs is not installed or too old.
+
+    One that would run code of the folder which is not suzoo's stays shut without `trust_remote_code`: it is "failed".
+    """
     way = DOORS[name]
-    missing = way.needs and unmet(way.needs)
-    return Door(name, "not checked", note=missing) if missing else check_door(name, way, folder)
+    if missing := way.needs and unmet(way.needs):
+        return Door(name, "not checked", note=missing)
+    foreign = foreign_code(folder) if "trust_remote_code" in name else ""
+    if name in ("SentenceTransformer", "CrossEncoder"):
+        foreign = foreign_modules(folder)
+    if foreign and not trust_remote_code:
+        return Door(name, "failed", note=f"not opened: {foreign}; read it, then give --trust-remote-code")
+    return check_door(name, way, folder)
 
 
 def passed(doors: list[Door]) -> bool:
