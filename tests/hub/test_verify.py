@@ -67,7 +67,7 @@ def test_wrong_pooling_and_code_that_needs_suzoo_fail_at_their_own_doors(broken)
     (broken / "1_Pooling/config.json").write_text(json.dumps(pooling))
     with (broken / "modeling_cosent.py").open("a") as code:
         code.write("\nimport suzoo.models\n")
-    sentence_transformer, auto_model, remote = v.verify(broken)
+    sentence_transformer, auto_model, remote = v.verify(broken, trust_remote_code=True)
     assert sentence_transformer.status == "failed" and sentence_transformer.difference > 1e-3
     assert auto_model.status == "ok"
     assert remote.status == "failed" and "suzoo" in remote.note
@@ -79,7 +79,7 @@ def test_a_process_that_dies_fails_the_door_it_died_in(broken):
     promise_only(broken, ["AutoModel", "AutoModel, trust_remote_code"])
     with (broken / "modeling_cosent.py").open("a") as code:
         code.write("\nimport os\nos._exit(7)\n")
-    first, second = v.verify(broken)
+    first, second = v.verify(broken, trust_remote_code=True)
     assert first.status == "ok"
     assert second.status == "failed" and "code 7" in second.note
 
