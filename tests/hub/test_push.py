@@ -223,8 +223,8 @@ def test_what_does_not_verify_is_not_pushed(hub, as_user, folder, monkeypatch):
     )
     as_user(hub, "hf_alice")
     with pytest.raises(ValueError, match=r"does not verify: AutoModel$"):
-        push(folder, REPO)
+        push(folder, REPO, just_written=True)
     assert hub.repos == {} and hub.requests == []
     shutil.rmtree(folder)
     with pytest.raises(ValueError, match="is not a folder"):
-        push(folder, REPO)
+        push(folder, REPO, just_written=True)
