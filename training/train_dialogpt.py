@@ -85,6 +85,7 @@ def main() -> None:
     )
     tokenizer = finished_tokenizer(tokenizer, model)
     tokenizer.chat_template = chat_template(layout, "eos_token" if tokenizer.sep_token is None else "sep_token")
+    head = recipe.choose_head(model, rules.sep_id)
     recipe.check_fit(model, tokenizer)
     if prompt_budget(model, recipe) <= rules.num_tokens([Turn(0, ())]):
         raise ValueError(f"--max-new-tokens {recipe.max_new_tokens} leaves no position of the model for a prompt")
@@ -92,7 +93,7 @@ def main() -> None:
     setattr(model, model.base_model_prefix, recipe.adapt(model.base_model))  # ty: ignore[invalid-argument-type]
     sharded = accelerator.distributed_type == DistributedType.FSDP
     whole = copy.deepcopy(model).eval() if sharded else model  # no process can save or run its shards alone
-    module = LabelledLoss(model, smoothed(recipe.label_smoothing), recipe.chunk_size)
+    module = LabelledLoss(model, smoothed(recipe.label_smoothing), recipe.chunk_size, head)
 
     # Examples: the newest whole turns that fit, labels where the next token is to be learnt
     def encode(turns, learn=recipe.learn):

@@ -86,6 +86,9 @@ def main() -> None:
         num_beams=recipe.num_beams,
     )
     tokenizer = finished_tokenizer(tokenizer, model)
+    head = recipe.choose_head(model, tokenizer.sep_token_id)
+    if head is not None and (recipe.tailr or recipe.rdrop):
+        raise ValueError("--self-terminating has a loss of its own: no --tailr and no --rdrop")
     recipe.check_fit(model, tokenizer)
     recipe.set_dropout(model)
     model.bert = recipe.adapt(model.bert)  # ty: ignore[invalid-assignment]
@@ -95,7 +98,7 @@ def main() -> None:
         loss = partial(tailr_loss, gamma=recipe.tailr)
     elif recipe.rdrop:
         loss = partial(rdrop, alpha=recipe.rdrop)
-    module = LabelledLoss(model, loss, recipe.chunk_size)
+    module = LabelledLoss(model, loss, recipe.chunk_size, head)
 
     # Examples: [CLS] source [SEP] target [SEP], labels where the next token is one of the target
     def encode(row):

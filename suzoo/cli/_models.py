@@ -91,6 +91,25 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_self_terminating_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--self-terminating",
+        type=float,
+        metavar="EPSILON",
+        help="each step gives the end this share more of what is left (default: as the model was saved); 0 is off",
+    )
+
+
+def set_self_terminating(model, epsilon: float | None) -> None:
+    """The non-monotonic rule, which also fits a model that was trained without it, in place of the saved one."""
+    from suzoo.models._self_terminating import SelfTerminatingHead
+
+    if epsilon == 0:
+        model.config.self_terminating = None
+    elif epsilon is not None:
+        SelfTerminatingHead(0, epsilon, monotonic=False).write(model.config)
+
+
 def positive(text: str) -> int:
     value = int(text)
     if value < 1:

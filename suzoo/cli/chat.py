@@ -9,7 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from suzoo.cli._files import replacing
-from suzoo.cli._models import add_model_options, load_tokenizer, loading, on_device, positive, source
+from suzoo.cli._models import (
+    add_model_options,
+    add_self_terminating_option,
+    load_tokenizer,
+    loading,
+    on_device,
+    positive,
+    set_self_terminating,
+    source,
+)
 
 HELP = "/reset forgets the conversation, /save FILE writes it, /load FILE continues one, /quit ends"
 
@@ -40,22 +49,20 @@ def chat(options: argparse.Namespace) -> int:
 
 def _session(options: argparse.Namespace):
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    import suzoo.models  # noqa: F401  the auto classes know our models by it
-    from suzoo.decoding import ChatSession
+    from suzoo.decoding import ChatSession, MMIReranker
 
-    with loading(options.model):
-        config = AutoConfig.from_pretrained(options.model, **source(options))
-        if config.model_type == "unilm":
-            raise ValueError("it writes a target for a source and does not chat: use `suzoo summarize`")
-        if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or []):
-            raise ValueError("it is not a causal language model, so it cannot chat")
-        tokenizer = load_tokenizer(config, options)
-        model = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype, **source(options))
-        model = on_device(model, options)
-    if options.layout is None and getattr(config, "layout", None) is None:
+    if (options.backward is None) != (options.candidates == 1):
+        raise ValueError("--backward and --candidates (2 or more) go together: one chooses among the others")
+    model, tokenizer = _load(options)
+    if options.layout is None and getattr(model.config, "layout", None) is None:
         raise ValueError(f"{options.model} does not say how its dialogues were laid out: give --layout")
+    reranker = None
+    if options.backward is not None:
+        named = {**vars(options), "model": options.backward, "revision": None}
+        backward, backward_tokenizer = _load(argparse.Namespace(**named))
+        reranker = MMIReranker(backward, backward_tokenizer, layout=getattr(backward.config, "layout", options.layout))
+    set_self_terminating(model, options.self_terminating)
     if options.seed is not None:
         torch.manual_seed(options.seed)
     return ChatSession(
@@ -68,8 +75,28 @@ def _session(options: argparse.Namespace):
         top_k=options.top_k,
         top_p=options.top_p,
         temperature=options.temperature,
+        consistent=options.consistent,
         no_repeat_ngram_size=options.no_repeat_ngram_size,
+        reranker=reranker,
+        num_candidates=options.candidates,
     )
+
+
+def _load(options: argparse.Namespace):
+    """(model, tokenizer) of a causal language model, ready on its device."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    import suzoo.models  # noqa: F401  the auto classes know our models by it
+
+    with loading(options.model):
+        config = AutoConfig.from_pretrained(options.model, **source(options))
+        if config.model_type == "unilm":
+            raise ValueError("it writes a target for a source and does not chat: use `suzoo summarize`")
+        if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or []):
+            raise ValueError("it is not a causal language model, so it cannot chat")
+        tokenizer = load_tokenizer(config, options)
+        model = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype, **source(options))
+        return on_device(model, options), tokenizer
 
 
 def _lines(interactive: bool) -> Iterator[str]:
@@ -134,5 +161,9 @@ def add_commands(command) -> None:
     sub.add_argument("--top-k", type=positive, default=5, help="sample from so many tokens (default: 5)")
     sub.add_argument("--top-p", type=float, default=1.0, help="and from this share of the probability (default: 1)")
     sub.add_argument("--temperature", type=float, default=1.0, help="below 1 is more predictable (default: 1)")
+    sub.add_argument("--consistent", action="store_true", help="top-k and top-p always keep the end of the reply")
+    add_self_terminating_option(sub)
+    sub.add_argument("--backward", metavar="MODEL", help="trained with --reverse: chooses among candidates (MMI)")
+    sub.add_argument("--candidates", type=positive, default=1, help="replies sampled for --backward, such as 10")
     sub.add_argument("--no-repeat-ngram-size", type=int, default=4, help="no n-gram twice in a reply; 0 is off")
     sub.add_argument("--seed", type=int, help="for the same replies again")

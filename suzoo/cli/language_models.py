@@ -13,11 +13,13 @@ from pathlib import Path
 from suzoo.cli._files import check_output, read_texts, replacing, write_jsonl
 from suzoo.cli._models import (
     add_model_options,
+    add_self_terminating_option,
     add_source_options,
     load_tokenizer,
     loading,
     on_device,
     positive,
+    set_self_terminating,
     source,
 )
 
@@ -72,6 +74,7 @@ def summarize(options: argparse.Namespace) -> int:
     path = check_output(options.output, (".jsonl", ".txt"), options.overwrite) if options.output else None
     texts = read_texts(options.input, options.column)
     model, tokenizer = _load("unilm", "it is not a UniLM model, which summarize needs", options)
+    set_self_terminating(model, options.self_terminating)
     defaults = model.generation_config
     num_beams = options.num_beams or defaults.num_beams or 1
     max_new_tokens = options.max_new_tokens or defaults.max_new_tokens or 32
@@ -197,6 +200,7 @@ def add_commands(command) -> None:
     sub.add_argument("--max-length", type=positive, help="tokens of a text; longer ones are cut")
     sub.add_argument("--no-repeat-ngram-size", type=int, default=0, help="no n-gram twice in a summary; 0 is off")
     sub.add_argument("--length-penalty", type=float, default=1.0, help="of beams: above 0 favours long (default: 1)")
+    add_self_terminating_option(sub)
     sub.add_argument("--bert4keras", action="store_true", help="bert4keras' beam search, for comparable numbers")
     sub.add_argument("--batch-size", type=positive, default=16, help="texts computed at once (default: 16)")
     sub.add_argument("--overwrite", action="store_true", help="replace an existing output")

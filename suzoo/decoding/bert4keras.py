@@ -2,7 +2,8 @@
 
 Source: bojone/bert4keras, snippets.py, `AutoRegressiveDecoder.beam_search`; behind kexue.fm/archives/6933 and 7758. It
 is not transformers' beam search: scores are sums without length normalisation, a finished beam is returned only if it
-is the best at that moment, and is otherwise thrown away for good, with its place. `num_beams=1` is greedy search.
+is the best at that moment, and is otherwise thrown away for good, with its place. `num_beams=1` is greedy search. A
+rule in `model.config.self_terminating` is at work here, too.
 
 Shapes: N beams, S source, V vocabulary.
 """
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
+
+from suzoo.models._self_terminating import SelfTerminatingHead
 
 
 @torch.no_grad()
@@ -43,6 +46,8 @@ def bert4keras_beam_search(
     if min(num_beams, max_new_tokens, min_new_tokens) < 1 or not source_ids:
         raise ValueError("num_beams, max_new_tokens, min_new_tokens and the source must be at least 1")
     device = model.device
+    head = SelfTerminatingHead.of_config(model.config, end_id)
+    rule = None if head is None else head.processor()
     cache = DynamicCache(config=model.config)
     ids = torch.tensor([list(source_ids)], device=device)
     types = torch.zeros_like(ids)
@@ -50,7 +55,10 @@ def bert4keras_beam_search(
     scores_N = torch.zeros(1, device=device)
     for length in range(1, max_new_tokens + 1):
         outputs: Any = model(input_ids=ids, token_type_ids=types, past_key_values=cache, use_cache=True)
-        probabilities_NV = outputs.logits[:, -1].float().softmax(-1)
+        logits_NV = outputs.logits[:, -1].float()
+        if rule is not None:
+            logits_NV = rule(torch.tensor([[*source_ids, *target] for target in targets], device=device), logits_NV)
+        probabilities_NV = logits_NV.softmax(-1)
         total_NV = scores_N[:, None] + (probabilities_NV + 1e-12).log()
         # in the first step there is one row to choose from, however many beams are wanted
         scores_N, chosen_N = total_NV.flatten().topk(min(num_beams, total_NV.numel()))

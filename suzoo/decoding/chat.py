@@ -19,10 +19,14 @@ from transformers import (
     NoRepeatNGramLogitsProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    TemperatureLogitsWarper,
 )
 from transformers.generation.streamers import BaseStreamer
 
+from suzoo.decoding.consistent import ConsistentTopKLogitsWarper, ConsistentTopPLogitsWarper
+from suzoo.decoding.mmi import MMIReranker
 from suzoo.models._dialogue import DialogueLayout, DialogueTokens, Turn
+from suzoo.models._self_terminating import add_self_termination
 
 USER, BOT = 0, 1
 
@@ -59,11 +63,15 @@ class ChatSession:
         max_tokens: the budget: prompt and reply together. Default the model's absolute positions, else 512.
         max_new_tokens: longest reply.
         do_sample, top_k, top_p, temperature: sampling, as in `generate`; `do_sample=False` is greedy.
+        consistent: top-k and top-p always keep the end of the turn (`suzoo.decoding.consistent`).
         no_repeat_ngram_size: no n-gram twice in one reply, against loops; 0 is off.
+        reranker: chooses among `num_candidates` sampled replies.
+        num_candidates: sampled at once; 1 takes what comes.
         reuse_cache: False recomputes the history in every turn, with the same replies.
 
     Raises:
-        ValueError: the layout is unknown or does not fit model or tokenizer; a reply may fill half of the budget.
+        ValueError: the layout is unknown or does not fit model or tokenizer; a reply may fill half of the budget;
+            candidates without a reranker or without sampling.
     """
 
     def __init__(
@@ -78,7 +86,10 @@ class ChatSession:
         top_k: int = 5,
         top_p: float = 1.0,
         temperature: float = 1.0,
+        consistent: bool = False,
         no_repeat_ngram_size: int = 4,
+        reranker: MMIReranker | None = None,
+        num_candidates: int = 1,
         reuse_cache: bool = True,
     ) -> None:
         layout = layout or getattr(model.config, "layout", None)
@@ -95,8 +106,22 @@ class ChatSession:
             raise ValueError(f"max_new_tokens {max_new_tokens} must be under half of max_tokens {max_tokens}")
         self.max_tokens, self.max_new_tokens = max_tokens, max_new_tokens
         self.no_repeat_ngram_size, self.reuse_cache = no_repeat_ngram_size, reuse_cache
+        if num_candidates < 1 or (num_candidates > 1) != (reranker is not None):
+            raise ValueError(f"{num_candidates} candidates: a reranker chooses among two or more, one needs none")
+        if not do_sample and (consistent or num_candidates > 1):
+            raise ValueError("greedy search has one candidate and no filter: consistent and num_candidates sample")
+        self.reranker, self.num_candidates = reranker, num_candidates
         self.sampling: dict[str, Any] = {"do_sample": do_sample}
-        if do_sample:
+        self.filters: list[LogitsProcessor] = []
+        if do_sample and consistent:
+            # generate() would filter behind these: so they, and the temperature before them, are given by hand
+            self.sampling |= {"top_k": 0, "top_p": 1.0, "temperature": 1.0}
+            self.filters = [
+                TemperatureLogitsWarper(float(temperature)),
+                ConsistentTopKLogitsWarper(top_k, self.layout.sep_id),
+                ConsistentTopPLogitsWarper(top_p, self.layout.sep_id),
+            ]
+        elif do_sample:
             self.sampling |= {"top_k": top_k, "top_p": top_p, "temperature": temperature}
         unwanted = {*tokenizer.all_special_ids, *self.layout.speaker_ids} - {self.layout.sep_id}
         self.suppress_tokens = sorted(unwanted)
@@ -121,7 +146,7 @@ class ChatSession:
         Args:
             text: special tokens in it are plain text.
             streamer: gets the reply token by token, such as `TextStreamer(tokenizer, skip_prompt=True,
-                skip_special_tokens=True)`.
+                skip_special_tokens=True)`; what was chosen among candidates it gets at once.
         """
         heard = Turn.of_text(self.tokenizer, text, USER)
         if not heard.ids:
@@ -189,10 +214,16 @@ class ChatSession:
         if self.layout.name == "blog":
             options["token_type_ids"] = torch.tensor([prompt.token_type_ids], device=device)
         if self.reuse_cache and self._cut_cache(prompt):
+            assert self._cache is not None
+            if self.num_candidates > 1:
+                self._cache.batch_repeat_interleave(self.num_candidates)
             options["past_key_values"] = self._cache
         if self.no_repeat_ngram_size:
-            rule = ReplyNoRepeatNGram(len(prompt.input_ids), self.no_repeat_ngram_size)
-            options["logits_processor"] = LogitsProcessorList([rule])
+            options["logits_processor"] = [ReplyNoRepeatNGram(len(prompt.input_ids), self.no_repeat_ngram_size)]
+        add_self_termination(options, self.model.config, self.layout.sep_id)
+        options["logits_processor"] = LogitsProcessorList([*options.get("logits_processor", []), *self.filters])
+        if self.num_candidates > 1:
+            options["num_return_sequences"] = self.num_candidates
         self._cache = None  # generate() fills it in place: if that is interrupted, its content is unknown
         input_ids = torch.tensor([prompt.input_ids], device=device)
         output: Any = self.model.generate(  # ty: ignore[not-callable]  (a model with GenerationMixin)
@@ -204,15 +235,44 @@ class ChatSession:
             pad_token_id=self.layout.sep_id,
             suppress_tokens=self.suppress_tokens,
             return_dict_in_generate=True,
-            streamer=streamer,
+            streamer=streamer if self.num_candidates == 1 else None,
             **options,
         )
-        reply = output.sequences[0, input_ids.shape[1] :].tolist()
+        replies = output.sequences[:, input_ids.shape[1] :].tolist()
+        replies = [
+            reply[: reply.index(sep) + 1] if (sep := self.layout.sep_id) in reply else reply for reply in replies
+        ]
         self._cache = output.past_key_values
+        best = 0
+        if self.reranker is not None:
+            best = self._choose(window, replies)
+            self._keep_of_cache(best, len(prompt.input_ids) + len(replies[best]) - 1)
+            if streamer is not None:
+                for part in (input_ids, torch.tensor(replies[best])):
+                    streamer.put(part)
+                streamer.end()
+        reply = replies[best]
         # the last token was sampled but never read
         types = [BOT if self.layout.name == "blog" else 0] * len(reply)
         self._cached = DialogueTokens([*prompt.input_ids, *reply][:-1], [*prompt.token_type_ids, *types][:-1], [])
         return reply[:-1] if reply[-1] == self.layout.sep_id else reply
+
+    def _until_end(self, ids: list[int]) -> list[int]:
+        """A row of a batch without the padding behind its end."""
+        return ids[: ids.index(self.layout.sep_id) + 1] if self.layout.sep_id in ids else ids
+
+    def _choose(self, window: Sequence[Turn], replies: Sequence[Sequence[int]]) -> int:
+        assert self.reranker is not None
+        history = [(turn.speaker, self._decode(turn.ids)) for turn in window]
+        return self.reranker.order(history, [self._decode(reply) for reply in replies])[0]
+
+    def _keep_of_cache(self, row: int, num_tokens: int) -> None:
+        """Of all candidates' keys and values those of one, without what was read behind its end."""
+        assert self._cache is not None
+        self._cache.batch_select_indices(torch.tensor([row], device=self.model.device))
+        excess = int(self._cache.get_seq_length()) - num_tokens
+        if excess > 0:
+            self._cache.crop(-excess)
 
     def _cut_cache(self, prompt: DialogueTokens) -> bool:
         """Cut the cache to what it shares with the prompt, of which at least the last token is left to be read."""

@@ -65,6 +65,48 @@ def mmi_scores(
     return (total_N / scored_NL.sum(-1).clamp_min(1) if mean else total_N).cpu()
 
 
+class MMIReranker:
+    """Chooses among candidate replies by `mmi_scores`. What does not fit the backward model is left out of the history,
+    the oldest turns first.
+
+    Args:
+        backward_model: trained on reversed dialogues (`train_dialogpt.py --reverse`), in evaluation mode.
+        tokenizer: of that model.
+        layout: default what the model's configuration says.
+        mean: see `mmi_scores`.
+
+    Raises:
+        ValueError: the layout is unknown.
+    """
+
+    def __init__(
+        self,
+        backward_model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        layout: str | None = None,
+        mean: bool = True,
+    ) -> None:
+        layout = layout or getattr(backward_model.config, "layout", None)
+        if layout is None:
+            raise ValueError("the backward model does not say how it was trained: pass layout=")
+        self.model, self.tokenizer, self.mean = backward_model, tokenizer, mean
+        self.layout = DialogueLayout.of_tokenizer(layout, tokenizer)
+        positions = getattr(backward_model.config, "position_embedding_type", "absolute") == "absolute"
+        self.max_tokens = getattr(backward_model.config, "max_position_embeddings", None) if positions else None
+
+    def order(self, history: Sequence[tuple[int, str]], candidates: Sequence[str]) -> list[int]:
+        """Indices of the candidates, best first. `history` has speakers (0 or 1) and texts, oldest first."""
+        turns = [Turn.of_text(self.tokenizer, text, speaker) for speaker, text in history]
+        replier = 1 - turns[-1].speaker if turns else 0
+        replies = [Turn.of_text(self.tokenizer, text, replier) for text in candidates]
+        if self.max_tokens is not None and turns and replies:
+            longest = max(len(reply.ids) for reply in replies) + 1  # with what ends the turn
+            turns = self.layout.newest(turns, self.max_tokens - longest)
+        scores_N = mmi_scores(self.model, self.layout, turns, replies, mean=self.mean)
+        return scores_N.argsort(descending=True, stable=True).tolist()
+
+
 def mmi_rerank(
     backward_model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -84,10 +126,5 @@ def mmi_rerank(
         layout: default what the model's configuration says.
         mean: see `mmi_scores`.
     """
-    layout = layout or getattr(backward_model.config, "layout", None)
-    if layout is None:
-        raise ValueError("the backward model does not say how it was trained: pass layout=")
-    turns = [Turn.of_text(tokenizer, text, place % 2) for place, text in enumerate(history)]
-    replies = [Turn.of_text(tokenizer, text, len(history) % 2) for text in candidates]
-    scores_N = mmi_scores(backward_model, DialogueLayout.of_tokenizer(layout, tokenizer), turns, replies, mean=mean)
-    return scores_N.argsort(descending=True, stable=True).tolist()
+    reranker = MMIReranker(backward_model, tokenizer, layout=layout, mean=mean)
+    return reranker.order([(place % 2, text) for place, text in enumerate(history)], candidates)

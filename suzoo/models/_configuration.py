@@ -23,6 +23,8 @@ class BackboneConfig(PreTrainedConfig):
         norm_first: False is BERT's post-norm; True is pre-norm with one more LayerNorm at the end (torch's name).
         bos_token_id, eos_token_id: [CLS] and [SEP]; the defaults are their ids in BERT's English and Chinese
             vocabularies.
+        self_terminating: `{"epsilon": e, "monotonic": m}`, the rule of `_self_terminating` for `generate()`; None is no
+            rule.
 
     Raises:
         ValueError: on a position type we do not have, or sizes that do not divide.
@@ -48,6 +50,7 @@ class BackboneConfig(PreTrainedConfig):
     bos_token_id: int | None = 101
     eos_token_id: int | list[int] | None = 102
     tie_word_embeddings: bool = True
+    self_terminating: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

@@ -29,7 +29,8 @@ class DialoGPTConfig(BackboneConfig):
     @property
     def is_stock(self) -> bool:
         """Whether a stock `BertLMHeadModel` computes the same, token types included."""
-        return self.position_embedding_type == "absolute" and self.layout != "blog" and not self.norm_first
+        has_stock_layers = self.position_embedding_type == "absolute" and not self.norm_first
+        return has_stock_layers and self.layout != "blog" and not self.self_terminating
 
     @property
     def turn_end_id(self) -> int:

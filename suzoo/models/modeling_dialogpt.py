@@ -24,6 +24,7 @@ from ._dialogue import extend_speaker_types, speaker_types
 from ._generation import left_pad_prompt, prompt_length_must_fit, remember_move, setting, take_prompt
 from ._masks import causal_mask
 from ._positions import count_positions
+from ._self_terminating import add_self_termination
 from ._transformer import (
     BACKBONE_IGNORES,
     BackbonePreTrainedModel,
@@ -183,6 +184,7 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
         num_past = 0 if past is None else int(past.get_seq_length())
         move = left_pad_prompt(kwargs, setting("pad_token_id", kwargs, *configs), num_past)
         prompt_length_must_fit(kwargs, setting("max_new_tokens", kwargs, *configs), self.config)
+        add_self_termination(kwargs, self.config, setting("eos_token_id", kwargs, *configs))
         if self.config.layout == "blog":
             input_ids, types = kwargs.get("input_ids"), kwargs.get("token_type_ids")
             if input_ids is None:

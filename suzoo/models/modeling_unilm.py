@@ -26,6 +26,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ._generation import left_pad_prompt, prompt_length_must_fit, remember_move, setting, take_prompt
 from ._masks import prefix_mask
 from ._positions import count_positions
+from ._self_terminating import add_self_termination
 from ._transformer import (
     BACKBONE_IGNORES,
     BackbonePreTrainedModel,
@@ -192,6 +193,7 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
             kwargs["num_source_slots"] = num_past or prompt.shape[1]
             move = left_pad_prompt(kwargs, setting("pad_token_id", kwargs, *configs), num_past)
             prompt_length_must_fit(kwargs, setting("max_new_tokens", kwargs, *configs), self.config)
+        add_self_termination(kwargs, self.config, setting("eos_token_id", kwargs, *configs))
         output = super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
         if num_past == 0:
             remember_move(output, past, move)

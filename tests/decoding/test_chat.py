@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, TextStreamer
 
 from suzoo.data.vocabulary import without_inner_spaces
-from suzoo.decoding import ChatSession
+from suzoo.decoding import ChatSession, MMIReranker, SelfTerminatingHead
 from suzoo.decoding.chat import ReplyNoRepeatNGram
-from suzoo.models._dialogue import SPEAKER_TOKENS
+from suzoo.models._dialogue import SPEAKER_TOKENS, Turn
 from tests.models.tiny import POSITIONS, tiny, tiny_tokenizer
 
 TALK = ["今天天气很好", "我你他", "吃饭了吗", "是", "在这上大", "今天", "来和国去"]
@@ -219,3 +219,76 @@ def test_refuses_what_cannot_be_right():
         ChatSession(tiny("unilm"), tokenizer)
     with pytest.raises(ValueError, match="under half"):
         ChatSession(model, tokenizer, max_tokens=20, max_new_tokens=10)
+
+
+def reranked(positions: str = "absolute", layout: str = "blog", **options) -> ChatSession:
+    tokenizer = tokenizer_of(layout)
+    backward = tiny("dialogpt", layout=layout, vocab_size=len(tokenizer), seed=5)
+    reranker = MMIReranker(backward, tokenizer)
+    return chat(layout, positions, do_sample=True, top_k=20, reranker=reranker, num_candidates=6, **options)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_the_reply_is_the_candidate_from_which_the_history_is_guessed_best(layout, positions):
+    session, anew = reranked(positions, layout), reranked(positions, layout, reuse_cache=False)
+    seen = []
+    order = session.reranker.order
+
+    def spy(history, candidates):
+        seen.append((history, candidates, order(history, candidates)))
+        return seen[-1][-1]
+
+    session.reranker.order = spy
+    for number, text in enumerate(TALK[:4]):
+        torch.manual_seed(number)
+        said = session.reply(text)
+        torch.manual_seed(number)
+        assert said == anew.reply(text)  # the cache that is kept is that of the chosen candidate
+        history, candidates, best = seen[-1]
+        assert said == candidates[best[0]] and len(set(candidates)) > 1
+        assert [text for _, text in history] == [text for _, text in session.history[:-1]]
+        assert session._cache.get_seq_length() == len(session._cached.input_ids)
+        assert history[-1] == (0, session.history[-2][1])
+
+
+def test_a_chosen_reply_is_streamed_at_once(capsys):
+    session = reranked()
+    said = session.reply(TALK[0], streamer=TextStreamer(session.tokenizer, skip_prompt=True, skip_special_tokens=True))
+    assert capsys.readouterr().out == said + "\n"
+
+
+def test_what_does_not_fit_the_backward_model_is_left_out():
+    session = reranked("rope", max_tokens=400)
+    session.reranker.max_tokens = 24
+    for text in TALK:
+        session.reply(text)
+    with pytest.raises(ValueError, match="a reranker chooses among two or more"):
+        chat(num_candidates=3)
+    with pytest.raises(ValueError, match="greedy search"):
+        chat(reranker=session.reranker, num_candidates=3)
+
+
+def test_consistent_sampling_in_a_chat():
+    """The end is never among the two likeliest tokens of this model; one in five steps it is sampled nevertheless."""
+    lengths = {}
+    for consistent in (False, True):
+        session = chat("dialogpt", do_sample=True, top_k=2, max_new_tokens=25, consistent=consistent, temperature=1.5)
+        output = session.model.cls.predictions.decoder
+        output.weight.data.zero_()
+        output.bias.data.fill_(0.0)
+        output.bias.data[[5, 6]] = 0.1
+        heard = [Turn.of_text(session.tokenizer, TALK[0], 0)]
+        lengths[consistent] = [len(session._generate(heard, None)) for _ in range(10)]
+    assert min(lengths[False]) == 25 and sum(lengths[True]) < 150
+    with pytest.raises(ValueError, match="greedy"):
+        chat(consistent=True)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_self_terminating_model_ends_its_replies_whatever_its_class(layout):
+    session = chat(layout, max_new_tokens=25, no_repeat_ngram_size=0)
+    session.model.cls.predictions.decoder.bias.data[2] = -30.0
+    assert len(session._generate([Turn.of_text(session.tokenizer, TALK[0], 0)], None)) == 25
+    SelfTerminatingHead(2, 0.1).write(session.model.config)
+    assert len(session._generate([Turn.of_text(session.tokenizer, TALK[0], 0)], None)) < 7

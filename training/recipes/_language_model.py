@@ -18,6 +18,7 @@ from suzoo.data import TokenBatches, without_inner_spaces
 from suzoo.distributed import all_reduce_sum, rank, world_size
 from suzoo.losses import chunked_loss, cross_entropy_loss
 from suzoo.models._batching import token_budget_batches
+from suzoo.models._self_terminating import SelfTerminatingHead
 from suzoo.models._stock_encoder import sharded_units
 
 IGNORED = -100
@@ -56,6 +57,27 @@ class LanguageModelTraining(Training):
         return [collate([examples[row] for row in rows]) for rows in groups]
 
 
+@dataclass(frozen=True, kw_only=True)
+class CausalTraining(LanguageModelTraining):
+    self_terminating: Literal["off", "monotonic", "non_monotonic"] | None = None
+    """Give the end of a text a probability that goes to one (kexue.fm/archives/7500), in training and in the saved
+    model's generate(). Default: as --model was, else off."""
+    epsilon: float = 1e-3
+    """self_terminating: greedy search ends within ln 2 / epsilon tokens."""
+
+    def choose_head(self, model: Any, eos_token_id: int) -> SelfTerminatingHead | None:
+        """The rule, noted in the model's configuration."""
+        if self.self_terminating == "off":
+            model.config.self_terminating = None
+        elif self.self_terminating is not None:
+            monotonic = self.self_terminating == "monotonic"
+            SelfTerminatingHead(eos_token_id, self.epsilon, monotonic).write(model.config)
+        head = SelfTerminatingHead.of_config(model.config, eos_token_id)
+        if head is not None and (self.label_smoothing or self.chunk_size):
+            raise ValueError("--self-terminating has a loss of its own: no --label-smoothing and no --chunk-size")
+        return head
+
+
 class LabelledLoss(nn.Module):
     """A language model and the summed loss of its labelled tokens, as the one module that Accelerate prepares.
 
@@ -66,10 +88,18 @@ class LabelledLoss(nn.Module):
         loss: (logits, labels, reduction="sum") -> scalar; in eval mode it is plain cross-entropy, so that dev losses
             of different runs compare.
         chunk_size: tokens whose logits exist at once; 0 is all.
+        head: its likelihood takes the place of `loss` and of cross-entropy.
     """
 
-    def __init__(self, model: Any, loss: Callable[..., Tensor] = cross_entropy_loss, chunk_size: int = 0):
+    def __init__(
+        self,
+        model: Any,
+        loss: Callable[..., Tensor] = cross_entropy_loss,
+        chunk_size: int = 0,
+        head: SelfTerminatingHead | None = None,
+    ):
         super().__init__()
+        self.head = head
         self.model, self.loss, self.chunk_size = model, loss, chunk_size
         self._no_split_modules = sharded_units(model, model._no_split_modules)  # Accelerate looks here
         self.has_berts_parts = hasattr(model, "bert") and hasattr(model, "cls")
@@ -79,12 +109,17 @@ class LabelledLoss(nn.Module):
     def forward(self, labels: Tensor, **inputs: Any) -> Tensor:
         """Scalar. `labels` (B, L) stand where they are predicted: for causal models one place before the token."""
         loss = self.loss if self.training else cross_entropy_loss
-        if not self.has_berts_parts:
-            return loss(self.model(**inputs).logits[labels != IGNORED], labels[labels != IGNORED], reduction="sum")
-        hidden = self.model.bert(**inputs)[0]
-        if self.chunk_size:
+        is_label = labels != IGNORED
+        if self.has_berts_parts and self.chunk_size:
+            hidden = self.model.bert(**inputs)[0]
             return chunked_loss(loss, self.model.cls, hidden, labels, chunk_size=self.chunk_size, num_items=1)
-        return loss(self.model.cls(hidden[labels != IGNORED]), labels[labels != IGNORED], reduction="sum")
+        if self.has_berts_parts:
+            logits = self.model.cls(self.model.bert(**inputs)[0][is_label])
+        else:
+            logits = self.model(**inputs).logits[is_label]
+        if self.head is not None:
+            return self.head.nll_sum(logits, labels[is_label], self.head.starts(labels)[is_label])
+        return loss(logits, labels[is_label], reduction="sum")
 
 
 def next_token(labels: Tensor) -> Tensor:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from recipes._language_model import LanguageModelTraining
+from recipes._language_model import CausalTraining
 
 
 @dataclass(frozen=True, kw_only=True)
-class DialoGPT(LanguageModelTraining):
+class DialoGPT(CausalTraining):
     data: str = "embedded:dialogues_zh"
     """Training dialogues, lists of turns or messages: embedded:<name>, a file or folder (also .gz), a Hub dataset."""
     model: str | None = None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from recipes._language_model import LanguageModelTraining
+from recipes._language_model import CausalTraining
 
 
 @dataclass(frozen=True, kw_only=True)
-class UniLM(LanguageModelTraining):
+class UniLM(CausalTraining):
     data: str = "embedded:titles_zh"
     """Training data with a source and a target: embedded:<name>, a file or folder (also .gz), or a Hub dataset."""
     max_length: int = 256
