@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from suzoo.cli import main
-from suzoo.decoding import ChatSession, bert4keras_beam_search
+from suzoo.decoding import ChatSession, MMIReranker, bert4keras_beam_search
 from suzoo.hub.golden import check_with_suzoo
 from suzoo.models import TTAForMaskedLM, UniLMForCausalLM
 from tests.hub.folders import finish_language_run, make_language_model
@@ -123,6 +123,39 @@ def test_an_interrupted_reply_leaves_no_turn(folders, tmp_path, monkeypatch, cap
     calls.clear()
     talk(monkeypatch, "x")
     assert main(arguments) == 130
+
+
+def test_a_backward_model_chooses_among_candidates(folders, monkeypatch, capsys):
+    said = {}
+    for flags in (["--candidates", "8", "--backward", str(folders["dialogue"])], []):
+        talk(monkeypatch, "今天天气很好", "a man")
+        options = ["--seed", "3", "--max-new-tokens", "6", "--top-k", "40", "--consistent"]
+        assert main(["chat", str(folders["dialogue"]), *options, *flags]) == 0
+        said[bool(flags)] = capsys.readouterr().out
+    assert said[True] != said[False]
+    expected = session(folders["dialogue"])
+    torch.manual_seed(3)
+    options = {"do_sample": True, "max_new_tokens": 6, "top_k": 40, "consistent": True, "num_candidates": 8}
+    reranker = MMIReranker(expected.model, expected.tokenizer)
+    expected = ChatSession(expected.model, expected.tokenizer, reranker=reranker, **options)
+    assert said[True] == "".join(f"{expected.reply(text)}\n" for text in ("今天天气很好", "a man"))
+    talk(monkeypatch, "x")
+    alone = ["chat", folders["dialogue"], "--candidates", "8"]
+    assert "--backward and --candidates (2 or more) go together" in fails(capsys, *alone)
+    assert "cannot load nowhere" in fails(capsys, *alone, "--backward", "nowhere")
+
+
+def test_epsilon_ends_replies_and_summaries(folders, tmp_path, monkeypatch, capsys):
+    lengths = {}
+    (tmp_path / "in.txt").write_text(TEXTS[0], encoding="utf-8")
+    for epsilon in ("0", "0.9"):
+        talk(monkeypatch, "今天天气很好")
+        options = ["--max-new-tokens", "20", "--self-terminating", epsilon]
+        assert main(["chat", str(folders["gpt2"]), "--layout", "dialogpt", "--greedy", *options]) == 0
+        assert main(["summarize", str(folders["unilm"]), str(tmp_path / "in.txt"), *options]) == 0
+        lengths[epsilon] = [len(line) for line in capsys.readouterr().out.splitlines()]
+    assert all(short < long / 2 for short, long in zip(lengths["0.9"], lengths["0"], strict=True))
+    assert "epsilon is between 0 and 1" in fails(capsys, "chat", folders["dialogue"], "--self-terminating", "2")
 
 
 # ---- score

@@ -2,6 +2,7 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
+from suzoo.models._self_terminating import SelfTerminatingHead
 from suzoo.models.configuration_dialogpt import DialoGPTConfig
 from suzoo.models.configuration_tta import TTAConfig
 from suzoo.models.configuration_unilm import UniLMConfig
@@ -29,6 +30,7 @@ __all__ = [
     "DialoGPTConfig",
     "DialoGPTForCausalLM",
     "DialoGPTModel",
+    "SelfTerminatingHead",
     "Suggestion",
     "TTAConfig",
     "TTAForMaskedLM",

@@ -53,8 +53,10 @@ WAYS = {
         "--layout dialogpt --learn replies --gradient-checkpointing",
         "--reverse --micro-batches 2",
         "--chunk-size 64 --precision bf16",
+        "--self-terminating monotonic --epsilon 1e-3",
     ],
     "unilm": [
+        "--self-terminating non_monotonic",
         "--tailr 0.1 --random-replacement 0.5 --positions rope",
         "--rdrop 4 --micro-batches 2",
         "--fgm 0.5 --optimizer lion --lr 3e-4",
