@@ -20,7 +20,7 @@ from suzoo.models import TTAForMaskedLM, UniLMForCausalLM
 from tests.hub.folders import finish_language_run, make_language_model
 from tests.test_cli import fails
 
-TEXTS = ["今天天气很好", "", "a man sleeps", "他买了三本书" * 15]
+TEXTS = ["今天天气很好", "", "a man sleeps", "他买了三本书" * 15, "a [SEP]"]
 
 
 @pytest.fixture(scope="module")
@@ -172,9 +172,9 @@ def test_scores_are_those_of_the_model(folders, tmp_path, capsys):
     assert [row["text"] for row in rows] == TEXTS
     assert [row["score"] for row in rows] == pytest.approx(totals.tolist(), abs=1e-4)
     assert [row["per_token"] for row in rows] == pytest.approx(means.tolist(), abs=1e-5)
-    assert [row["tokens"] for row in rows] == [6, 0, 3, 70]  # 72 positions, [CLS] and [SEP] among them
-    perplexity = math.exp(-float(totals.sum()) / 79)
-    assert said == f"4 texts, 1 of them cut to the model's length, 79 tokens, pseudo-perplexity {perplexity:.2f}\n"
+    assert [row["tokens"] for row in rows] == [6, 0, 3, 70, 4]  # 72 positions, [CLS] and [SEP] among them
+    perplexity = math.exp(-float(totals.sum()) / 83)
+    assert said == f"5 texts, 1 of them cut to the model's length, 83 tokens, pseudo-perplexity {perplexity:.2f}\n"
     for name in ("out.jsonl", "out.tsv"):
         assert main([*arguments, "--output", str(tmp_path / name)]) == 0
     assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == rows

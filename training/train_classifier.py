@@ -90,7 +90,7 @@ def main() -> None:
         model = AutoModelForSequenceClassification.from_config(BertConfig(**recipe.sizes(tokenizer), **head))
     recipe.check_fit(model, tokenizer)
     recipe.set_dropout(model)
-    setattr(model, model.base_model_prefix, recipe.adapt(model.base_model))
+    setattr(model, model.base_model_prefix, recipe.adapt(model.base_model, tokenizer))
     sharded = accelerator.distributed_type == DistributedType.FSDP
     whole = copy.deepcopy(model) if sharded else model  # no process can save or run its shards alone
     running_f1 = RunningF1(len(names), momentum=recipe.f1_momentum)

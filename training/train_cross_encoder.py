@@ -58,7 +58,7 @@ def main() -> None:
     model.tokenizer = tokenizer
     recipe.check_fit(model.encoder, tokenizer)
     recipe.set_dropout(model)
-    model.encoder = recipe.adapt(model.encoder)
+    model.encoder = recipe.adapt(model.encoder, tokenizer)
     sharded = accelerator.distributed_type == DistributedType.FSDP
     whole = copy.deepcopy(model) if sharded else model  # no process can save or run its shards alone
 

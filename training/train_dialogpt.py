@@ -22,7 +22,7 @@ from recipes._language_model import (
     smoothed,
 )
 from recipes.dialogpt import RECIPES
-from suzoo.data import describe, dialogue_batch, encode_dialogue, read_dialogues
+from suzoo.data import add_tokens, describe, dialogue_batch, encode_dialogue, num_ids, read_dialogues
 from suzoo.distributed import rank
 from suzoo.engine import end_training, fit, full_state_dict, run_script, token_mean_backward
 from suzoo.evaluation import distinct_n_corpus
@@ -53,7 +53,7 @@ def main() -> None:
     if layout == "blog" and not is_ours:
         raise ValueError(f"--layout blog keeps speakers in token types, which {recipe.model} does not read: use cdial")
     if layout == "cdial" and not set(SPEAKER_TOKENS) <= tokenizer.get_vocab().keys():
-        tokenizer.add_special_tokens({"additional_special_tokens": list(SPEAKER_TOKENS)})
+        tokenizer = add_tokens(tokenizer, SPEAKER_TOKENS, special=True)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
     rules = DialogueLayout.of_tokenizer(layout, tokenizer)
@@ -72,8 +72,8 @@ def main() -> None:
     else:
         model = AutoModelForCausalLM.from_pretrained(str(recipe.model), **trust)
         model.config.layout = layout
-    if len(tokenizer) > model.config.vocab_size:
-        model.resize_token_embeddings(len(tokenizer))
+    if num_ids(tokenizer) > model.config.vocab_size:
+        model.resize_token_embeddings(num_ids(tokenizer))
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.cls_token_id,
         eos_token_id=rules.sep_id,
@@ -90,7 +90,8 @@ def main() -> None:
     if prompt_budget(model, recipe) <= rules.num_tokens([Turn(0, ())]):
         raise ValueError(f"--max-new-tokens {recipe.max_new_tokens} leaves no position of the model for a prompt")
     recipe.set_dropout(model)
-    setattr(model, model.base_model_prefix, recipe.adapt(model.base_model))  # ty: ignore[invalid-argument-type]
+    adapted = recipe.adapt(model.base_model, tokenizer, model.get_output_embeddings())
+    setattr(model, model.base_model_prefix, adapted)
     sharded = accelerator.distributed_type == DistributedType.FSDP
     whole = copy.deepcopy(model).eval() if sharded else model  # no process can save or run its shards alone
     module = LabelledLoss(model, smoothed(recipe.label_smoothing), recipe.chunk_size, head)

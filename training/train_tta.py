@@ -82,7 +82,7 @@ def main() -> None:
     tokenizer = finished_tokenizer(tokenizer, model)
     recipe.check_fit(model, tokenizer)
     recipe.set_dropout(model)
-    model.bert = recipe.adapt(model.bert)  # ty: ignore[invalid-assignment]
+    model.bert = recipe.adapt(model.bert, tokenizer, model.get_output_embeddings())  # ty: ignore[invalid-assignment]
     sharded = accelerator.distributed_type == DistributedType.FSDP
     whole = copy.deepcopy(model).eval() if sharded else model  # no process can save or run its shards alone
     module = LabelledLoss(model, smoothed(recipe.label_smoothing), recipe.chunk_size)

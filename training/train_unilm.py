@@ -91,7 +91,7 @@ def main() -> None:
         raise ValueError("--self-terminating has a loss of its own: no --tailr and no --rdrop")
     recipe.check_fit(model, tokenizer)
     recipe.set_dropout(model)
-    model.bert = recipe.adapt(model.bert)  # ty: ignore[invalid-assignment]
+    model.bert = recipe.adapt(model.bert, tokenizer, model.get_output_embeddings())  # ty: ignore[invalid-assignment]
     whole = copy.deepcopy(model).eval() if sharded else model  # no process can save or run its shards alone
     loss = smoothed(recipe.label_smoothing)
     if recipe.tailr:

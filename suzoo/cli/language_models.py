@@ -47,7 +47,7 @@ def score(options: argparse.Namespace) -> int:
     scores = model.score(texts, tokenizer=tokenizer, batch_size=options.batch_size).tolist()
     limit, rows, cut = model.config.max_position_embeddings, [], 0
     for text, total in zip(texts, scores, strict=True):
-        special = tokenizer(text, return_special_tokens_mask=True)["special_tokens_mask"]
+        special = tokenizer(text, return_special_tokens_mask=True, split_special_tokens=True)["special_tokens_mask"]
         tokens = special.count(0) - max(0, len(special) - limit)
         cut += len(special) > limit
         rows.append({"score": total, "tokens": tokens, "per_token": total / max(1, tokens), "text": text})

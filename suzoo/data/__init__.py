@@ -13,7 +13,7 @@ from suzoo.data.token_batches import TokenBatches
 from suzoo.data.tokenizer import train_unigram, train_wordpiece
 from suzoo.data.tta import encode_sentence, tta_batch
 from suzoo.data.unilm import encode_source_target, unilm_batch
-from suzoo.data.vocabulary import add_tokens, slim_vocabulary, tokens_to_keep, without_inner_spaces
+from suzoo.data.vocabulary import add_tokens, added_ids, num_ids, slim_vocabulary, tokens_to_keep, without_inner_spaces
 
 __all__ = [
     "Classified",
@@ -23,6 +23,7 @@ __all__ = [
     "SourceTarget",
     "TokenBatches",
     "add_tokens",
+    "added_ids",
     "check_labels",
     "class_names",
     "class_numbers",
@@ -35,6 +36,7 @@ __all__ = [
     "fingerprint",
     "flat_batch",
     "masked_batch",
+    "num_ids",
     "parse_columns",
     "read_classes",
     "read_confusions",

@@ -164,6 +164,13 @@ def num_ids(tokenizer: PreTrainedTokenizerBase) -> int:
     return max(tokenizer.get_vocab().values()) + 1
 
 
+def added_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the tokens that were added behind the tokenizer's own table, in ascending order."""
+    added = tokenizer.get_added_vocab()
+    table = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False) if tokenizer.is_fast else {}
+    return sorted(token_id for token, token_id in added.items() if token not in table)
+
+
 def add_tokens(
     tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str | AddedToken], *, special: bool = False
 ) -> PreTrainedTokenizerBase:
@@ -309,6 +316,7 @@ def _with_backend(tokenizer: PreTrainedTokenizerBase, backend: Tokenizer) -> Pre
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         **special,
+        extra_special_tokens=list(tokenizer.extra_special_tokens),
         model_input_names=list(tokenizer.model_input_names),
         model_max_length=tokenizer.model_max_length,
         padding_side=tokenizer.padding_side,

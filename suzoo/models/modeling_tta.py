@@ -112,7 +112,8 @@ class Suggestion(NamedTuple):
 class TTAForMaskedLM(TTAPreTrainedModel, MLMHeadPreTrainedModel):
     """T-TA with BERT's MLM head. Any BERT folder with its MLM head loads, as a start for training.
 
-    `score`, `encode`, `suggest` and `rerank` take a tokenizer or load the one saved with the model.
+    `score`, `encode`, `suggest` and `rerank` take a tokenizer or load the one saved with the model. "[SEP]" or "[MASK]"
+    in their texts is text, as in training.
     """
 
     def __init__(self, config: TTAConfig) -> None:
@@ -236,7 +237,7 @@ class TTAForMaskedLM(TTAPreTrainedModel, MLMHeadPreTrainedModel):
         tokenizer = tokenizer or self._own_tokenizer()
         encoding = tokenizer(
             text, truncation=True, max_length=self.config.max_position_embeddings, return_offsets_mapping=True,
-            return_special_tokens_mask=True,
+            return_special_tokens_mask=True, split_special_tokens=True,
         )  # fmt: skip
         ids = torch.tensor(encoding["input_ids"])
         inputs = {"input_ids": ids[None].to(self.device)}
@@ -295,12 +296,9 @@ class TTAForMaskedLM(TTAPreTrainedModel, MLMHeadPreTrainedModel):
         if isinstance(texts, str):
             raise ValueError("texts is a list of texts; put the one text into a list")
         tokenizer = tokenizer or self._own_tokenizer()
-        encodings = [
-            tokenizer(
-                text, truncation=True, max_length=self.config.max_position_embeddings, return_special_tokens_mask=True
-            )
-            for text in texts
-        ]
+        options = {"return_special_tokens_mask": True, "split_special_tokens": True}
+        longest = self.config.max_position_embeddings
+        encodings = [tokenizer(text, truncation=True, max_length=longest, **options) for text in texts]
         order = torch.tensor([len(encoding["input_ids"]) for encoding in encodings]).argsort(stable=True)
         for rows in order.split(batch_size) if texts else ():
             batch: BatchEncoding = tokenizer.pad([encodings[row] for row in rows], return_tensors="pt")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import pipeline
 
+from suzoo.data import encode_sentence, tta_batch
 from suzoo.models import Suggestion, TTAConfig, TTAForMaskedLM
 from tests.models.tiny import POSITIONS, tiny, tiny_tokenizer, tokens
 
@@ -84,6 +85,24 @@ def test_score_leaves_the_mode_alone_and_drops_nothing_out():
         model.score("今天天气", tokenizer=tokenizer)
     with pytest.raises(ValueError, match="no tokenizer"):
         model.score(["今天天气"])
+
+
+def test_special_tokens_in_a_text_are_text_as_in_training():
+    model, tokenizer = tiny("tta"), tiny_tokenizer()
+    texts = ["今[SEP]天", "[MASK]今天", "今天[PAD]"]
+    alone = []
+    for text in texts:
+        example = encode_sentence(tokenizer, text, max_tokens=64)
+        batch = tta_batch([example], learn_special_tokens=False)
+        assert (batch["labels"] != -100).sum() == 5  # [, UNK, ], and two characters
+        alone.append(-5 * model(**batch).loss.item())
+        hidden = model.bert(batch["input_ids"]).last_hidden_state[0, 1:-1]
+        torch.testing.assert_close(model.encode([text], tokenizer=tokenizer)[0], hidden.mean(0).float())
+    torch.testing.assert_close(model.score(texts, tokenizer=tokenizer), torch.tensor(alone))
+    assert model.rerank(texts, tokenizer=tokenizer) == torch.tensor(alone).argsort(descending=True).tolist()
+    found = model.suggest("今[SEP]天", confusion={"天": ["气"], "今": ["气"]}, error_rate=0.99, tokenizer=tokenizer)
+    assert found and all("今[SEP]天"[each.start : each.end] == each.original for each in found)
+    assert {each.start for each in found} <= {0, 6}
 
 
 def test_encode_is_the_mean_of_the_real_tokens():

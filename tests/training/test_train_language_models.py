@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -24,9 +25,13 @@ from transformers import (
 )
 
 from recipes import _language_model
+from recipes._base import Training
+from suzoo.data import add_tokens
 from suzoo.decoding import ChatSession
 from suzoo.models import DialoGPTForCausalLM, TTAForMaskedLM, UniLMForCausalLM
+from suzoo.models._dialogue import SPEAKER_TOKENS
 from suzoo.optimizers import ParameterSearch
+from tests.models.tiny import tiny, tiny_tokenizer
 from tests.training.scripts import refused, run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -186,6 +191,37 @@ def test_lora_is_merged(tmp_path, monkeypatch, unpublished):
     assert before.keys() == after.keys()
     name = "bert.encoder.layer.0.attention.self.query.weight"
     assert not torch.equal(before[name], after[name])
+
+
+@pytest.mark.parametrize("family", ["ours", "gpt2"])
+def test_lora_learns_the_rows_of_added_tokens(family):
+    """The head shares the weight: its rows are those of the embeddings before, during and after the merge."""
+    tokenizer = add_tokens(tiny_tokenizer(), SPEAKER_TOKENS, special=True)
+    model = tiny("dialogpt", layout="cdial", vocab_size=43)
+    if family == "gpt2":
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=43, n_embd=32, n_layer=1, n_head=2)).double().eval()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[42] = model.get_input_embeddings().weight[41]
+    before = copy.deepcopy(model.state_dict())
+    adapted = Training(data="", lora_r=2).adapt(model.base_model, tokenizer, model.get_output_embeddings())
+    setattr(model, model.base_model_prefix, adapted)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    ids = torch.tensor([[1, 41, 4, 5, 42, 6, 7, 41, 8, 2]])
+    swapped = torch.where(ids == 41, 42, torch.where(ids == 42, 41, ids))
+    other = copy.deepcopy(model)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+    trained, of_swapped = model(input_ids=ids).logits, model(input_ids=swapped).logits
+    assert (trained - of_swapped).abs().max() > 1e-3
+    assert (other(input_ids=ids).logits - trained).abs().max() > 1e-3  # a copy does not look back
+    setattr(model, model.base_model_prefix, adapted.merge_and_unload())
+    torch.testing.assert_close(model(input_ids=ids).logits, trained, rtol=0, atol=1e-9)
+    rows = model.get_input_embeddings().weight
+    assert model.get_output_embeddings().weight is rows and model.state_dict().keys() == before.keys()
+    old = before[next(name for name, value in before.items() if value.shape == rows.shape)]
+    assert torch.equal(rows[:41], old[:41]) and not torch.equal(rows[41], rows[42])
 
 
 @pytest.mark.parametrize(

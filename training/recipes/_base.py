@@ -22,12 +22,12 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, pa
 from huggingface_hub.utils import validate_repo_id
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from suzoo.data import train_wordpiece
+from suzoo.data import added_ids, num_ids, train_wordpiece
 from suzoo.engine import RunFolder
 from suzoo.models._stock_encoder import POSITIONS_BEHIND_PADDING, load_tokenizer
 from suzoo.optimizers import (
@@ -142,7 +142,7 @@ class Training:
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass, to save memory."""
     lora_r: int = 0
-    """Rank of LoRA adapters; 0 trains all weights."""
+    """Rank of LoRA adapters; 0 trains all weights. The rows of added tokens, as speaker tags, learn beside them."""
 
     evaluate_every: int | None = None
     """Optimizer steps between evaluations; default is one epoch."""
@@ -231,9 +231,9 @@ class Training:
     def check_fit(self, model: Any, tokenizer: Any) -> None:
         """Refuse texts longer than the model has absolute positions for, and tokens that it has no embedding for."""
         num_rows = len(model.get_input_embeddings().weight)
-        if max(tokenizer.get_vocab().values()) >= num_rows:
+        if num_ids(tokenizer) > num_rows:
             raise ValueError(
-                f"the tokenizer of {self.model} has {len(tokenizer)} tokens and the model embeddings for {num_rows}: "
+                f"the tokenizer of {self.model} has ids up to {num_ids(tokenizer) - 1} and the model {num_rows} rows: "
                 "they do not belong together, or the model was cut without it (`suzoo slim-vocab` cuts both)"
             )
         positions = getattr(model.config, "max_position_embeddings", None)
@@ -249,19 +249,30 @@ class Training:
             if isinstance(layer, nn.Dropout) and self.dropout is not None:
                 layer.p = self.dropout
 
-    def adapt(self, encoder: PreTrainedModel) -> PreTrainedModel | PeftModel:
-        """LoRA, gradient checkpointing and torch.compile, as the flags say."""
+    def adapt(self, encoder: Any, tokenizer: Any, head: nn.Module | None = None) -> PreTrainedModel | PeftModel:
+        """LoRA, gradient checkpointing and torch.compile, as the flags say.
+
+        Args:
+            tokenizer: with LoRA, the rows of tokens that were added behind its table learn, too.
+            head: the model's output embeddings, which may share the weight of the encoder's input embeddings.
+        """
         if self.gradient_checkpointing:
             encoder.gradient_checkpointing_enable()
         if self.lora_r:
+            embeddings: Any = encoder.get_input_embeddings()
+            rows = [row for row in added_ids(tokenizer) if row < len(embeddings.weight)]
+            name = next(name for name, module in encoder.named_modules() if module is embeddings)
             lora = LoraConfig(
                 r=self.lora_r,
                 lora_alpha=2 * self.lora_r,
                 target_modules="all-linear",
                 # GPT-2's layers keep their weights transposed
                 fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in encoder.modules()),
+                trainable_token_indices={name: rows} if rows else None,
             )
-            encoder = get_peft_model(encoder, lora)  # ty: ignore[invalid-assignment]
+            encoder = get_peft_model(encoder, lora)
+            if rows and head is not None and head.weight is embeddings.weight:
+                head.register_forward_hook(TiedRows(encoder.get_input_embeddings()))
         if self.compile:
             encoder.compile(dynamic=True)
         return encoder
@@ -319,7 +330,7 @@ class Training:
         if self.hidden_size % 32:
             raise ValueError(f"--hidden-size {self.hidden_size} is not a multiple of 32, the size of an attention head")
         return {
-            "vocab_size": len(tokenizer),
+            "vocab_size": num_ids(tokenizer),
             "hidden_size": self.hidden_size,
             "num_hidden_layers": self.num_layers,
             "num_attention_heads": self.hidden_size // 32,
@@ -343,10 +354,10 @@ class ExampleTraining(Training):
             raise ValueError("--lora-save adapter needs a --model, and can't be pushed: use --lora-save merged")
         return super().start()
 
-    def adapt(self, encoder: PreTrainedModel) -> PreTrainedModel | PeftModel:
+    def adapt(self, encoder: Any, tokenizer: Any, head: nn.Module | None = None) -> PreTrainedModel | PeftModel:
         if self.compile:
             encoder.set_attn_implementation("sdpa")  # padded groups: a ragged layout would recompile in every step
-        return super().adapt(encoder)
+        return super().adapt(encoder, tokenizer, head)
 
     @property
     def adapter_only(self) -> bool:
@@ -368,6 +379,27 @@ class PairTraining(ExampleTraining):
     """Query data (query, positive, negative) to report MRR@10, NDCG@10 and recall on at the end."""
     ranked_split: str | None = None
     """Split of --ranked."""
+
+
+class TiedRows:
+    """Hook of a head that shares its weight with the embeddings: the rows that LoRA's `trainable_token_indices` trains
+    there count here, too. peft ties such heads itself, but drops their bias, which BERT's has.
+
+    Args:
+        embeddings: what peft made of the input embeddings.
+    """
+
+    def __init__(self, embeddings: Any) -> None:
+        self.adapter = embeddings.token_adapter
+
+    def __call__(self, head: Any, inputs: tuple[Tensor], logits: Tensor) -> Tensor | None:
+        if self.adapter.merged:  # the shared weight has the rows
+            return None
+        ids = torch.tensor(self.adapter.token_indices["default"], device=logits.device)
+        weight = self.adapter.trainable_tokens_delta["default"]
+        bias = None if head.bias is None else head.bias[ids]
+        new = nn.functional.linear(inputs[0].to(weight.dtype), weight, bias)
+        return logits.index_copy(-1, ids, new.to(logits.dtype))
 
 
 def _value(text: str) -> Any:
