@@ -17,6 +17,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from suzoo.models._self_terminating import SelfTerminatingHead
+from suzoo.models._versions import cache_field
 
 
 @torch.no_grad()
@@ -54,7 +55,7 @@ def bert4keras_beam_search(
     targets: list[list[int]] = [[]]
     scores_N = torch.zeros(1, device=device)
     for length in range(1, max_new_tokens + 1):
-        outputs: Any = model(input_ids=ids, token_type_ids=types, past_key_values=cache, use_cache=True)
+        outputs: Any = model(input_ids=ids, token_type_ids=types, use_cache=True, **cache_field(cache))
         logits_NV = outputs.logits[:, -1].float()
         if rule is not None:
             logits_NV = rule(torch.tensor([[*source_ids, *target] for target in targets], device=device), logits_NV)

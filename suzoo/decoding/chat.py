@@ -27,6 +27,7 @@ from suzoo.decoding.consistent import ConsistentTopKLogitsWarper, ConsistentTopP
 from suzoo.decoding.mmi import MMIReranker
 from suzoo.models._dialogue import DialogueLayout, DialogueTokens, Turn
 from suzoo.models._self_terminating import add_self_termination
+from suzoo.models._versions import CACHE
 
 USER, BOT = 0, 1
 
@@ -217,7 +218,7 @@ class ChatSession:
             assert self._cache is not None
             if self.num_candidates > 1:
                 self._cache.batch_repeat_interleave(self.num_candidates)
-            options["past_key_values"] = self._cache
+            options[CACHE] = self._cache
         if self.no_repeat_ngram_size:
             options["logits_processor"] = [ReplyNoRepeatNGram(len(prompt.input_ids), self.no_repeat_ngram_size)]
         add_self_termination(options, self.model.config, self.layout.sep_id)
@@ -242,7 +243,7 @@ class ChatSession:
         replies = [
             reply[: reply.index(sep) + 1] if (sep := self.layout.sep_id) in reply else reply for reply in replies
         ]
-        self._cache = output.past_key_values
+        self._cache = output[CACHE]
         best = 0
         if self.reranker is not None:
             best = self._choose(window, replies)

@@ -95,7 +95,7 @@ class SelfAttention(nn.Module):
         hidden_BLD: Tensor,
         attention_mask: Any = None,
         memory_BSD: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         rotary: tuple[Tensor, Tensor] | None = None,
         relative: tuple[Tensor, Tensor] | None = None,
         **kwargs: Any,
@@ -114,8 +114,8 @@ class SelfAttention(nn.Module):
         value_BHSK = self._heads(self.value(source_BSD))
         if rotary is not None:
             query_BHLK, key_BHSK = rotate(query_BHLK, *rotary), rotate(key_BHSK, *rotary)
-        if past_key_values is not None:
-            key_BHSK, value_BHSK = past_key_values.update(key_BHSK, value_BHSK, self.layer_idx)
+        if cache is not None:
+            key_BHSK, value_BHSK = cache.update(key_BHSK, value_BHSK, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         output_BLHK, weights_BHLS = attend(
             self,

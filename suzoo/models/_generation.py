@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import Cache, GenerationConfig, PreTrainedConfig
 
+from ._versions import CACHE
+
 PER_TOKEN = ("input_ids", "inputs_embeds", "token_type_ids", "position_ids", "attention_mask")
 
 
@@ -64,14 +66,14 @@ def left_pad_prompt(kwargs: dict[str, Any], pad_token_id: int | None, num_past: 
 def remember_move(output: Any, cache: Cache | None, move: tuple[Tensor, Tensor] | None) -> None:
     """Note on the cache, the given one or that of `output`, what `left_pad_prompt` did to the prompt it now holds."""
     if cache is None:
-        cache = getattr(output, "past_key_values", None)
+        cache = getattr(output, CACHE, None)
     if cache is not None:
         # on the cache itself, so that copies of it keep the note
         cache.moved_prompt = move  # ty: ignore[invalid-assignment]
 
 
 def _follow_move(kwargs: dict[str, Any]) -> None:
-    mask, move = kwargs.get("attention_mask"), getattr(kwargs["past_key_values"], "moved_prompt", None)
+    mask, move = kwargs.get("attention_mask"), getattr(kwargs[CACHE], "moved_prompt", None)
     if mask is None or mask.dim() != 2 or move is None:
         return
     # several sequences per prompt share its mask

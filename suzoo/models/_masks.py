@@ -27,10 +27,10 @@ def bidirectional_mask(config: PreTrainedConfig, inputs_embeds: Tensor, attentio
 
 
 def causal_mask(
-    config: PreTrainedConfig, inputs_embeds: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None = None
+    config: PreTrainedConfig, inputs_embeds: Tensor, attention_mask: Tensor | None, cache: Cache | None = None
 ):
     """A token sees itself and what stands before it, cached or not. `attention_mask` (B, S) covers the cache too."""
-    return create_causal_mask(config, inputs_embeds, attention_mask, past_key_values)
+    return create_causal_mask(config, inputs_embeds, attention_mask, cache)
 
 
 def prefix_mask(
@@ -38,7 +38,7 @@ def prefix_mask(
     inputs_embeds: Tensor,
     attention_mask: Tensor | None,
     is_source: Tensor,
-    past_key_values: Cache | None = None,
+    cache: Cache | None = None,
 ):
     """Source tokens see the whole source; target tokens see the source and the target up to themselves.
 
@@ -50,11 +50,11 @@ def prefix_mask(
     """
     if attention_mask is not None and len(attention_mask.shape) == 4:
         return attention_mask  # before the cache is asked: compiled with a static cache, its length is unknown here
-    if past_key_values is not None and past_key_values.get_seq_length() > 0:
-        return causal_mask(config, inputs_embeds, attention_mask, past_key_values)
+    if cache is not None and cache.get_seq_length() > 0:
+        return causal_mask(config, inputs_embeds, attention_mask, cache)
     # tokens of one block see each other; -1 is no block, which leaves the causal rule
     blocks_BL = torch.where(is_source, 0, -1)
-    return create_causal_mask(config, inputs_embeds, attention_mask, past_key_values, block_sequence_ids=blocks_BL)
+    return create_causal_mask(config, inputs_embeds, attention_mask, cache, block_sequence_ids=blocks_BL)
 
 
 def off_diagonal_mask(config: PreTrainedConfig, inputs_embeds: Tensor, attention_mask: Tensor | None):

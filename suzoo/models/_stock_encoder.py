@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import cached_file
+
+from ._versions import COMMON_KEYWORDS
 
 # Weights that the saved folder may lack without any effect on the output
 _HARMLESS_MISSING = ("pooler.", "position_ids")
@@ -49,6 +52,7 @@ class StockEncoderWrapper(PreTrainedModel):
     def __init__(self, config: PreTrainedConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
         self.encoder = self._auto_model.from_config(config) if encoder is None else encoder
+        self._known_keywords = COMMON_KEYWORDS | signature(type(self.encoder).forward).parameters.keys()
         self.loss_type = None  # by hand: transformers would guess one from the class name
         self.max_seq_length = None
         self._tokenizer = None

@@ -106,13 +106,13 @@ class Layer(GradientCheckpointingLayer):
         hidden_BLD: Tensor,
         attention_mask: Any = None,
         memory_BSD: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> Tensor:
         self_attention, attention_output = self.attention["self"], self.attention["output"]
         assert isinstance(attention_output, Residual)
         attended_BLD, _ = self_attention(
-            attention_output.before(hidden_BLD), attention_mask, memory_BSD, past_key_values, **kwargs
+            attention_output.before(hidden_BLD), attention_mask, memory_BSD, cache, **kwargs
         )
         hidden_BLD = attention_output(attended_BLD, hidden_BLD)
         feed_forward: Residual = self.output
@@ -142,21 +142,27 @@ class Encoder(nn.Module):
         attention_mask: Any,
         position_ids: Tensor,
         memory_BSD: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> Tensor:
+        # in the recomputation of a layer the cache would take the same tokens a second time
+        recomputes = (
+            self.training and torch.is_grad_enabled() and any(layer.gradient_checkpointing for layer in self.layer)
+        )
+        if cache is not None and recomputes:
+            raise ValueError("gradient checkpointing cannot train on top of a cache: leave one of them out")
         if self.position_embedding_type == "rope":
             kwargs["rotary"] = rotary_angles(position_ids, self.head_size, self.rope_theta, hidden_BLD.dtype)
         elif self.position_embedding_type == "nezha":
-            num_past, num_new = num_cached(past_key_values), hidden_BLD.shape[1]
-            num_keys = num_new if past_key_values is None else past_key_values.get_mask_sizes(num_new, 0)[0]
+            num_past, num_new = num_cached(cache), hidden_BLD.shape[1]
+            num_keys = num_new if cache is None else cache.get_mask_sizes(num_new, 0)[0]
             device, clip = hidden_BLD.device, self.max_relative_position
             kwargs["relative"] = (
                 relative_index(num_past, num_new, num_keys, clip, device),
                 relative_sinusoids(clip, self.head_size, device, hidden_BLD.dtype),
             )
         for layer in self.layer:
-            hidden_BLD = layer(hidden_BLD, attention_mask, memory_BSD, past_key_values=past_key_values, **kwargs)
+            hidden_BLD = layer(hidden_BLD, attention_mask, memory_BSD, cache=cache, **kwargs)
         return hidden_BLD if self.LayerNorm is None else self.LayerNorm(hidden_BLD)
 
 
@@ -193,9 +199,9 @@ class MLMHead(nn.Module):
         return self.predictions(hidden_BLD)
 
 
-def num_cached(past_key_values: Cache | None) -> int | Tensor:
+def num_cached(cache: Cache | None) -> int | Tensor:
     """Tokens in the cache; a tensor for a static cache."""
-    return 0 if past_key_values is None else past_key_values.get_seq_length()
+    return 0 if cache is None else cache.get_seq_length()
 
 
 # weights of BERT's that our models do not have; the backbones without head have no `cls` at all

@@ -24,6 +24,7 @@ from ._batching import padded_groups, sorted_sentences, token_budget_batches
 from ._pooling import POOLINGS, cls_pool, flat_cls_pool, flat_mean_pool, mean_pool
 from ._ragged import RAGGED_SDPA, ragged_layout
 from ._stock_encoder import StockEncoderWrapper, check_texts, read_json, tokenize, write_json
+from ._versions import refuse_unknown
 
 logger = logging.get_logger(__name__)
 
@@ -191,6 +192,7 @@ class CoSENTModel(StockEncoderWrapper):
             `SentenceEncoderOutput`, sentences in the order given.
         """
         kwargs.pop("return_dict", None)
+        refuse_unknown(type(self).__name__, kwargs, self._known_keywords)
         if token_type_ids is not None:
             kwargs["token_type_ids"] = token_type_ids
         if lengths is not None:
@@ -400,6 +402,7 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
     ) -> SequenceClassifierOutput:
         """`logits` (B, 1). Input (B, L) padded; or, with `lengths`, (T,) pairs end to end, padded in length groups."""
         kwargs.pop("return_dict", None)
+        refuse_unknown(type(self).__name__, kwargs, self._known_keywords)
         if lengths is None:
             if token_type_ids is not None:
                 kwargs["token_type_ids"] = token_type_ids

@@ -35,6 +35,7 @@ from ._transformer import (
     keep_logits,
     num_cached,
 )
+from ._versions import CACHE, cache_field, one_cache, refuse_unknown, take_cache
 from .configuration_dialogpt import DialoGPTConfig
 
 logger = logging.get_logger(__name__)
@@ -72,35 +73,36 @@ class DialoGPTModel(DialoGPTPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
+        refuse_unknown(type(self).__name__, kwargs)
+        cache = one_cache(cache, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give DialoGPT either input_ids or inputs_embeds")
         if token_type_ids is None:
-            token_type_ids = self._default_token_types(input_ids, inputs_embeds, past_key_values)
+            token_type_ids = self._default_token_types(input_ids, inputs_embeds, cache)
         if inputs_embeds is None:
             inputs_embeds = self.embeddings.word_embeddings(input_ids)
         num_new, device = inputs_embeds.shape[1], inputs_embeds.device
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            position_ids = count_positions(attention_mask, num_cached(past_key_values), num_new, device)
+            position_ids = count_positions(attention_mask, num_cached(cache), num_new, device)
 
-        mask = causal_mask(self.config, inputs_embeds, attention_mask, past_key_values)
+        mask = causal_mask(self.config, inputs_embeds, attention_mask, cache)
         hidden_BLD = self.embeddings(inputs_embeds, token_type_ids, position_ids)
-        hidden_BLD = self.encoder(hidden_BLD, mask, position_ids, past_key_values=past_key_values, **kwargs)
-        return BaseModelOutputWithPast(
-            last_hidden_state=hidden_BLD, past_key_values=past_key_values if use_cache else None
-        )
+        hidden_BLD = self.encoder(hidden_BLD, mask, position_ids, cache=cache, **kwargs)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_BLD, **cache_field(cache if use_cache else None))
 
     def _default_token_types(
-        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, past_key_values: Cache | None
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, cache: Cache | None
     ) -> Tensor:
         if self.config.layout != "blog":
             new = inputs_embeds if input_ids is None else input_ids
             assert new is not None
             return torch.zeros(new.shape[:2], dtype=torch.long, device=new.device)
-        if input_ids is None or (past_key_values is not None and past_key_values.get_seq_length() > 0):
+        if input_ids is None or (cache is not None and cache.get_seq_length() > 0):
             raise ValueError(
                 "the blog layout keeps speakers in token_type_ids; embeddings or tokens on top of a cache do not tell "
                 "whose turn it is, so pass token_type_ids"
@@ -129,6 +131,7 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits of the next token, and the language model loss.
@@ -139,19 +142,19 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
             token_type_ids: (B, L) speakers in the blog layout, where they default to what the [SEP] of `input_ids` say
                 with speaker 0 first; 0 in the other layouts.
             position_ids: (B, L), default counts tokens without padding.
-            past_key_values: a dynamic or static cache.
+            past_key_values, cache: a dynamic or static cache, under the older or the newer name.
             inputs_embeds: (B, L, D) instead of `input_ids`.
             labels: (B, L) token ids, shifted inside; -100 is ignored.
             logits_to_keep: compute the last so many logits only; 0 is all.
-            kwargs: what transformers and the attention functions take, such as `num_items_in_batch`, by which the
-                summed loss is then divided instead of the number of labels.
+            kwargs: `COMMON_KEYWORDS`, such as `num_items_in_batch`, by which the summed loss is then divided instead
+                of the number of labels; any other name is a TypeError.
         """
         outputs = self.bert(
             input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=one_cache(cache, past_key_values),
             inputs_embeds=inputs_embeds,
             use_cache=False if labels is not None else use_cache,
             **kwargs,
@@ -163,9 +166,9 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits_BLV,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **cache_field(outputs.get(CACHE)),
         )
 
     @torch.no_grad()
@@ -180,8 +183,8 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
         """
         configs = (generation_config, self.generation_config)
         take_prompt(inputs, kwargs, setting("bos_token_id", kwargs, *configs), self.device)
-        past = kwargs.get("past_key_values")
-        num_past = 0 if past is None else int(past.get_seq_length())
+        cache = take_cache(kwargs)
+        num_past = 0 if cache is None else int(cache.get_seq_length())
         move = left_pad_prompt(kwargs, setting("pad_token_id", kwargs, *configs), num_past)
         prompt_length_must_fit(kwargs, setting("max_new_tokens", kwargs, *configs), self.config)
         add_self_termination(kwargs, self.config, setting("eos_token_id", kwargs, *configs))
@@ -194,7 +197,7 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
             kwargs["num_given_types"] = input_ids.shape[1]
         output = super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
         if num_past == 0:
-            remember_move(output, past, move)
+            remember_move(output, cache, move)
         return output
 
     def prepare_inputs_for_generation(

@@ -39,6 +39,7 @@ from ._transformer import (
     MLMHeadPreTrainedModel,
     evaluating,
 )
+from ._versions import refuse_unknown
 from .configuration_tta import TTAConfig
 
 
@@ -72,6 +73,7 @@ class TTAModel(TTAPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
+        refuse_unknown(type(self).__name__, kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give T-TA either input_ids or inputs_embeds")
         if inputs_embeds is None:
@@ -142,9 +144,9 @@ class TTAForMaskedLM(TTAPreTrainedModel, MLMHeadPreTrainedModel):
             position_ids: (B, L), default counts tokens without padding.
             inputs_embeds: (B, L, D) instead of `input_ids`.
             labels: (B, L) token ids, usually `input_ids`; -100 is ignored.
-            kwargs: what transformers and the attention functions take, such as `num_items_in_batch`, by which the
-                summed loss is then divided instead of the number of labels. The authors divide by B * L, padding
-                included: pass `labels.numel()` for that.
+            kwargs: `COMMON_KEYWORDS`, such as `num_items_in_batch`, by which the summed loss is then divided instead
+                of the number of labels; any other name is a TypeError. The authors divide by B * L, padding included:
+                pass `labels.numel()` for that.
 
         A token alone in its row has no key to read: its attention is zero, and its logits come from the query.
         """

@@ -38,6 +38,7 @@ from ._transformer import (
     keep_logits,
     num_cached,
 )
+from ._versions import CACHE, cache_field, one_cache, refuse_unknown, take_cache
 from .configuration_unilm import UniLMConfig
 
 
@@ -71,8 +72,11 @@ class UniLMModel(UniLMPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
+        refuse_unknown(type(self).__name__, kwargs)
+        cache = one_cache(cache, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give UniLM either input_ids or inputs_embeds")
         if inputs_embeds is None:
@@ -80,23 +84,21 @@ class UniLMModel(UniLMPreTrainedModel):
         batch_size, num_new = inputs_embeds.shape[:2]
         device = inputs_embeds.device
         if token_type_ids is None:
-            if past_key_values is not None and past_key_values.get_seq_length() > 0:
+            if cache is not None and cache.get_seq_length() > 0:
                 raise ValueError(
                     "UniLM got a filled cache without token_type_ids, as peft's prefix tuning does; the source would "
                     "silently turn into target. Pass token_type_ids (0 source, 1 target), or tune with LoRA"
                 )
             token_type_ids = torch.ones(batch_size, num_new, dtype=torch.long, device=device)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            position_ids = count_positions(attention_mask, num_cached(past_key_values), num_new, device)
+            position_ids = count_positions(attention_mask, num_cached(cache), num_new, device)
 
-        mask = prefix_mask(self.config, inputs_embeds, attention_mask, token_type_ids == 0, past_key_values)
+        mask = prefix_mask(self.config, inputs_embeds, attention_mask, token_type_ids == 0, cache)
         hidden_BLD = self.embeddings(inputs_embeds, token_type_ids, position_ids)
-        hidden_BLD = self.encoder(hidden_BLD, mask, position_ids, past_key_values=past_key_values, **kwargs)
-        return BaseModelOutputWithPast(
-            last_hidden_state=hidden_BLD, past_key_values=past_key_values if use_cache else None
-        )
+        hidden_BLD = self.encoder(hidden_BLD, mask, position_ids, cache=cache, **kwargs)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_BLD, **cache_field(cache if use_cache else None))
 
 
 class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationMixin):
@@ -123,6 +125,7 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits of the next token, and the loss on the target.
@@ -134,20 +137,20 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
             token_type_ids: (B, L) 0 source, 1 target. Default: all target, that is a causal language model. What
                 follows a filled cache is target.
             position_ids: (B, L), default counts tokens without padding.
-            past_key_values: a dynamic or static cache.
+            past_key_values, cache: a dynamic or static cache, under the older or the newer name.
             inputs_embeds: (B, L, D) instead of `input_ids`.
             labels: (B, L) token ids, shifted inside; -100 is ignored, and so are labels on source tokens, because their
                 predecessors see them.
             logits_to_keep: compute the last so many logits only; 0 is all.
-            kwargs: what transformers and the attention functions take, such as `num_items_in_batch`, by which the
-                summed loss is then divided instead of the number of labels.
+            kwargs: `COMMON_KEYWORDS`, such as `num_items_in_batch`, by which the summed loss is then divided instead
+                of the number of labels; any other name is a TypeError.
         """
         outputs = self.bert(
             input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=one_cache(cache, past_key_values),
             inputs_embeds=inputs_embeds,
             use_cache=False if labels is not None else use_cache,
             **kwargs,
@@ -161,9 +164,9 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits_BLV,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **cache_field(outputs.get(CACHE)),
         )
 
     @torch.no_grad()
@@ -185,8 +188,8 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
             )
         take_prompt(inputs, kwargs, setting("bos_token_id", kwargs, *configs), self.device)
         prompt = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
-        past, move = kwargs.get("past_key_values"), None
-        num_past = 0 if past is None else int(past.get_seq_length())
+        cache, move = take_cache(kwargs), None
+        num_past = 0 if cache is None else int(cache.get_seq_length())
         if prompt is not None:
             if kwargs.get("token_type_ids") is None:
                 kwargs["token_type_ids"] = torch.zeros(prompt.shape[:2], dtype=torch.long, device=prompt.device)
@@ -196,7 +199,7 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
         add_self_termination(kwargs, self.config, setting("eos_token_id", kwargs, *configs))
         output = super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
         if num_past == 0:
-            remember_move(output, past, move)
+            remember_move(output, cache, move)
         return output
 
     def generate_texts(
@@ -254,7 +257,17 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
 
     @staticmethod
     def create_masks_for_generate(
-        config, inputs_embeds, attention_mask, past_key_values, *, token_type_ids: Tensor, **kwargs: Any
+        config,
+        inputs_embeds,
+        attention_mask,
+        past_key_values=None,
+        *,
+        token_type_ids: Tensor,
+        cache=None,
+        **kwargs: Any,
     ):
-        """The mask a static cache needs before the compiled forward; transformers would make a causal one."""
-        return prefix_mask(config, inputs_embeds, attention_mask, token_type_ids == 0, past_key_values)
+        """The mask a static cache needs before the compiled forward; transformers would make a causal one. `kwargs` are
+        what transformers passes for the masks of others."""
+        cache = one_cache(cache, past_key_values)
+        assert cache is not None, "transformers asks for this mask only where there is a static cache"
+        return prefix_mask(config, inputs_embeds, attention_mask, token_type_ids == 0, cache)

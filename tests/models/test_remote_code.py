@@ -36,6 +36,10 @@ model = AutoModelForMaskedLM.from_pretrained(folders["tta"], trust_remote_code=T
 out["score"] = model.score(["今天天气"]).tolist()
 generator = pipeline("text-generation", model=folders["unilm"], trust_remote_code=True)
 out["text"] = generator("今天天气", return_full_text=False)[0]["generated_text"]
+prompt = {"inputs": ids, "max_new_tokens": 12, "eos_token_id": None, "pad_token_id": 0, "do_sample": False}
+for name in ("unilm", "blog", "stock"):
+    model = AutoModelForCausalLM.from_pretrained(folders[name], trust_remote_code=name != "stock")
+    assert torch.equal(model.generate(**prompt), model.generate(**prompt, use_cache=False)), name
 model.save_pretrained(folders["tta"] + "-again")
 AutoModelForMaskedLM.from_pretrained(folders["tta"] + "-again", trust_remote_code=True)
 print(json.dumps(out))
