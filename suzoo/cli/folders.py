@@ -27,6 +27,7 @@ def push(options: argparse.Namespace) -> int:
         private=True if options.private else None,
         revision=options.revision,
         create_pr=options.create_pr,
+        card=options.card,
         commit_message=options.message,
         trust_remote_code=options.trust_remote_code,
         timeout=options.timeout,
@@ -64,6 +65,9 @@ def add_commands(command) -> None:
     sub.add_argument("--revision", help="branch to push to, created when missing")
     sub.add_argument("--create-pr", action="store_true", help="propose the upload as a pull request")
     sub.add_argument("--message", default="Upload model with suzoo", help="commit message")
+    sub.add_argument(
+        "--card", choices=["keep", "replace"], help="what to do with a README.md that was edited on the Hub"
+    )
     _add_check_options(sub)
 
     sub = command("export-onnx", export_onnx, "An ONNX file of a saved encoder or cross-encoder.")

@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,6 +81,7 @@ PART_OF_LOSS = {
     **{"gamma": "focal", "tau": "logit_adjustment", "beta": "class_balanced", "f1_momentum": "f1"},
     "class_threshold": "sbert",
 }
+FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".gz", ".safetensors", ".model")
 LOSSES = {
     "cosent": "with the CoSENT loss",
     "sbert": "as Sentence-BERT, by a classifier over [u; v; |u-v|], the baseline of the CoSENT article",
@@ -121,7 +123,7 @@ def _base_model(recipe: dict) -> str | None:
     """The Hub name the run started from; None for a local folder or from scratch."""
     name = recipe.get("model")
     is_name = isinstance(name, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)
-    return name if is_name and not Path(name).exists() else None
+    return name if is_name and not Path(name).exists() and not _is_local(name) else None
 
 
 def _shown(recipe: dict) -> dict:
@@ -135,10 +137,40 @@ def _shown(recipe: dict) -> dict:
     return {key: value for key, value in recipe.items() if key not in hidden and key not in off}
 
 
-def _source(data: dict) -> str:
-    """Where a split came from: a name of the Hub or of ours as it is, a file without the folders of the author."""
-    source = str(data["source"])
-    return source if data.get("hub_id") or source.startswith("embedded:") else Path(source).name
+def _is_local(text: str) -> bool:
+    """True for what looks like a path of the author's machine, and not like a name on the Hub."""
+    if "://" in text:
+        return False
+    if text.startswith(("/", "~", "./", "../")) or text in (".", "..") or re.match(r"[A-Za-z]:[\\/]|\\\\", text):
+        return True
+    return "/" in text and (text.count("/") > 1 or text.lower().endswith(FILE_SUFFIXES) or Path(text).exists())
+
+
+def _name(text: str) -> str:
+    """A text without the folders of the author, where it is a local path; `--flag=path` too."""
+    flag, equals, value = text.partition("=")
+    if equals and flag.startswith("-"):
+        return f"{flag}={_name(value)}"
+    if not _is_local(text):
+        return text
+    return re.split(r"[\\/]", text.rstrip("\\/"))[-1] if text.strip("./~") else Path(text).expanduser().resolve().name
+
+
+def _public(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_public(part) for part in value]
+    return _name(value) if isinstance(value, str) else value
+
+
+def public_record(run: dict) -> dict:
+    """What `run.json` says, without the paths of the author's machine: files and folders by their names."""
+    command = [part if part == run["script"] else _name(part) for part in shlex.split(run["command"])]
+    data = {
+        split: part if part.get("hub_id") else part | {"source": _name(str(part["source"]))}
+        for split, part in run["data"].items()
+    }
+    recipe = {name: _public(value) for name, value in run["recipe"].items()}
+    return run | {"recipe": recipe, "command": shlex.join(command), "data": data}
 
 
 def _widget(kind: str, promise: dict) -> list[dict[str, Any]]:
@@ -154,7 +186,7 @@ def _model_index(task_type: str, name: str, run: dict, metrics: dict) -> list[di
     results = []
     for split, metric, value in _scores({split: values for split, values in metrics.items() if split != "train"}):
         data = run["data"].get(split, run["data"].get("dev", {}))  # a split without data of its own is a view of dev
-        source = data.get("hub_id") or _source({"source": split} | data)
+        source = data.get("hub_id") or data.get("source", split)
         results.append(
             EvalResult(
                 task_type=task_type,
@@ -206,10 +238,11 @@ def write_card(folder: str | Path, config: PreTrainedConfig | None = None) -> Pa
     if config is None:  # it knows every family's name for the number of layers
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     promise = read_promise(folder)
+    base_model = _base_model(run["recipe"])
+    run = public_record(run)
     kind, recipe = promise["kind"], run["recipe"]
     task = TASKS["t-ta" if promise.get("scores") else kind]
     with_st = kind in ("sentence-embedding", "cross-encoder") and promise.get("pooling") != "first-last-avg"
-    base_model = _base_model(recipe)
     from_scratch = recipe.get("model") in (None, "")
     metadata = {
         "license": recipe.get("license") or ("apache-2.0" if run["synthetic"] and from_scratch else None),
@@ -237,7 +270,6 @@ def write_card(folder: str | Path, config: PreTrainedConfig | None = None) -> Pa
             layout=getattr(config, "layout", None),
             own_code=any("trust_remote_code" in door for door in promise["doors"]),
             run=run,
-            sources={split: _source(data) for split, data in run["data"].items()},
             recipe=_shown(recipe),
             trained=LOSSES.get(recipe.get("loss", "cosent"), f"with the loss `{recipe.get('loss')}`"),
             is_cosent=recipe.get("loss", "cosent") == "cosent",

@@ -1,13 +1,18 @@
-"""Push a verified folder to the Hub. Pushing again is harmless: what has not changed is neither sent nor committed."""
+"""Push a verified folder to the Hub, so that the repository is what was verified.
+
+One commit brings what a model folder holds and deletes what would change how the repository opens; then the checksums
+of the repository are compared with the folder's. Pushing again is harmless: what has not changed is neither sent nor
+committed.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -19,11 +24,13 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from suzoo.hub.card import REPO_PLACEHOLDER
+from suzoo import __version__
 from suzoo.hub.check import check_folder
+from suzoo.hub.contents import Content, contents_of, is_stale, left_out, named
 
-# checkpoints hold optimizer state; the rest is what editors, trackers and interpreters leave behind
-IGNORED = ["checkpoints/**", "**/__pycache__/**", "*.tmp", "**/*.tmp", ".DS_Store", "**/events.out.tfevents.*"]
+MESSAGE = "Upload model with suzoo"
+SIGNATURE = "Verified and pushed with suzoo"  # by it a push knows the commits of earlier ones
+MOVED = 412  # somebody else has committed since the repository was read
 RETRIED_STATUS = {408, 429, 500, 502, 503, 504}
 
 T = TypeVar("T")
@@ -102,11 +109,91 @@ def _pull_request(api: HfApi, repo_id: str, title: str) -> tuple[int, str]:
     return created.num, created.status
 
 
-def _name_repository(folder: Path, repo_id: str) -> None:
-    """Put the repository's name into the card's snippets, where it still has the placeholder."""
-    readme = folder / "README.md"
-    if readme.is_file() and REPO_PLACEHOLDER in (text := readme.read_text(encoding="utf-8")):
-        readme.write_text(text.replace(REPO_PLACEHOLDER, repo_id), encoding="utf-8")
+def _read_repository(api: HfApi, repo_id: str, revision: str | None) -> tuple[str, dict[str, RepoFile]]:
+    """(commit, {path: file}) at the head of a branch or pull request."""
+    head = api.model_info(repo_id, revision=revision).sha
+    assert head is not None
+    entries = api.list_repo_tree(repo_id, recursive=True, revision=head)
+    return head, {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+
+def _is_same(content: Content, stored: RepoFile | None) -> bool:
+    if stored is None:
+        return False
+    return content.sha256 == stored.lfs.sha256 if stored.lfs else content.git_oid == stored.blob_id
+
+
+def _differences(contents: dict[str, Content], stored: dict[str, RepoFile]) -> tuple[list[str], list[str]]:
+    """(paths to send, paths to delete) that make the repository what the folder is."""
+    send = [path for path, content in contents.items() if not _is_same(content, stored.get(path))]
+    return send, [path for path in stored if path not in contents and is_stale(path)]
+
+
+def _card_was_edited(api: HfApi, repo_id: str, head: str) -> bool:
+    """True when the last commit that touched README.md was not one of `push`."""
+    (readme,) = api.get_paths_info(repo_id, ["README.md"], revision=head, expand=True)
+    assert isinstance(readme, RepoFile) and readme.last_commit is not None
+    commits = {commit.commit_id: commit for commit in api.list_repo_commits(repo_id, revision=head)}
+    last = commits.get(readme.last_commit.oid)
+    return last is None or not (last.message.startswith(SIGNATURE) or last.title == MESSAGE)
+
+
+def _upload(
+    api: HfApi,
+    repo_id: str,
+    revision: str | None,
+    contents: dict[str, Content],
+    *,
+    message: str,
+    card: Literal["keep", "replace"] | None,
+    tries: int,
+    wait: float,
+    report: Callable[[str], None],
+) -> None:
+    """Commit until the repository holds `contents` and nothing stale; the last look at it is the proof."""
+    gone: list[str] = []
+    for attempt in range(tries):
+        head, stored = _retry(lambda: _read_repository(api, repo_id, revision), tries, wait)
+        if card == "keep" and "README.md" in stored:
+            contents = {path: content for path, content in contents.items() if path != "README.md"}
+        send, delete = _differences(contents, stored)
+        if not send and not delete:
+            break
+        gone = delete or gone
+        to_ask = card is None and "README.md" in send and "README.md" in stored
+        if to_ask and _retry(lambda head=head: _card_was_edited(api, repo_id, head), tries, wait):
+            raise PushError(
+                f"README.md of {repo_id} was written or edited there: give --card keep to leave it as it is, or "
+                "--card replace to put the folder's in its place"
+            )
+        operations = [CommitOperationAdd(path, contents[path].source) for path in send]
+        deletions = [CommitOperationDelete(path) for path in delete]
+        try:
+            api.create_commit(
+                repo_id,
+                [*operations, *deletions],
+                commit_message=message,
+                commit_description=f"{SIGNATURE} {__version__}.",
+                revision=revision,
+                parent_commit=head,
+            )
+        except Exception as error:
+            cause = _cause(error)
+            moved = isinstance(cause, HfHubHTTPError) and cause.response.status_code == MOVED
+            if attempt == tries - 1 or not (moved or _is_dropped(cause)):
+                raise
+            time.sleep(min(60.0, wait * 2**attempt))
+            continue
+        break
+    if gone:
+        report(f"deleted from {repo_id}, because the folder has no such file: {', '.join(gone)}")
+    _, stored = _retry(lambda: _read_repository(api, repo_id, revision), tries, wait)
+    send, delete = _differences(contents, stored)
+    if send or delete:
+        raise PushError(
+            f"{repo_id} is not what was verified ({', '.join([*send, *delete][:5])}): the folder or the repository "
+            "changed while it was pushed; push again"
+        )
 
 
 def push(
@@ -116,8 +203,9 @@ def push(
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
+    card: Literal["keep", "replace"] | None = None,
     token: str | None = None,
-    commit_message: str = "Upload model with suzoo",
+    commit_message: str = MESSAGE,
     tries: int = 5,
     wait: float = 1.0,
     report: Callable[[str], None] = print,
@@ -127,25 +215,29 @@ def push(
 ) -> str:
     """Verify a saved model, then upload it. Run it again after an interruption: it goes on where it stopped.
 
+    Sent is what `suzoo.hub.contents` lists: the model, its card, its record (without the paths of this machine). What
+    the repository holds beyond that and would open as another model is deleted in the same commit.
+
     Args:
-        folder: a saved model with `golden.safetensors`; `checkpoints/` and event files are not uploaded.
+        folder: a saved model with `golden.safetensors`.
         repo_id: "owner/name", or "name" for the account's own.
         private: visibility of a repository that is created now; None is the account's default. True refuses a
             repository that is already public.
         revision: branch to push to, created when missing; or `refs/pr/N`, an open pull request.
         create_pr: propose the upload as a pull request. The repository must exist; a second push goes into the same
             open pull request.
+        card: what becomes of a README.md that was written or edited on the Hub; None refuses the push.
         token: access token; None takes the one of `hf auth login` or HF_TOKEN.
         commit_message: message of the commit, and title of the pull request.
         tries: how often each step is tried while the connection breaks; `wait` seconds, doubled each time, between.
-        report: called with the table of doors, before the upload.
+        report: called with the table of doors before the upload, and with what was left out or deleted.
         trust_remote_code, timeout, just_written: of the verification, see `suzoo.hub.check.open_doors`.
 
     Returns:
         URL of the repository, of the branch, or of the pull request.
 
     Raises:
-        PushError: the Hub cannot be reached or refuses; one sentence says why.
+        PushError: the Hub cannot be reached or refuses, or does not hold what was verified; one sentence says why.
         ValueError: the folder does not verify, so nothing was sent.
     """
     if tries < 1:
@@ -158,9 +250,12 @@ def push(
         raise PushError(f"{repo_id!r} is not a repository name: owner/name, of letters, digits and -_.") from error
     if not (token or get_token()):
         raise PushError("not logged in to the Hub: run `hf auth login`, or set HF_TOKEN")
-    check_folder(folder, report, trust_remote_code=trust_remote_code, timeout=timeout, just_written=just_written)
-
     folder = Path(folder)
+    contents = contents_of(folder) if folder.is_dir() else {}  # before it is verified: what changes after is noticed
+    check_folder(folder, report, trust_remote_code=trust_remote_code, timeout=timeout, just_written=just_written)
+    if others := left_out(folder, contents):
+        report(f"not part of the model, and not sent: {', '.join(others)}")
+
     api = HfApi(token=token, library_name="suzoo")
     try:
         if create_pr:
@@ -171,17 +266,16 @@ def push(
             repo_id = _retry(lambda: _create(api, repo_id, private), tries, wait)
             if revision is not None and not revision.startswith("refs/"):
                 _retry(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True), tries, wait)
-        _name_repository(folder, repo_id)
-        _retry(
-            lambda: api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                revision=revision,
-                commit_message=commit_message,
-                ignore_patterns=list(IGNORED),
-            ),
-            tries,
-            wait,
+        _upload(
+            api,
+            repo_id,
+            revision,
+            named(contents, repo_id),
+            message=commit_message,
+            card=card,
+            tries=tries,
+            wait=wait,
+            report=report,
         )
         if create_pr and status == "draft":
             _retry(lambda: api.change_discussion_status(repo_id, number, "open"), tries, wait)

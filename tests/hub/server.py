@@ -10,9 +10,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import random
 import re
 import socket
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
@@ -42,17 +44,33 @@ class Repo:
     branches: dict[str, str] = field(default_factory=dict)
     pull_requests: list[dict] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
+    log: dict[str, dict] = field(default_factory=dict)  # commit -> its parent, title and description
 
     def __post_init__(self):
         self.commit("main", {}, "initial commit")
 
-    def commit(self, branch: str, files: dict[str, File], message: str) -> str:
+    def commit(self, branch: str, files: dict[str, File], message: str, description: str = "") -> str:
         listing = json.dumps([len(self.messages), {path: file.oid for path, file in sorted(files.items())}])
         sha = hashlib.sha1(listing.encode()).hexdigest()
+        self.log[sha] = {"parent": self.branches.get(branch), "title": message, "message": description}
         self.commits[sha] = files
         self.branches[branch] = sha
         self.messages.append(message)
         return sha
+
+    def history(self, sha: str | None) -> Iterator[str]:
+        """A commit and those before it, the newest first."""
+        while sha is not None:
+            yield sha
+            sha = self.log[sha]["parent"]
+
+    def last_change(self, sha: str, path: str) -> str:
+        """The newest commit that touched a file."""
+        for commit in self.history(sha):
+            parent = self.log[commit]["parent"]
+            if parent is None or self.commits[commit].get(path) != self.commits[parent].get(path):
+                return commit
+        raise AssertionError("the first commit has no parent")
 
     def resolve(self, revision: str) -> str | None:
         """The commit of a branch, a pull request or a commit id; None when there is no such revision."""
@@ -66,6 +84,8 @@ class HubState:
     blobs: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     failures: list[list] = field(default_factory=list)  # [regular expression of "METHOD path", left, how]
+    chance: random.Random | None = None
+    share: float = 0.0
     lock: threading.RLock = field(default_factory=threading.RLock)
 
 
@@ -116,6 +136,8 @@ class Handler(BaseHTTPRequestHandler):
                 if failure[1] > 0 and re.search(failure[0], request):
                     failure[1] -= 1
                     return failure[2]
+            if self.hub.chance and self.hub.chance.random() < self.hub.share:
+                return self.hub.chance.choice(["drop before reading", "drop after applying", "503"])
         return None
 
     def _drop(self):
@@ -330,7 +352,8 @@ class Handler(BaseHTTPRequestHandler):
                 del files[value["path"]]
             else:
                 raise HubError(400, None, f"unknown operation {operation['key']}")
-        sha = repo.commit(revision, files, header["value"]["summary"])
+        value = header["value"]
+        sha = repo.commit(revision, files, value["summary"], value.get("description", ""))
         return ({"success": True, "commitOid": sha, "commitUrl": f"{self._origin()}/{repo_id}/commit/{sha}"},)
 
     # ---- download
@@ -358,10 +381,24 @@ class Handler(BaseHTTPRequestHandler):
         return (entries,)
 
     def paths_info(self, repo_id: str, revision: str):
-        wanted = parse_qs(self.body.decode())["paths"]
+        wanted = parse_qs(self.body.decode())
         self.query["recursive"] = ["True"]
         (entries,) = self.tree(repo_id, revision)
-        return ([entry for entry in entries if entry["path"] in wanted],)
+        repo = self._repo(repo_id)
+        for entry in entries:
+            if wanted.get("expand") == ["True"] or wanted.get("expand") == ["true"]:
+                commit = repo.last_change(self._commit_of(repo, revision), entry["path"])
+                entry["lastCommit"] = {"id": commit, "title": repo.log[commit]["title"], "date": CREATED_AT}
+        return ([entry for entry in entries if entry["path"] in wanted["paths"]],)
+
+    def commit_list(self, repo_id: str, revision: str):
+        repo = self._repo(repo_id)
+        return (
+            [
+                {"id": sha, "authors": [{"user": "somebody"}], "date": CREATED_AT} | repo.log[sha]
+                for sha in repo.history(self._commit_of(repo, revision))
+            ],
+        )
 
     def resolve(self, repo_id: str, revision: str, path: str):
         repo = self._repo(repo_id)
@@ -396,6 +433,8 @@ Handler.routes = [
         ("POST", r"/lfs/verify", "lfs_verify"),
         ("GET", rf"/api/models/{REPO}", "info"),
         ("GET", rf"/api/models/{REPO}/revision/{REV}", "info"),
+        ("GET", rf"/api/models/{REPO}/commits/{REV}", "commit_list"),
+        ("POST", rf"/api/models/{REPO}/paths-info/{REV}", "paths_info"),
         ("GET", rf"/api/models/{REPO}/tree/{REV}(?:/(?P<path>.+))?", "tree"),
         ("GET|HEAD", rf"/{REPO}/resolve/{REV}/(?P<path>.+)", "resolve"),
         ("GET", rf"/api/{DATASET}", "info"),
@@ -440,6 +479,20 @@ class LoopbackHub:
     def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
         repo = self.repos[repo_id]
         return {path: file.content for path, file in repo.commits[repo.branches[revision]].items()}
+
+    def fail_often(self, share: float, seed: int):
+        """Break that share of all requests, in a way drawn for each."""
+        self.state.share, self.state.chance = share, random.Random(seed)
+
+    def edit(self, repo_id: str, files: dict[str, bytes | None], title: str = "Edited on the website"):
+        """A commit of somebody else: contents, or None for a deletion."""
+        repo = self.repos[repo_id]
+        stored = dict(repo.commits[repo.branches["main"]])
+        for path, content in files.items():
+            stored.pop(path, None)
+            if content is not None:
+                stored[path] = File(content, is_lfs=path.endswith(LFS_SUFFIXES))
+        repo.commit("main", stored, title)
 
     def fail_next(self, pattern: str, how: str, times: int = 1):
         """Break the next `times` requests whose "METHOD path" matches.

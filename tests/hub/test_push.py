@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -86,15 +88,192 @@ print("all equal")
     assert done.returncode == 0 and "all equal" in done.stdout, done.stderr
 
 
-def test_upload_is_complete_and_leaves_checkpoints_out(hub, as_user, folder, trusting):
+def test_the_model_is_sent_whole_and_nothing_else(hub, as_user, folder, trusting):
+    as_user(hub, "hf_alice")
+    model = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {
+        "checkpoints/optimizer.safetensors"
+    }
+    others = [".env", "train.tsv", "optimizer.pt", "optimizer.safetensors", "run.log", "try.ipynb", "helper.py"]
+    for name in [*others, "data/rows.jsonl", "runs/events.out.tfevents.1", "__pycache__/helper.pyc"]:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("not for others")
+    said = []
+    push(folder, REPO, report=said.append)
+    stored = hub.files(REPO)
+    assert set(stored) == model
+    assert {"curves.png", "run.json", "metrics.jsonl", "1_Pooling/config.json"} <= model
+    changed = {path for path, content in stored.items() if content != (folder / path).read_bytes()}
+    assert changed == {"README.md", "run.json"}  # the name of the repository, and no local paths
+    assert json.loads(stored["run.json"])["recipe"]["output_dir"] == "out"
+    assert not hub.repos[REPO].private
+    (sentence,) = said
+    assert all(name in sentence for name in [*others, "checkpoints/", "data/", "runs/"])
+
+
+def test_the_code_that_the_config_names_is_sent_and_no_other(hub, as_user, language_folders, tmp_path, trusting):
+    folder = Path(shutil.copytree(language_folders["tta"], tmp_path / "tta"))
+    code = {path.name for path in folder.glob("*.py")}
+    (folder / "convert.py").write_text("import this")
     as_user(hub, "hf_alice")
     push(folder, REPO)
+    assert {path for path in hub.files(REPO) if path.endswith(".py")} == code and "modeling_tta.py" in code
+
+
+STALE = [
+    *("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin", "tf_model.h5"),
+    *("model-00001-of-00002.safetensors", "model.safetensors.index.json", "sentence_bert_config.json", "vocab.txt"),
+    *("2_Dense/config.json", "2_Dense/model.safetensors", ".eval_results/other__data.yaml", "onnx/model.onnx"),
+    *("openvino/openvino_model.bin", "custom_generate/generate.py", "chat_template.jinja", "modeling_tta.py"),
+]
+KEPT = [".gitattributes", "LICENSE", "picture.png", "handler.py", "docs/how.md", "training_args.bin"]
+
+
+def test_what_would_change_how_the_repository_opens_goes_in_the_same_commit(hub, as_user, folder, trusting):
+    as_user(hub, "hf_alice")
+    push(folder, REPO)
+    hub.edit(REPO, dict.fromkeys([*STALE, *KEPT], b"old"))
+    model = hub.files(REPO)["model.safetensors"]
+    hub.edit(REPO, {"model.safetensors": b"other weights"})
+    before, said = commits(hub), []
+    push(folder, REPO, report=said.append)
     stored = hub.files(REPO)
-    local = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert set(stored) == {path for path in local if not path.startswith("checkpoints/")}
-    assert all(content == (folder / path).read_bytes() for path, content in stored.items())
-    assert {"curves.png", "run.json", "metrics.jsonl", "1_Pooling/config.json"} <= set(stored)
-    assert not hub.repos[REPO].private
+    assert commits(hub) == before + 1 and stored["model.safetensors"] == model
+    assert not set(STALE) & set(stored) and set(KEPT) <= set(stored)
+    assert all(path in said[-1] for path in STALE)
+    push(folder, REPO)
+    assert commits(hub) == before + 1
+
+
+def test_an_adapter_of_an_earlier_push_is_not_applied(hub, as_user, folder, trusting, tmp_path, monkeypatch):
+    """The repository opens as the folder does, by name."""
+    import peft
+
+    from suzoo.models import CoSENTModel
+
+    as_user(hub, "hf_alice")
+    push(folder, "alice/base")
+    model = CoSENTModel.from_pretrained(folder)
+    expected = model.encode(["a man"])
+    lora = peft.LoraConfig(r=2, target_modules=["query"], init_lora_weights=False)
+    peft.get_peft_model(model.encoder, lora).save_pretrained(tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    (tmp_path / "adapter/adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": "alice/base"})
+    )
+    adapter = {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir() if path.is_file()}
+    push(folder, REPO)
+    hub.edit(REPO, {name: content for name, content in adapter.items() if name != "README.md"})
+    push(folder, REPO)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    opened = CoSENTModel.from_pretrained(REPO).encode(["a man"])
+    assert abs(opened - expected).max() < 1e-6
+
+
+def test_a_folder_that_changes_while_it_is_pushed_is_noticed(hub, as_user, folder, monkeypatch):
+    def change(folder, report, **options):
+        (folder / "metrics.json").write_text("{}")
+
+    monkeypatch.setattr(p, "check_folder", change)
+    as_user(hub, "hf_alice")
+    with pytest.raises(
+        PushError, match=r"is not what was verified \(metrics.json\): the folder or the repository changed"
+    ):
+        push(folder, REPO)
+    monkeypatch.setattr(p, "check_folder", lambda folder, report, **options: [])
+    push(folder, REPO)
+    assert hub.files(REPO)["metrics.json"] == b"{}"
+
+
+def test_a_commit_of_somebody_else_in_between_is_no_error(hub, as_user, folder, trusting, monkeypatch):
+    as_user(hub, "hf_alice")
+    push(folder, REPO)
+    (folder / "metrics.json").write_text("{}")
+    read, calls = p._read_repository, []
+
+    def slow_reader(*arguments):
+        answer = read(*arguments)
+        if not calls:
+            hub.edit(REPO, {"adapter_model.safetensors": b"late"})
+        calls.append(answer)
+        return answer
+
+    monkeypatch.setattr(p, "_read_repository", slow_reader)
+    push(folder, REPO, wait=0.01)
+    stored = hub.files(REPO)
+    assert stored["metrics.json"] == b"{}" and "adapter_model.safetensors" not in stored and len(calls) == 3
+
+
+def test_a_card_edited_on_the_hub_is_not_overwritten_silently(hub, as_user, folder, trusting):
+    as_user(hub, "hf_alice")
+    push(folder, REPO, commit_message="first")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\nours, second")
+    push(folder, REPO, commit_message="second")  # what was never touched there follows the folder
+    assert b"second" in hub.files(REPO)["README.md"]
+    hub.edit(REPO, {"README.md": b"theirs"})
+    hub.edit(REPO, {"LICENSE": b"MIT"})
+    (folder / "metrics.json").write_text("{}")
+    with pytest.raises(
+        PushError, match=r"README\.md of alice/tiny-cosent was written or edited there: give --card keep"
+    ):
+        push(folder, REPO)
+    assert hub.files(REPO)["metrics.json"] != b"{}"
+    push(folder, REPO, card="keep")
+    assert hub.files(REPO)["README.md"] == b"theirs" and hub.files(REPO)["metrics.json"] == b"{}"
+    with pytest.raises(PushError, match="--card replace"):  # kept once is not given up
+        push(folder, REPO)
+    push(folder, REPO, card="replace")
+    assert b"ours, second" in hub.files(REPO)["README.md"] and hub.files(REPO)["LICENSE"] == b"MIT"
+    before = commits(hub)
+    push(folder, REPO)
+    assert commits(hub) == before
+
+
+def test_a_folder_without_a_card_leaves_the_one_there(hub, as_user, folder, trusting):
+    as_user(hub, "hf_alice")
+    push(folder, REPO)
+    (folder / "README.md").unlink()
+    before = hub.files(REPO)["README.md"]
+    push(folder, REPO)
+    assert hub.files(REPO)["README.md"] == before
+
+
+def test_one_folder_goes_to_two_repositories_each_under_its_name(hub, as_user, folder, trusting):
+    as_user(hub, "hf_alice")
+    for repo_id in ("alice/one", "alice/two"):
+        push(folder, repo_id)
+        card = hub.files(repo_id)["README.md"].decode()
+        assert repo_id in card and REPO_PLACEHOLDER not in card
+    assert "alice/one" not in card and REPO_PLACEHOLDER in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("pushes", [4, pytest.param(40, marks=pytest.mark.slow)])
+def test_pushes_over_a_bad_connection_are_bit_equal_and_say_no_token(
+    pushes, hub, as_user, folder, trusting, caplog, capfd
+):
+    """A fifth of all requests fails. What was pushed is what is there, and the token stands in no log."""
+    caplog.set_level(logging.DEBUG)
+    as_user(hub, "hf_alice")
+    push(folder, REPO)
+    first = hub.files(REPO)
+    hub.fail_often(0.2, seed=pushes)
+    again = 0
+    for number in range(pushes):
+        (folder / "metrics.json").write_text(json.dumps({"dev": {"spearman": number}}))
+        (folder / "model.safetensors").write_bytes(bytes([number]) * 1000)
+        repo_id = f"alice/m{number % 7}"
+        for _ in range(20):
+            try:
+                push(folder, repo_id, wait=0.001)
+                break
+            except PushError as error:
+                assert "pushing again resumes" in str(error) or "refused the push" in str(error)
+                again += 1
+        stored = hub.files(repo_id)
+        assert stored.keys() == first.keys()
+        assert all(stored[path] == (folder / path).read_bytes() for path in set(stored) - {"README.md", "run.json"})
+    assert again <= pushes // 4
+    said = capfd.readouterr()
+    assert "hf_alice" not in caplog.text + said.out + said.err
 
 
 def test_pushing_again_changes_nothing_and_a_change_is_one_commit(hub, as_user, folder, trusting):
@@ -170,6 +349,7 @@ def test_every_refusal_is_one_sentence(hub, as_user, folder, trusting):
     refused("either create_pr or revision", create_pr=True, revision="v1")
     refused("exists and is public", private=True)
     as_user(hub, "hf_bob")
+    (folder / "metrics.json").write_text("{}")
     refused("no right to write to alice/tiny-cosent.*--create-pr")
     refused("no right to write to alice/new", "alice/new")
     assert commits(hub) == 1 and list(hub.repos) == [REPO]

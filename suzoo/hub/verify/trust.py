@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+PLAIN = r"(\w+)\.\w+"
 OURS = Path(__file__).resolve().parents[2] / "models"
 # large, and never with an auto_map
 NO_SETTINGS = ("tokenizer.json", "vocab.json", "*.index.json", "run.json", "metrics.json")
@@ -25,17 +26,28 @@ def foreign_code(folder: str | Path) -> str:
         return "custom_generate/ brings code that is not suzoo's"
     if (folder / "adapter_config.json").exists():  # the base model would be opened with the same trust
         return "adapter_config.json names a base model, whose code is not in the folder"
-    for path in sorted(folder.glob("*.json")):
-        if any(path.match(pattern) for pattern in NO_SETTINGS):
-            continue
-        for reference in _references(_read(path)):
-            plain = re.fullmatch(r"(\w+)\.\w+", reference)
-            if plain is None:  # of another repository, or of another folder
-                return f"{path.name} names code that is not in the folder: {reference}"
-            for name in _with_siblings(plain[1]):
-                if not _same(folder / f"{name}.py", OURS / f"{name}.py"):
-                    return f"{name}.py is not that of the installed suzoo"
+    for path, reference in _references_of(folder):
+        if not re.fullmatch(PLAIN, reference):  # of another repository, or of another folder
+            return f"{path.name} names code that is not in the folder: {reference}"
+    for name in named_modules(folder):
+        if not _same(folder / name, OURS / name):
+            return f"{name} is not that of the installed suzoo"
     return ""
+
+
+def named_modules(folder: str | Path) -> list[str]:
+    """The files of Python code that the folder's `auto_map` names, and those beside them that they import."""
+    folder = Path(folder)
+    todo = [plain[1] for _, reference in _references_of(folder) if (plain := re.fullmatch(PLAIN, reference))]
+    found: set[str] = set()
+    while todo:
+        name = todo.pop()
+        path = folder / f"{name}.py"
+        if name not in found and path.is_file():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            todo += re.findall(r"^\s*from\s+\.(\w+)\s+import", text, re.MULTILINE)
+        found.add(name)
+    return sorted(f"{name}.py" for name in found)
 
 
 def foreign_modules(folder: str | Path) -> str:
@@ -55,6 +67,14 @@ def _read(path: Path) -> object:
         return None
 
 
+def _references_of(folder: Path) -> Iterator[tuple[Path, str]]:
+    """(file, "module.Class") of every `auto_map` in the folder's JSON files."""
+    for path in sorted(folder.glob("*.json")):
+        if not any(path.match(pattern) for pattern in NO_SETTINGS):
+            for reference in _references(_read(path)):
+                yield path, reference
+
+
 def _references(settings: object) -> Iterator[str]:
     """Every "module.Class" below an `auto_map`, however deep."""
     if isinstance(settings, dict):
@@ -71,18 +91,6 @@ def _texts(value: object) -> Iterator[str]:
     elif isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _texts(part)
-
-
-def _with_siblings(module: str) -> set[str]:
-    """A module of ours with the modules that it imports; the name alone for what is not ours."""
-    found, todo = set(), [module]
-    while todo:
-        name = todo.pop()
-        if name not in found and (OURS / f"{name}.py").is_file():
-            text = (OURS / f"{name}.py").read_text(encoding="utf-8")
-            todo += re.findall(r"^\s*from\s+\.(\w+)\s+import", text, re.MULTILINE)
-        found.add(name)
-    return found
 
 
 def _same(one: Path, other: Path) -> bool:
