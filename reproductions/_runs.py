@@ -19,8 +19,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "training"))
 def train(script: str, recipe: str, folder: Path, flags: Sequence[object]) -> dict[str, dict[str, float]]:
     """The scores of one run in `folder`, in this process; a run that is finished there is not run again."""
     if not (folder / "metrics.json").exists():
-        module = importlib.import_module(script)
-        module.publish = lambda *arguments: None  # card and doors say nothing about a method
+        module, frame = importlib.import_module(script), importlib.import_module("recipes.frame")
+        frame.publish = lambda *arguments: None  # card and doors say nothing about a method
         AcceleratorState._reset_state(reset_partial_state=True)
         options = ["--output-dir", folder, "--cpu-threads", 1, *(["--overwrite"] if folder.exists() else [])]
         sys.argv = [f"{script}.py", recipe, *map(str, [*options, *flags])]

@@ -9,13 +9,15 @@ import shlex
 import sys
 from pathlib import Path
 
+from recipes import frame
+from recipes.cosent import RECIPES
+
 import numpy as np
 import pytest
 import train_cosent
 import tyro
 from accelerate.state import AcceleratorState
 
-from recipes.cosent import RECIPES
 from suzoo import cli
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +34,7 @@ def workplace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(train_cosent, "publish", lambda *args: None)
+        patch.setattr(frame, "publish", lambda *args: None)
         patch.setattr(
             sys,
             "argv",

@@ -5,32 +5,29 @@ Reads in the order it runs: recipe, data, model, step, loop, evaluation, save, v
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
+from recipes.choices import check_belongs_together, choose_tokenizer, configure, set_dropout, sizes
+from recipes.command_line import parse
+from recipes.frame import begin, finish, prepare, read, read_one, unsharded_copy
+from recipes.generation import pseudo_perplexity, read_confusion_sets, typo_scores
+from recipes.labelled import LabelledLoss, dev_batches, dev_loss, finished_tokenizer, num_labels, token_batches
+from recipes.losses import choose_token_loss
+from recipes.tta import RECIPES
+
 import torch
-from accelerate.utils import DistributedType
 from transformers import BertConfig, BertForMaskedLM
 
-from recipes._base import parse
-from recipes._language_model import LabelledLoss, dev_loss, finished_tokenizer, num_labels, smoothed
-from recipes.tta import RECIPES
 from suzoo.data import (
-    describe,
-    embedded,
     encode_sentence,
     encode_words,
     masked_batch,
-    read_confusions,
     read_seq2seq,
     read_texts,
     segment_chinese,
     tta_batch,
 )
-from suzoo.distributed import rank
-from suzoo.engine import end_training, fit, full_state_dict, run_script, token_mean_backward
-from suzoo.evaluation import masked_log_likelihoods, perplexity, spelling_scores
-from suzoo.hub.publish import publish
+from suzoo.engine import fit, run_script, token_mean_backward
 from suzoo.models import TTAConfig, TTAForMaskedLM
 
 WORDS = {"single": lambda text: [text], "blanks": str.split, "jieba": segment_chinese}
@@ -39,53 +36,33 @@ WORDS = {"single": lambda text: [text], "blanks": str.split, "jieba": segment_ch
 def main() -> None:
     recipe = parse(RECIPES, __doc__)
     is_tta = recipe.objective == "tta"
-    if recipe.typos and not is_tta:
-        raise ValueError("--typos are corrected by T-TA; a masked language model has no one-pass suggestions")
-    if not is_tta and recipe.positions != "absolute":
-        raise ValueError("--objective mlm is a stock BERT, which has --positions absolute only")
-    accelerator, run = recipe.start()
+    accelerator, run = begin(recipe)
 
     # Data
-    split = recipe.split or "train"
-    dev_source, dev_split = recipe.dev_data
-    options: dict[str, Any] = {"skip_bad_rows": recipe.skip_bad_rows}
-    train = read_texts(recipe.data, split=split, max_rows=recipe.max_train_samples, columns=recipe.columns, **options)
-    dev = read_texts(dev_source, split=dev_split, max_rows=recipe.max_dev_samples, columns=recipe.columns, **options)
-    data = {"train": describe(recipe.data, split, train), "dev": describe(dev_source, dev_split, dev)}
+    train, dev, provenance = read(recipe, read_texts)
     if recipe.typos:
-        typos = read_seq2seq(recipe.typos, split="dev" if recipe.typos.startswith("embedded:") else None, **options)
-        data["typos"] = describe(recipe.typos, None, typos)
-        files = [path for path in recipe.confusion if path != "embedded"]
-        confusion = read_confusions(*files) if files else {}
-        if "embedded" in recipe.confusion:
-            confusion |= embedded.confusions()
+        split = "dev" if recipe.typos.startswith("embedded:") else None
+        typos, provenance["typos"] = read_one(recipe, read_seq2seq, recipe.typos, split, columns=())
+        confusion = read_confusion_sets(recipe.confusion)
 
     # Model
-    tokenizer = recipe.load_tokenizer(train, needs=("cls", "sep", "mask", "pad"))
-    ids = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
-    if recipe.model and is_tta:  # a BERT does not say where its [MASK] is
-        model = TTAForMaskedLM.from_pretrained(recipe.model, mask_token_id=tokenizer.mask_token_id)
+    tokenizer = choose_tokenizer(recipe, train, needs=("cls", "sep", "mask", "pad"))
+    ids: dict[str, Any] = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
+    queries = {"mask_token_id": tokenizer.mask_token_id}  # a BERT does not say where its [MASK] is
+    if recipe.model and is_tta:
+        model = TTAForMaskedLM.from_pretrained(recipe.model, **queries)
     elif recipe.model:
         model = BertForMaskedLM.from_pretrained(recipe.model)
     elif is_tta:
-        model = TTAForMaskedLM(
-            TTAConfig(
-                **recipe.sizes(tokenizer),
-                **ids,
-                mask_token_id=tokenizer.mask_token_id,
-                position_embedding_type=recipe.positions,
-                query_init=recipe.query_init,
-            )
-        )
+        fields: dict[str, Any] = {**sizes(recipe, tokenizer), **ids, **queries, "query_init": recipe.query_init}
+        model = TTAForMaskedLM(TTAConfig(**fields, position_embedding_type=recipe.positions))
     else:
-        model = BertForMaskedLM(BertConfig(**recipe.sizes(tokenizer)))
+        model = BertForMaskedLM(BertConfig(**sizes(recipe, tokenizer)))
     tokenizer = finished_tokenizer(tokenizer, model)
-    recipe.check_fit(model, tokenizer)
-    recipe.set_dropout(model)
-    model.bert = recipe.adapt(model.bert, tokenizer, model.get_output_embeddings())  # ty: ignore[invalid-assignment]
-    sharded = accelerator.distributed_type == DistributedType.FSDP
-    whole = copy.deepcopy(model).eval() if sharded else model  # no process can save or run its shards alone
-    module = LabelledLoss(model, smoothed(recipe.label_smoothing), recipe.chunk_size)
+    check_belongs_together(recipe, model, tokenizer)
+    set_dropout(recipe, model)
+    model.bert = configure(recipe, model.bert, tokenizer, model.get_output_embeddings())  # ty: ignore[invalid-assignment]
+    whole = unsharded_copy(accelerator, model)
 
     # Examples: a sentence and, for masking, the words its tokens belong to
     cut_side = torch.Generator().manual_seed(recipe.seed)  # of texts that are too long
@@ -98,24 +75,15 @@ def main() -> None:
     def collate(examples, generator=torch.default_generator):
         if is_tta:
             return tta_batch(examples, pad_token_id=tokenizer.pad_token_id)
-        return masked_batch(
-            examples,
-            tokenizer=tokenizer,
-            generator=generator,
-            probability=recipe.mask_probability,
-            whole_words=recipe.words != "single",
-        )
+        options = {"probability": recipe.mask_probability, "whole_words": recipe.words != "single"}
+        return masked_batch(examples, tokenizer=tokenizer, generator=generator, **options)
 
-    batches = recipe.batches([encode(text) for text in train], collate)
+    batches = token_batches(recipe, [encode(text) for text in train], collate)
     # the dev loss of a masked model hides the same tokens every time
     hidden_in_dev = torch.Generator().manual_seed(0)
-    dev_batches = recipe.dev_batches([encode(text) for text in dev], lambda rows: collate(rows, hidden_in_dev))
-    num_steps = max(1, round(recipe.epochs * batches.steps_per_epoch))
-    optimizer = recipe.choose_optimizer(module)
-    schedule = recipe.choose_schedule(optimizer, num_steps)
-    module, optimizer = accelerator.prepare(module, optimizer)
-    run.start(accelerator, recipe, data)
-    torch.manual_seed(recipe.seed + rank())  # from here on every rank draws its own dropout and masks
+    held_out = dev_batches(recipe, [encode(text) for text in dev], lambda rows: collate(rows, hidden_in_dev))
+    module = LabelledLoss(model, choose_token_loss(recipe), recipe.chunk_size)
+    module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance)
 
     # Step
     def batch_loss(batch, num_tokens):
@@ -126,7 +94,7 @@ def main() -> None:
 
     # Loop
     def evaluate() -> dict[str, float]:
-        return dev_loss(module, dev_batches, accelerator.device)
+        return dev_loss(module, held_out, accelerator.device)
 
     fit(
         step,
@@ -139,55 +107,18 @@ def main() -> None:
         run=run,
         evaluate=evaluate,
         **recipe.loop_options,
-        **recipe.loss_options,
     )
     scores = {"dev": evaluate()}
 
     # Save, score, verify, push
-    if sharded:
-        whole.load_state_dict(full_state_dict(model))  # every process takes part
-    end_training(accelerator)
-    if recipe.lora_r:
-        whole.bert = whole.bert.merge_and_unload()  # ty: ignore[not-callable]
-    if accelerator.is_main_process:
-        whole.save_pretrained(run.path)
-        tokenizer.save_pretrained(run.path)
+    def score(whole):
         if recipe.max_scored:
-            scored = dev[: recipe.max_scored]
-            scores["dev"]["pseudo_perplexity"] = pseudo_perplexity(whole, tokenizer, scored, recipe.max_length)
+            found = pseudo_perplexity(whole, tokenizer, dev[: recipe.max_scored], recipe.max_length)
+            scores["dev"]["pseudo_perplexity"] = found
         if recipe.typos:
-            sources, targets = zip(*((row.source, row.target) for row in typos), strict=True)
-            corrected = [correct(whole, tokenizer, source, confusion) for source in sources]
-            scores["typos"] = spelling_scores(sources, corrected, targets)
-        run.finish(recipe, scores, script="training/train_tta.py", data=data)
-        publish(whole, tokenizer, run.path, recipe.push_to)
+            scores["typos"] = typo_scores(whole, tokenizer, typos, confusion)
 
-
-@torch.no_grad()
-def pseudo_perplexity(model, tokenizer, texts: list[str], max_length: int) -> float:
-    """exp of the mean of -log p(token | all other tokens): one pass of T-TA, one pass per token of a masked model."""
-    nlls, counts = [], []
-    for text in texts:
-        inputs = tokenizer(
-            text, truncation=True, max_length=max_length, return_special_tokens_mask=True, return_tensors="pt"
-        ).to(model.device)
-        scored = inputs.pop("special_tokens_mask") == 0
-        if isinstance(model, TTAForMaskedLM):
-            log_probs = (
-                model(**inputs).logits.float().log_softmax(-1).gather(-1, inputs["input_ids"][..., None])[..., 0]
-            )
-        else:
-            log_probs = masked_log_likelihoods(model, inputs, scored, mask_token_id=tokenizer.mask_token_id)
-        nlls.append(-float((log_probs * scored).sum()))
-        counts.append(int(scored.sum()))
-    return perplexity(nlls, counts)
-
-
-def correct(model, tokenizer, text: str, confusion) -> str:
-    """The text with all suggestions taken."""
-    for suggestion in reversed(model.suggest(text, confusion=confusion or None, tokenizer=tokenizer)):
-        text = text[: suggestion.start] + suggestion.replacement + text[suggestion.end :]
-    return text
+    finish(recipe, accelerator, run, model, whole, tokenizer, scores, provenance, score)
 
 
 if __name__ == "__main__":

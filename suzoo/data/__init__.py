@@ -14,16 +14,22 @@ from suzoo.data.tokenizer import train_unigram, train_wordpiece
 from suzoo.data.tta import encode_sentence, tta_batch
 from suzoo.data.unilm import encode_source_target, unilm_batch
 from suzoo.data.vocabulary import add_tokens, added_ids, num_ids, slim_vocabulary, tokens_to_keep, without_inner_spaces
+from suzoo.models._batching import token_budget_batches
+from suzoo.models._dialogue import SPEAKER_TOKENS, DialogueLayout, Turn, chat_template
 
 __all__ = [
+    "SPEAKER_TOKENS",
     "Classified",
     "DataError",
+    "DialogueLayout",
     "Pair",
     "Ranked",
     "SourceTarget",
     "TokenBatches",
+    "Turn",
     "add_tokens",
     "added_ids",
+    "chat_template",
     "check_labels",
     "class_names",
     "class_numbers",
@@ -48,6 +54,7 @@ __all__ = [
     "read_texts",
     "segment_chinese",
     "slim_vocabulary",
+    "token_budget_batches",
     "tokens_to_keep",
     "train_unigram",
     "train_wordpiece",

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -25,8 +25,6 @@ from suzoo.distributed import world_size
 
 logger = logging.getLogger(__name__)
 
-# flags that a resumed run may change: they do not change what comes out
-FREE = {"output_dir", "overwrite", "resume", "push_to", "cpu_threads", "tracker", "max_scored"}
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "numpy")
 
 
@@ -70,28 +68,36 @@ class RunFolder:
         except OSError as error:
             raise ValueError(f"can't write to --output-dir {self.path}: {error.strerror}") from error
 
-    def start(self, accelerator: Accelerator, recipe: Any, data: dict[str, dict[str, Any]]) -> None:
+    def begin(
+        self,
+        accelerator: Accelerator,
+        recipe: Any,
+        provenance: dict[str, dict[str, Any]],
+        *,
+        changeable: Collection[str] = (),
+    ) -> None:
         """Write down what is run, or compare it with what the resumed run began with, and open the trackers: to be
         called before `fit`, when data and model have been read.
 
         A run that is replaced waits in `.replaced` until the new one has a checkpoint.
 
         Args:
-            recipe, data: as for `finish`.
+            recipe, provenance: as for `finish`.
+            changeable: names of fields that a resumed run may change, since they do not change what comes out.
 
         Raises:
             ValueError: the resumed run began with other flags or data.
         """
         if self._main:
-            self._start(recipe, data)
+            self._begin(recipe, provenance, changeable)
         accelerator.init_trackers("suzoo")
 
-    def _start(self, recipe: Any, data: dict[str, dict[str, Any]]) -> None:
+    def _begin(self, recipe: Any, provenance: dict[str, dict[str, Any]], changeable: Collection[str]) -> None:
         if self._to_replace:
             self._set_aside()
             self._to_replace = False
-        flags = {name: value for name, value in asdict(recipe).items() if name not in FREE}
-        now = json.loads(json.dumps({"flags": flags, "data": data}))  # lists for tuples
+        flags = {name: value for name, value in asdict(recipe).items() if name not in changeable}
+        now = json.loads(json.dumps({"flags": flags, "data": provenance}))  # lists for tuples
         path = self.checkpoints / "began.json"
         if not any(self.checkpoints.glob("step-*")) or not path.exists():
             _write_json(path, now)
@@ -130,7 +136,8 @@ class RunFolder:
         metrics: dict[str, dict[str, float]],
         *,
         script: str,
-        data: dict[str, dict[str, Any]],
+        provenance: dict[str, dict[str, Any]],
+        settings: dict[str, Any] | None = None,
         citations: str = "",
     ) -> None:
         """Write run.json, metrics.json and curves.png, and print the scores.
@@ -139,15 +146,17 @@ class RunFolder:
             recipe: a dataclass of plain data.
             metrics: split -> name -> number. Cards take their numbers from metrics.json and nowhere else.
             script: path of the training script in the repository.
-            data: split -> at least {"source", "rows", "sha256"}; an "embedded:" source makes the run synthetic.
+            provenance: split -> at least {"source", "rows", "sha256"}; an "embedded:" source makes the run synthetic.
+            settings: what the model card shows of the recipe; default is all of it.
             citations: BibTeX of the methods used, for the card.
         """
         content = {
             "script": script,
             "command": shlex.join(["accelerate", "launch", script, *sys.argv[1:]]),
             "recipe": asdict(recipe),
-            "data": data,
-            "synthetic": any(str(part["source"]).startswith("embedded:") for part in data.values()),
+            "settings": asdict(recipe) if settings is None else settings,
+            "data": provenance,
+            "synthetic": any(str(part["source"]).startswith("embedded:") for part in provenance.values()),
             "git_commit": _git_commit(),
             "citations": citations,
             "versions": {"suzoo": __version__, "python": platform.python_version()}

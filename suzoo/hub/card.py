@@ -5,6 +5,7 @@ No number is typed: everything comes from the saved folder. The training scripts
 `run.json`::
 
     {"recipe": {"model": ..., "seed": 1, "lr": ..., ...},      every field of the recipe dataclass, plain data
+     "settings": {"lr": ..., ...},                             optional: those of them that the card shows
      "script": "training/train_cosent.py", "command": "accelerate launch ...",
      "git_commit": "..." or null, "versions": {"torch": "2.13.0", ...}, "synthetic": false,
      "data": {"train": {"source": ..., "rows": 5749, "sha256": ...}, "dev": {...}}}
@@ -59,28 +60,6 @@ TASKS = {
     "masked-lm": Task("mlm.md", "fill-mask", (), "fill-mask"),
     "t-ta": Task("tta.md", "fill-mask", ("t-ta", "sentence-similarity"), "fill-mask"),
 }
-# Fields of a recipe that say nothing about the model
-OTHER_FIELDS = {"output_dir", "push_to", "overwrite", "resume", "tracker", "license", "language"}
-SCRATCH_FIELDS = {"hidden_size", "num_layers", "vocab_size"}  # of the model that is made when none is given
-# What a run without it has at 0; settings that say nothing without another one, or with another loss
-ZERO_IS_OFF = {
-    *("lora_r", "fgm", "pgd", "vat", "gradient_penalty", "embedding_noise", "rdrop", "flood", "weissi"),
-    *("tailr", "random_replacement", "label_smoothing", "post_hoc_tau"),
-}
-PART_OF = {
-    "lora_save": ("lora_r",),
-    "pgd_step_size": ("pgd",),
-    "pgd_steps": ("pgd",),
-    "vat_weight": ("vat",),
-    "disturbance_norm": ("fgm", "pgd", "vat"),
-    "mix": ("also",),
-    "also_weight": ("also",),
-    "weighting": ("also",),
-}
-PART_OF_LOSS = {
-    **{"gamma": "focal", "tau": "logit_adjustment", "beta": "class_balanced", "f1_momentum": "f1"},
-    "class_threshold": "sbert",
-}
 FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".gz", ".safetensors", ".model")
 LOSSES = {
     "cosent": "with the CoSENT loss",
@@ -126,15 +105,12 @@ def _base_model(recipe: dict) -> str | None:
     return name if is_name and not Path(name).exists() and not _is_local(name) else None
 
 
-def _shown(recipe: dict) -> dict:
-    """The settings that made the model: no empty ones, none that were switched off or had no effect."""
-    hidden = OTHER_FIELDS | (SCRATCH_FIELDS if recipe.get("model") else set())
-    hidden |= {name for name in ZERO_IS_OFF if recipe.get(name) == 0}
-    hidden |= {name for name, switches in PART_OF.items() if not any(map(recipe.get, switches))}
-    hidden |= {name for name, loss in PART_OF_LOSS.items() if recipe.get("loss") != loss}
+def _shown(run: dict) -> dict:
+    """The settings that made the model, as the run's own script chose them; of other records what has a value."""
+    if "settings" in run:
+        return run["settings"]
     # `is`: a 0 is a setting like any other
-    off = [key for key, value in recipe.items() if value is None or value is False or value in ([], "")]
-    return {key: value for key, value in recipe.items() if key not in hidden and key not in off}
+    return {k: v for k, v in run["recipe"].items() if not (v is None or v is False or v in ("", []))}
 
 
 def _is_local(text: str) -> bool:
@@ -169,8 +145,12 @@ def public_record(run: dict) -> dict:
         split: part if part.get("hub_id") else part | {"source": _name(str(part["source"]))}
         for split, part in run["data"].items()
     }
-    recipe = {name: _public(value) for name, value in run["recipe"].items()}
-    return run | {"recipe": recipe, "command": shlex.join(command), "data": data}
+    settings = {
+        part: {name: _public(value) for name, value in run[part].items()}
+        for part in ("recipe", "settings")
+        if part in run
+    }
+    return run | settings | {"command": shlex.join(command), "data": data}
 
 
 def _widget(kind: str, promise: dict) -> list[dict[str, Any]]:
@@ -270,7 +250,7 @@ def write_card(folder: str | Path, config: PreTrainedConfig | None = None) -> Pa
             layout=getattr(config, "layout", None),
             own_code=any("trust_remote_code" in door for door in promise["doors"]),
             run=run,
-            recipe=_shown(recipe),
+            recipe=_shown(run),
             trained=LOSSES.get(recipe.get("loss", "cosent"), f"with the loss `{recipe.get('loss')}`"),
             is_cosent=recipe.get("loss", "cosent") == "cosent",
             scores=_scores(metrics),

@@ -253,7 +253,9 @@ class Flags:
 def test_a_resumed_run_is_the_one_that_began(tmp_path):
     def start(flags: Flags, rows: str) -> None:
         folder = RunFolder(tmp_path / "run", resume=True)
-        folder.start(Accelerator(cpu=True), flags, {"train": {"source": "t.tsv", "sha256": rows}})
+        folder.begin(
+            Accelerator(cpu=True), flags, {"train": {"source": "t.tsv", "sha256": rows}}, changeable=["output_dir"]
+        )
 
     start(Flags(lr=0.5), "a")
     start(Flags(), "a")  # nothing had been computed
@@ -286,12 +288,12 @@ def test_run_folder_refuses_what_would_lose_something(tmp_path):
     assert (run.path / "run.json").exists()
     again = RunFolder(tmp_path / "run", overwrite=True)
     assert (run.path / "run.json").exists()  # until the data and the model are there
-    again.start(Accelerator(cpu=True), Flags(), {})
+    again.begin(Accelerator(cpu=True), Flags(), {})
     assert not (run.path / "run.json").exists() and again.checkpoints.exists()
     # until the new run has a checkpoint, also when others are refused between
     assert (run.path / ".replaced/run.json").exists()
     again = RunFolder(tmp_path / "run", overwrite=True)
-    again.start(Accelerator(cpu=True), Flags(), {})
+    again.begin(Accelerator(cpu=True), Flags(), {})
     assert (run.path / ".replaced/run.json").exists()
     again.prune(1, None)
     assert not (run.path / ".replaced").exists()

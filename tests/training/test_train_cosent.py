@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+from recipes import frame
+
 import pytest
 import torch
 import train_cosent
@@ -104,7 +106,7 @@ HIDDEN = (
     ],
 )
 def test_every_way_of_training_learns_something(tmp_path, monkeypatch, flags):
-    monkeypatch.setattr(train_cosent, "publish", lambda *args: None)  # verified above; these change the training only
+    monkeypatch.setattr(frame, "publish", lambda *args: None)  # verified above; these change the training only
     run(monkeypatch, train_cosent, "quickstart", "--output-dir", tmp_path / "run", *TINY, *flags)
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
@@ -119,7 +121,7 @@ def test_mixed_precision_verifies(tmp_path, monkeypatch, capsys, script):
 
 
 def test_a_resume_with_other_flags_is_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train_cosent, "publish", lambda *args: None)
+    monkeypatch.setattr(frame, "publish", lambda *args: None)
     flags = ["quickstart", "--output-dir", tmp_path / "run", *TINY]
     run(monkeypatch, train_cosent, *flags)
     message = refused(monkeypatch, capsys, train_cosent, *flags, "--resume", "--seed", "7")
@@ -127,7 +129,7 @@ def test_a_resume_with_other_flags_is_refused(tmp_path, monkeypatch, capsys):
 
 
 def test_an_overwrite_that_is_refused_late_loses_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train_cosent, "publish", lambda *args: None)
+    monkeypatch.setattr(frame, "publish", lambda *args: None)
     flags = ["quickstart", "--output-dir", tmp_path / "run", *TINY]
     run(monkeypatch, train_cosent, *flags)
     late = [*flags, "--overwrite", *HIDDEN.split(), "--max-grad-norm", "1"]
@@ -150,7 +152,9 @@ def test_an_adapter_alone_is_saved_and_opens(tmp_path, monkeypatch):
 
 def launch(folder: Path, *arguments: str) -> subprocess.Popen:
     """The script in a process of its own; it stops before the card and the doors, which other tests open."""
-    code = "import sys, train_cosent; train_cosent.publish = lambda *args: None; train_cosent.main()"
+    code = (
+        "import sys, train_cosent; from recipes import frame; frame.publish = lambda *args: None; train_cosent.main()"
+    )
     command = [sys.executable, "-c", code, "quickstart", "--output-dir", str(folder), *TINY, *arguments]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'training'}"}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)

@@ -9,6 +9,10 @@ import subprocess
 import textwrap
 from pathlib import Path
 
+from recipes import frame, labelled
+from recipes.base import Training
+from recipes.choices import configure
+
 import pytest
 import torch
 import train_dialogpt
@@ -24,8 +28,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from recipes import _language_model
-from recipes._base import Training
 from suzoo.data import add_tokens
 from suzoo.decoding import ChatSession
 from suzoo.models import DialoGPTForCausalLM, TTAForMaskedLM, UniLMForCausalLM
@@ -43,8 +45,7 @@ SCRIPTS = {"dialogpt": train_dialogpt, "unilm": train_unilm, "tta": train_tta}
 @pytest.fixture
 def unpublished(monkeypatch):
     """No card and doors: other tests open those."""
-    for script in SCRIPTS.values():
-        monkeypatch.setattr(script, "publish", lambda *args: None)
+    monkeypatch.setattr(frame, "publish", lambda *args: None)
 
 
 def dev_losses(folder: Path) -> list[float]:
@@ -203,7 +204,7 @@ def test_lora_learns_the_rows_of_added_tokens(family):
     with torch.no_grad():
         model.get_input_embeddings().weight[42] = model.get_input_embeddings().weight[41]
     before = copy.deepcopy(model.state_dict())
-    adapted = Training(data="", lora_r=2).adapt(model.base_model, tokenizer, model.get_output_embeddings())
+    adapted = configure(Training(data="", lora_r=2), model.base_model, tokenizer, model.get_output_embeddings())
     setattr(model, model.base_model_prefix, adapted)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     ids = torch.tensor([[1, 41, 4, 5, 42, 6, 7, 41, 8, 2]])
@@ -230,7 +231,8 @@ def test_lora_learns_the_rows_of_added_tokens(family):
 def test_two_processes_and_shards_train_the_same_model(tmp_path, name):
     """The shipped Accelerate configs, over CPU processes: data parallel and FSDP2 end at the weights of each other."""
     weights = []
-    code = f"import train_{name} as script; script.publish = lambda *args: None; script.run_script(script.main)"
+    code = f"import train_{name} as script; from recipes import frame; frame.publish = lambda *args: None; "
+    code += "script.run_script(script.main)"
     (tmp_path / "unpublished.py").write_text(code)
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'training'}"}
     flags = [
@@ -270,13 +272,14 @@ def test_two_processes_search_parameters_as_one_does(tmp_path, monkeypatch, unpu
 
     code = f"""
         import torch, train_unilm as script
+        from recipes import frame
         from suzoo.distributed import rank
         fit = script.fit
         def fit_and_save(step, **options):
             result = fit(step, **options)
             torch.save(options["accelerator"].unwrap_model(options["model"]).state_dict(), f"{tmp_path}/{{rank()}}.pt")
             return result
-        script.fit, script.publish = fit_and_save, lambda *args: None
+        script.fit, frame.publish = fit_and_save, lambda *args: None
         script.run_script(script.main)
     """
     (tmp_path / "saving.py").write_text(textwrap.dedent(code))
@@ -331,7 +334,7 @@ def test_what_a_user_can_get_wrong(tmp_path, monkeypatch, capsys):
         assert "outside the vocabulary of 4" in sentence or "embeddings for 4: they do not belong" in sentence
     long = ["--max-new-tokens", "300", "--overwrite"]
     assert "--max-new-tokens 300 leaves no position" in message(train_dialogpt, *long)
-    assert "--num-beams must be above 0" in message(train_unilm, "--num-beams", "0")
+    assert "--num-beams must be 1 or more" in message(train_unilm, "--num-beams", "0")
     flags = ["--resume", "--output-dir", tmp_path / "short", "--num-layers", "2"]
     assert "began with --num-layers 1, not 2" in message(train_dialogpt, *flags)
     (tmp_path / "bad.jsonl").write_text('{"turns": ["hello"]}\n')
@@ -346,7 +349,7 @@ def test_dev_losses_of_ranks_and_of_one_are_the_same():
             return labels[labels != -100].sum()
 
     batches = [{"labels": torch.tensor([[1, 2, -100]])}, {"labels": torch.tensor([[4, -100, -100]])}]
-    found = _language_model.dev_loss(Counting(), batches, torch.device("cpu"))
+    found = labelled.dev_loss(Counting(), batches, torch.device("cpu"))
     assert found["loss"] == pytest.approx(7 / 3)
 
 

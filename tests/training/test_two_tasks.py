@@ -1,4 +1,4 @@
-"""train_cosent.py --also: a second task for the encoder; and what R-Drop and VAT take as prediction of a ranking."""
+"""train_two_tasks.py: a second task for the encoder; and what R-Drop and VAT take as prediction of a ranking."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import math
 import subprocess
 from pathlib import Path
 
+from recipes import frame
+from recipes.modules import TwoTasks
+from recipes.step import preferences, rdrop_of_scores
+from recipes.two_tasks import TwoTasks as Recipe
+
 import pytest
 import torch
-import train_cosent
+import train_two_tasks
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
-from recipes._modules import TwoTasks
-from recipes._regularizers import preferences, rdrop_of_scores
-from recipes.cosent import CoSENT
-from suzoo.data import flat_batch
+from suzoo.data import flat_batch, read_classes
 from suzoo.distributed import gather, is_distributed, rank, world_size
 from suzoo.losses import cosent_loss
 from suzoo.models import CoSENTModel
@@ -33,7 +35,7 @@ ALSO = ["--also", "embedded:classes_zh"]
 
 @pytest.fixture(autouse=True)
 def unpublished(monkeypatch):
-    monkeypatch.setattr(train_cosent, "publish", lambda *arguments: None)
+    monkeypatch.setattr(frame, "publish", lambda *arguments: None)
 
 
 def log_of(folder) -> list[dict]:
@@ -43,7 +45,7 @@ def log_of(folder) -> list[dict]:
 
 def test_both_tasks_are_learnt_logged_and_the_data_of_each_is_told(tmp_path, monkeypatch, capsys):
     flags = ["--also-dev", "embedded:classes_zh", "--also-dev-split", "dev", "--epochs", "3"]
-    run(monkeypatch, train_cosent, "quickstart", *TINY, *ALSO, *flags, "--output-dir", tmp_path)
+    run(monkeypatch, train_two_tasks, "quickstart", *TINY, *ALSO, *flags, "--output-dir", tmp_path)
     assert "two tasks, proportional: 8 batches of similarity and 27 batches of also" in capsys.readouterr().out
     losses = [line for line in log_of(tmp_path) if "also_loss" in line]
     assert losses[-1]["also_loss"] < 0.7 * losses[0]["also_loss"] and "similarity_loss" in losses[-1]
@@ -51,15 +53,24 @@ def test_both_tasks_are_learnt_logged_and_the_data_of_each_is_told(tmp_path, mon
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["also_dev"]["accuracy"] > 0.3 and "spearman" in metrics["dev"]
     assert set(json.loads((tmp_path / "run.json").read_text())["data"]) == {"train", "dev", "also", "also_dev"}
-    # the folder is an encoder like any other
+    # the folder is an encoder like any other, with the second head beside it
     assert not any("head" in name for name in load_file(tmp_path / "model.safetensors"))
+    head, classes = (
+        load_file(tmp_path / "second_task/head.safetensors"),
+        json.loads((tmp_path / "second_task/classes.json").read_text()),
+    )
+    rows = read_classes("embedded:classes_zh", split="dev")
+    vectors = torch.from_numpy(CoSENTModel.from_pretrained(tmp_path).encode([row.text for row in rows]))
+    predicted = torch.nn.functional.linear(vectors, head["weight"], head["bias"]).argmax(1)
+    right = [classes[number] == row.labels[0] for number, row in zip(predicted.tolist(), rows, strict=True)]
+    assert sum(right) / len(right) == pytest.approx(metrics["also_dev"]["accuracy"])
     assert CoSENTModel.from_pretrained(tmp_path).encode(["好"]).shape == (1, 32)
 
 
 @pytest.mark.parametrize("weighting", ["primary_auxiliary", "min_norm", "inverse_gradient_norm", "pcgrad"])
 def test_gradients_are_weighted_where_a_step_has_both(tmp_path, monkeypatch, weighting):
     flags = ["--mix", "together", "--weighting", weighting, "--epochs", "2", "--rdrop", "1", "--also-weight", "0.5"]
-    run(monkeypatch, train_cosent, "quickstart", *TINY, *ALSO, *flags, "--output-dir", tmp_path)
+    run(monkeypatch, train_two_tasks, "quickstart", *TINY, *ALSO, *flags, "--output-dir", tmp_path)
     line = [line for line in log_of(tmp_path) if "also_loss" in line][-1]
     assert line["loss"] == pytest.approx(line["also_loss"] + line["similarity_loss"])
     weights = line["similarity_weight"], line["also_weight"]
@@ -77,7 +88,7 @@ class Killed(BaseException):
 
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, monkeypatch):
     flags = [*TINY, *ALSO, "--evaluate-every", "4", "--epochs", "0.4", "--micro-batches", "2"]
-    run(monkeypatch, train_cosent, "quickstart", *flags, "--output-dir", tmp_path / "whole")
+    run(monkeypatch, train_two_tasks, "quickstart", *flags, "--output-dir", tmp_path / "whole")
     forward, calls = TwoTasks.forward, []
 
     def killed(self, *arguments, **options):
@@ -88,10 +99,10 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, monkeypatch):
 
     monkeypatch.setattr(TwoTasks, "forward", killed)
     with pytest.raises(Killed):
-        run(monkeypatch, train_cosent, "quickstart", *flags, "--output-dir", tmp_path / "cut")
+        run(monkeypatch, train_two_tasks, "quickstart", *flags, "--output-dir", tmp_path / "cut")
     assert list((tmp_path / "cut/checkpoints").glob("step-*"))
     monkeypatch.setattr(TwoTasks, "forward", forward)
-    run(monkeypatch, train_cosent, "quickstart", *flags, "--output-dir", tmp_path / "cut", "--resume")
+    run(monkeypatch, train_two_tasks, "quickstart", *flags, "--output-dir", tmp_path / "cut", "--resume")
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     assert log_of(tmp_path / "whole")[-1] == log_of(tmp_path / "cut")[-1]
@@ -100,22 +111,22 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, monkeypatch):
 def test_flags_that_contradict_each_other_are_one_sentence(tmp_path, monkeypatch, capsys):
     def message(*arguments):
         options = ["quickstart", *TINY, "--output-dir", tmp_path / "out", "--overwrite"]
-        return refused(monkeypatch, capsys, train_cosent, *options, *arguments)
+        return refused(monkeypatch, capsys, train_two_tasks, *options, *arguments)
 
     several = tmp_path / "several.jsonl"
     several.write_text('{"text": "a", "label": ["x", "y"]}\n' * 40)
     (tmp_path / "other.jsonl").write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n')
     assert "needs both tasks in every step: --mix together" in message(*ALSO, "--weighting", "min_norm")
-    assert "give its data by --also" in message("--weighting", "min_norm")
-    assert "not sbert" in message(*ALSO, "--loss", "sbert")
-    assert "--fgm is for --loss cosent, not sbert" in message("--fgm", "1", "--loss", "sbert")
+    assert "--also-weight must be 0 or more, not -1" in message("--also-weight", "-1")
+    assert "--vat-weight must be 0 or more, not -1" in message("--vat", "1", "--vat-weight", "-1")
     together = ["--mix", "together", "--weighting", "min_norm"]
     assert "use --micro-batches 1" in message(*ALSO, *together, "--micro-batches", "2")
     assert "one class each" in message("--also", several)
-    assert "lacks: x, y" in message(*ALSO, "--also-dev", several.with_name("other.jsonl"))
+    other = several.with_name("other.jsonl")
+    assert "lacks: x, y" in message("--also-dev", other, "--also-dev-split", "None")
     assert "knows no rows" in message("--vat", "1", "--disturbance-norm", "sample")
-    with pytest.raises(ValueError, match="which neither fp16's loss scale"):
-        CoSENT(also="x", mix="together", weighting="min_norm", precision="fp16").check_tasks(None)  # not asked for more
+    with pytest.raises(ValueError, match="which fp16's loss scale does not reach"):
+        Recipe(mix="together", weighting="min_norm", precision="fp16").check()
 
 
 def gradients_of_both() -> list[dict[str, torch.Tensor]]:
@@ -182,10 +193,13 @@ def test_rdrop_of_scores_is_the_divergence_of_all_preferences():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [[*ALSO, "--mix", "together", "--weighting", "min_norm"], ["--loss", "sbert"]])
-def test_what_wraps_the_encoder_trains_in_shards(tmp_path, flags):
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [("two_tasks", ["--mix", "together", "--weighting", "min_norm"]), ("cosent", ["--loss", "sbert"])],
+)
+def test_what_wraps_the_encoder_trains_in_shards(tmp_path, name, flags):
     """Evaluation calls the encoder inside; as part of the outer unit its weights would still be in shards."""
-    config, script = ROOT / "training/accelerate/fsdp2_cpu.yaml", ROOT / "training/train_cosent.py"
+    config, script = ROOT / "training/accelerate/fsdp2_cpu.yaml", ROOT / f"training/train_{name}.py"
     command = ["accelerate", "launch", "--config_file", str(config), str(script), "quickstart", *TINY[:-2], *flags]
     done = subprocess.run([*command, "--output-dir", str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]

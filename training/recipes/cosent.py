@@ -3,66 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from accelerate import Accelerator
-from accelerate.utils import DistributedType
-
-from recipes._base import PairTraining
-from recipes._regularizers import REGULARIZERS, Regularized
+from recipes.base import PairTraining
+from recipes.regularizers import Regularized
+from recipes.settings import Setting, flag
 
 
 @dataclass(frozen=True, kw_only=True)
 class CoSENT(PairTraining, Regularized):
+    group = "loss"
+
     loss: Literal["cosent", "sbert"] = "cosent"
     """cosent: rank pairs by cosine. sbert: Sentence-BERT's classifier over [u; v; |u-v|], the article's baseline."""
-    scale: float = 20.0
+    scale: Annotated[float, Setting(above=0)] = 20.0
     """Inverse temperature of the cosines."""
-    class_threshold: float = 0.5
+    class_threshold: Annotated[float, Setting(part_of=("loss=sbert",))] = 0.5
     """sbert only: labels above it are class 1, others 0 (the article cuts STS-B at 2.5)."""
     pooling: Literal["cls", "mean", "first-last-avg"] | None = None
     """Default: what the model's folder says, else cls."""
 
-    also: str | None = None
-    """Texts with a class each, on which the same encoder is trained as a second task. Its classification layer is not
-    saved."""
-    also_split: str | None = None
-    """Split of --also."""
-    also_columns: tuple[str, ...] = ()
-    """Column names of --also, as in text=sentence label=category."""
-    also_dev: str | None = None
-    """Texts with classes to report the accuracy of the second task on at the end."""
-    also_dev_split: str | None = None
-    """Split of --also-dev."""
-    mix: Literal["proportional", "alternate", "together"] = "proportional"
-    """Which data feeds a step: one set, drawn by their sizes; by turns; or both."""
-    also_weight: float = 1.0
-    """Weight of the second task's loss."""
-    weighting: Literal["sum", "primary_auxiliary", "min_norm", "inverse_gradient_norm", "pcgrad"] = "sum"
-    """--mix together only: how the gradients of both tasks become one. primary_auxiliary follows the similarity as far
-    as that does not make the second task worse (kexue.fm/archives/8907)."""
+    @property
+    def cited(self) -> list[str]:
+        return ["SoftmaxPairLoss" if self.loss == "sbert" else "cosent_loss", *super().cited]
 
-    def check_tasks(self, accelerator: Accelerator) -> None:
-        """Refuse flags of the second task that contradict each other, and regularizers where the loss has no place."""
-        unused = [flag for flag in REGULARIZERS if getattr(self, flag)]
-        if self.loss == "sbert" and unused:
-            raise ValueError(f"--{unused[0].replace('_', '-')} is for --loss cosent, not sbert")
-        if self.also is None:
-            if self.also_dev or self.weighting != "sum":
-                raise ValueError("--also-dev and --weighting are about a second task: give its data by --also")
-            return
-        if self.loss == "sbert":
-            raise ValueError("--also is a second task beside --loss cosent, not sbert")
-        if self.weighting != "sum":
-            if self.mix != "together":
-                raise ValueError(f"--weighting {self.weighting} needs both tasks in every step: --mix together")
-            if self.micro_batches > 1:
-                raise ValueError(f"--weighting {self.weighting} takes a step at once: use --micro-batches 1")
-            if self.precision == "fp16" or accelerator.distributed_type == DistributedType.DEEPSPEED:
-                raise ValueError(
-                    f"--weighting {self.weighting} takes the gradients of each task by itself, which neither fp16's "
-                    "loss scale nor DeepSpeed reaches: use bf16, DDP or FSDP2"
-                )
+    def check(self) -> None:
+        super().check()
+        if self.loss == "sbert" and self.regularizers:
+            raise ValueError(f"{flag(self.regularizers[0])} is for --loss cosent, not sbert")
 
 
 def quickstart() -> CoSENT:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from recipes._base import PairTraining
-from recipes._regularizers import Regularized
+from recipes.base import PairTraining
+from recipes.regularizers import Regularized
+from recipes.settings import Setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEncoder(PairTraining, Regularized):
+    group = "loss"
+
     loss: Literal["cosent", "bce"] = "cosent"
     """cosent: rank the pairs of a batch (kexue.fm/archives/9341). bce: cross-entropy of each, labels in [0, 1]."""
-    scale: float = 1.0
+    scale: Annotated[float, Setting(above=0, part_of=("loss=cosent",))] = 1.0
     """cosent only: inverse temperature; the score has its own scale, so 1."""
+
+    @property
+    def cited(self) -> list[str]:
+        return [*["cosent_loss"] * (self.loss == "cosent"), *super().cited]
 
 
 def quickstart() -> CrossEncoder:

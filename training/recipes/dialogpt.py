@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from recipes._language_model import CausalTraining
+from recipes.language_model import CausalTraining
+from recipes.settings import Setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class DialoGPT(CausalTraining):
+    group = "task"
+
     data: str = "embedded:dialogues_zh"
     """Training dialogues, lists of turns or messages: embedded:<name>, a file or folder (also .gz), a Hub dataset."""
     model: str | None = None
     """Folder or Hub name to start from: any BERT with its MLM head, or a causal LM (GPT-2, Qwen, …); else scratch."""
-    max_length: int = 128
+    max_length: Annotated[int, Setting(least=1)] = 128
     """Tokens of a dialogue; of longer ones the newest whole turns stay."""
     layout: Literal["blog", "cdial", "dialogpt"] | None = None
     """blog: speakers in the token types (kexue.fm/archives/7718), needs remote code. cdial: speaker tokens in the text.
@@ -24,9 +27,9 @@ class DialoGPT(CausalTraining):
     """Turns with labels; default is what the layout's authors do: all, last and replies."""
     reverse: bool = False
     """Train on reversed dialogues: the backward model of suzoo.decoding.mmi_rerank."""
-    max_new_tokens: int = 32
+    max_new_tokens: Annotated[int, Setting(least=1)] = 32
     """Longest reply."""
-    max_scored: int = 200
+    max_scored: Annotated[int, Setting(least=0, resume=True)] = 200
     """Dev dialogues whose last turn is generated and scored at the end; 0 is none."""
 
 

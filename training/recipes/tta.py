@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from recipes._language_model import LanguageModelTraining
+from recipes.language_model import LanguageModelTraining
+from recipes.settings import Setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class TTA(LanguageModelTraining):
+    group = "task"
+
     data: str = "embedded:text_zh"
     """Training texts, one sentence each: embedded:<name>, .txt, a table or a folder (also .gz), a Hub dataset."""
     objective: Literal["tta", "mlm"] = "tta"
     """tta: predict every token from all others (arXiv 2004.08097). mlm: the baseline, a stock BertForMaskedLM."""
-    query_init: Literal["mask", "position"] = "mask"
+    query_init: Annotated[Literal["mask", "position"], Setting(part_of=("objective=tta",))] = "mask"
     """tta from scratch: what the queries start from, the authors' code or their paper's formula."""
-    mask_probability: float = 0.15
+    mask_probability: Annotated[float, Setting(above=0, most=1, part_of=("objective=mlm",))] = 0.15
     """mlm: share of the tokens to predict, drawn anew for every batch."""
-    words: Literal["single", "blanks", "jieba"] = "single"
+    words: Annotated[Literal["single", "blanks", "jieba"], Setting(part_of=("objective=mlm",))] = "single"
     """mlm: mask single tokens, whole words divided by blanks in the text, or whole words found by jieba."""
     typos: str | None = None
     """tta: rows of a source with typos and its correction (columns source and target), to be corrected at the end."""
     confusion: tuple[str, ...] = ()
     """Confusion sets for --typos: files as suzoo.data.read_confusions takes them; `embedded` is the embedded set."""
-    max_scored: int = 200
+    max_scored: Annotated[int, Setting(least=0, resume=True)] = 200
     """Dev texts whose exact pseudo-perplexity is computed at the end; 0 is none."""
+
+    def check(self) -> None:
+        super().check()
+        if self.objective == "mlm" and self.typos:
+            raise ValueError("--typos are corrected by T-TA; a masked language model has no one-pass suggestions")
+        if self.objective == "mlm" and self.positions != "absolute":
+            raise ValueError("--objective mlm is a stock BERT, which has --positions absolute only")
 
 
 def quickstart() -> TTA:

@@ -1,19 +1,19 @@
-"""What the scripts of DialoGPT, UniLM and T-TA share: fields, the module they train, its dev loss."""
+"""What the scripts of DialoGPT, UniLM and T-TA share: their batches, the module they train, its dev loss."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Any
+
+from recipes.language_model import CausalTraining, LanguageModelTraining
+from recipes.settings import flag
 
 import torch
 from tokenizers import models
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from recipes._base import Training
 from suzoo.data import TokenBatches, without_inner_spaces
 from suzoo.distributed import all_reduce_sum, rank, world_size
 from suzoo.losses import chunked_loss, cross_entropy_loss
@@ -24,58 +24,36 @@ from suzoo.models._stock_encoder import sharded_units
 IGNORED = -100
 
 
-@dataclass(frozen=True, kw_only=True)
-class LanguageModelTraining(Training):
-    micro_batch_tokens: int = 2048
-    """Size of a micro-batch on one process: examples times the longest of them; under 5 % of it is padding."""
-    positions: Literal["absolute", "nezha", "rope"] = "absolute"
-    """Of the model from scratch."""
-    label_smoothing: float = 0.0
-    """Share of the target that is spread over the vocabulary; dev losses are without it."""
-    chunk_size: int = 0
-    """Labelled tokens whose logits exist at once, for large vocabularies; the head then computes twice. 0 is all."""
-
-    @property
-    def loss_options(self) -> dict[str, Any]:
-        """The fields that `fit` needs to choose the weights with the lowest dev loss."""
-        return {"monitor": "loss", "greater_is_better": False}
-
-    def batches(self, examples: Sequence[dict], collate: Callable) -> TokenBatches:
-        """Steps of `micro_batches` micro-batches of examples of like length."""
-        return TokenBatches(
-            examples,
-            [len(example["input_ids"]) for example in examples],
-            max_tokens=self.micro_batch_tokens,
-            collate=collate,
-            seed=self.seed,
-            num_micro_batches=self.micro_batches,
-        )
-
-    def dev_batches(self, examples: Sequence[dict], collate: Callable) -> list[Any]:
-        """Batches of like length that together hold every example once."""
-        groups = token_budget_batches([len(example["input_ids"]) for example in examples], self.micro_batch_tokens)
-        return [collate([examples[row] for row in rows]) for rows in groups]
+def token_batches(recipe: LanguageModelTraining, examples: Sequence[dict], collate: Callable) -> TokenBatches:
+    """Steps of `micro_batches` micro-batches of examples of like length."""
+    return TokenBatches(
+        examples,
+        [len(example["input_ids"]) for example in examples],
+        max_tokens=recipe.micro_batch_tokens,
+        collate=collate,
+        seed=recipe.seed,
+        num_micro_batches=recipe.micro_batches,
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class CausalTraining(LanguageModelTraining):
-    self_terminating: Literal["off", "monotonic", "non_monotonic"] | None = None
-    """Give the end of a text a probability that goes to one (kexue.fm/archives/7500), in training and in the saved
-    model's generate(). Default: as --model was, else off."""
-    epsilon: float = 1e-3
-    """self_terminating: greedy search ends within ln 2 / epsilon tokens."""
+def dev_batches(recipe: LanguageModelTraining, examples: Sequence[dict], collate: Callable) -> list[Any]:
+    """Batches of like length that together hold every example once."""
+    groups = token_budget_batches([len(example["input_ids"]) for example in examples], recipe.micro_batch_tokens)
+    return [collate([examples[row] for row in rows]) for rows in groups]
 
-    def choose_head(self, model: Any, eos_token_id: int) -> SelfTerminatingHead | None:
-        """The rule, noted in the model's configuration."""
-        if self.self_terminating == "off":
-            model.config.self_terminating = None
-        elif self.self_terminating is not None:
-            monotonic = self.self_terminating == "monotonic"
-            SelfTerminatingHead(eos_token_id, self.epsilon, monotonic).write(model.config)
-        head = SelfTerminatingHead.of_config(model.config, eos_token_id)
-        if head is not None and (self.label_smoothing or self.chunk_size):
-            raise ValueError("--self-terminating has a loss of its own: no --label-smoothing and no --chunk-size")
-        return head
+
+def choose_head(recipe: CausalTraining, model: Any, eos_token_id: int) -> SelfTerminatingHead | None:
+    """The rule of --self-terminating, noted in the model's configuration."""
+    if recipe.self_terminating == "off":
+        model.config.self_terminating = None
+    elif recipe.self_terminating is not None:
+        monotonic = recipe.self_terminating == "monotonic"
+        SelfTerminatingHead(eos_token_id, recipe.epsilon, monotonic).write(model.config)
+    head = SelfTerminatingHead.of_config(model.config, eos_token_id)
+    used = [name for name in ("label_smoothing", "chunk_size", "tailr", "rdrop") if getattr(recipe, name, 0)]
+    if head is not None and used:
+        raise ValueError(f"--self-terminating has a loss of its own: no {flag(used[0])}")
+    return head
 
 
 class LabelledLoss(nn.Module):
@@ -147,11 +125,6 @@ def dev_loss(module: nn.Module, batches: Sequence[dict[str, Tensor]], device: to
         total += torch.stack([module(**on_device).float(), torch.tensor(float(count), device=device)])
     loss_sum, count = all_reduce_sum(total).tolist()
     return {"loss": loss_sum / count, "perplexity": math.exp(min(700.0, loss_sum / count))}
-
-
-def smoothed(label_smoothing: float) -> Callable[..., Tensor]:
-    """Cross-entropy with that label smoothing."""
-    return partial(cross_entropy_loss, label_smoothing=label_smoothing)
 
 
 def finished_tokenizer(tokenizer: PreTrainedTokenizerBase, model: Any) -> PreTrainedTokenizerBase:

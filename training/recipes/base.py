@@ -1,0 +1,193 @@
+"""The fields that every training script shares; each is a command-line flag with this text as its help.
+
+No torch here, so that `--help` answers at once: `frame.py` does with the fields what needs it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from recipes.settings import Setting
+
+POSITIVE = Setting(least=1)
+COUNT = Setting(least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    group = "data"
+
+    data: str
+    """Training data: embedded:<name>, a file or folder (jsonl, csv, tsv, parquet, .gz), or a Hub dataset."""
+    split: str | None = None
+    """Split of --data, where it has several."""
+    dev: str | None = None
+    """Data to choose the best weights by; default is the dev split of --data."""
+    dev_split: str | None = None
+    """Split of --dev."""
+    columns: tuple[str, ...] = ()
+    """Column names of the data, as in text1=sentence1 text2=sentence2 score=label."""
+    skip_bad_rows: bool = False
+    """Count and leave out rows that can't be read, instead of stopping at the first."""
+    max_train_samples: Annotated[int | None, POSITIVE] = None
+    """Use only this many training rows, from the start."""
+    max_dev_samples: Annotated[int | None, POSITIVE] = None
+    """Use only this many dev rows, from the start."""
+
+    @property
+    def dev_data(self) -> tuple[str, str | None]:
+        """Source and split of the dev data."""
+        if not self.dev and os.path.isfile(self.data):
+            raise ValueError(f"--data {self.data} is one file: give the file of the dev data with --dev")
+        return (self.dev, self.dev_split) if self.dev else (self.data, self.dev_split or "dev")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    group = "model"
+
+    model: str | None = None
+    """Folder or Hub name to start from; without it a small BERT is trained from scratch."""
+    vocabulary: Annotated[str | None, Setting(part_of=("model=None",))] = None
+    """Tokenizer (folder or Hub name) of the model from scratch; default is one learnt from the training texts."""
+    trust_remote_code: bool = False
+    """Run Python code that --model or --vocabulary brings along. Read it first: it may do whatever you may."""
+    hidden_size: Annotated[int, Setting(least=1, part_of=("model=None",))] = 256
+    """Of the model from scratch."""
+    num_layers: Annotated[int, Setting(least=1, part_of=("model=None",))] = 4
+    """Of the model from scratch."""
+    vocab_size: Annotated[int, Setting(least=1, part_of=("model=None",))] = 8000
+    """Of the tokenizer learnt from the training texts."""
+    max_length: Annotated[int, POSITIVE] = 64
+    """Tokens per text; longer texts are cut."""
+    dropout: Annotated[float | None, Setting(least=0, most=1)] = None
+    """Of all dropout layers; default is what the model has, and 0.1 from scratch."""
+    lora_r: Annotated[int, Setting(least=0, off=0)] = 0
+    """Rank of LoRA adapters; 0 trains all weights. The rows of added tokens, as speaker tags, learn beside them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    group = "training"
+
+    epochs: Annotated[float, Setting(above=0)] = 1
+    """Passes over the training data."""
+    micro_batches: Annotated[int, POSITIVE] = 1
+    """Parts in which each process computes its share of a step; the gradient stays that of the whole step."""
+    optimizer: str = "adamw"
+    """adamw, lazy_adamw (rows without gradient stay, as those of words that a step lacks), adafactor, adax, adaxw,
+    lion, tiger, accumulated_sgd or accumulated_adamw."""
+    optimizer_options: tuple[str, ...] = ()
+    """Arguments of the optimizer's class: betas=(0.95,0.98) rounding=kahan momentum_dtype=bfloat16. With
+    accumulation_steps=4 (tiger, accumulated_sgd, accumulated_adamw; equal to --micro-batches, and --max-grad-norm None)
+    the optimizer takes one micro-batch at a time, and so does the loss."""
+    lr: Annotated[float, Setting(above=0)] = 2e-5
+    """Peak learning rate."""
+    weight_decay: Annotated[float, Setting(least=0)] = 0.01
+    """On matrices; not on norms and biases."""
+    schedule: str = "linear"
+    """constant, linear, cosine, wsd or inverse_sqrt."""
+    warmup: Annotated[float, Setting(least=0, most=1)] = 0.1
+    """Share of the steps in which the rate rises."""
+    max_grad_norm: Annotated[float | None, Setting(above=0)] = 1.0
+    """Gradients are clipped to this norm; None leaves them."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision."""
+    compile: bool = False
+    """torch.compile the encoder."""
+    cpu_threads: Annotated[int, Setting(least=0, resume=True)] = 0
+    """Threads per process on the CPU; 0 shares the cores out (accelerate launch alone would give 1)."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass, to save memory."""
+    seed: Annotated[int, COUNT] = 0
+    """Of weights, dropout and the order of the data."""
+    evaluate_every: Annotated[int | None, POSITIVE] = None
+    """Optimizer steps between evaluations; default is one epoch."""
+    patience: Annotated[int | None, POSITIVE] = None
+    """Stop after this many evaluations without a gain."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    group = "output"
+
+    output_dir: Annotated[str, Setting(resume=True, shown=False)] = "out/run"
+    """Where the model, the metrics and the checkpoints go."""
+    overwrite: Annotated[bool, Setting(resume=True, shown=False)] = False
+    """Replace the run in the output folder, which is deleted when the new one has a checkpoint."""
+    resume: Annotated[bool, Setting(resume=True, shown=False)] = False
+    """Continue the run in the output folder from its newest checkpoint, with the flags and data it began with."""
+    push_to: Annotated[str | None, Setting(resume=True, shown=False)] = None
+    """Hub repository (owner/name) to push the verified model to."""
+    tracker: Annotated[
+        Literal["none", "tensorboard", "wandb", "mlflow", "trackio", "all"], Setting(resume=True, shown=False)
+    ] = "none"
+    """Accelerate tracker that gets the curves; metrics.jsonl and curves.png are always written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Output, Steps, Model, Data):
+    """What all scripts share."""
+
+    @property
+    def loop_options(self) -> dict[str, Any]:
+        """The fields that `fit` takes under the same names."""
+        names = ("max_grad_norm", "evaluate_every", "patience", "resume")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def adapter_only(self) -> bool:
+        """Whether the LoRA adapter is saved alone."""
+        return False
+
+    @property
+    def cited(self) -> list[str]:
+        """The losses among the flags, by the names that `suzoo.losses.citations.cite` knows."""
+        return []
+
+    def check(self) -> None:
+        """Refuse flags that contradict each other, before anything is read or written."""
+        if 0 < self.max_length < 3:
+            raise ValueError(f"--max-length must be 3 or more, not {self.max_length}: a token between [CLS] and [SEP]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleTraining(Training):
+    """Steps of a fixed number of random examples, as losses that compare the examples of a batch need."""
+
+    group = "training"
+
+    batch_size: Annotated[int, POSITIVE] = 32
+    """Examples per optimizer step, over all processes."""
+    lora_save: Annotated[Literal["merged", "adapter"], Setting(part_of=("lora_r",))] = "merged"
+    """Save the adapters merged into the weights, or alone."""
+
+    def check(self) -> None:
+        super().check()
+        if self.adapter_only and (self.model is None or self.push_to):
+            raise ValueError("--lora-save adapter needs a --model, and can't be pushed: use --lora-save merged")
+
+    @property
+    def adapter_only(self) -> bool:
+        return self.lora_r > 0 and self.lora_save == "adapter"
+
+    @property
+    def batch_options(self) -> dict[str, int]:
+        """The fields that `RandomBatches` takes."""
+        return {"batch_size": self.batch_size, "seed": self.seed, "num_micro_batches": self.micro_batches}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairTraining(ExampleTraining):
+    """What the scripts on pairs of texts share."""
+
+    group = "loss"
+
+    data: str = "embedded:pairs_zh"
+    """Training data: embedded:<name>, a file or folder (jsonl, csv, tsv, parquet, .gz), or a Hub dataset."""
+    ranked: str | None = None
+    """Query data (query, positive, negative) to report MRR@10, NDCG@10 and recall on at the end."""
+    ranked_split: Annotated[str | None, Setting(part_of=("ranked",))] = None
+    """Split of --ranked."""

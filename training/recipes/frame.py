@@ -1,0 +1,217 @@
+"""The frame of every training script: begin, read, prepare, finish. What differs between scripts stands in the scripts.
+
+accelerator, run = begin(recipe)                      processes, output folder, seed
+train, dev, provenance = read(recipe, read_pairs)     rows, and where they came from
+whole = unsharded_copy(accelerator, model)            what will be saved
+module, optimizer, schedule, num_steps = prepare(...)
+fit(step, ...)                                        suzoo.engine
+finish(...)                                           unshard, merge, save, record, verify, push
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from recipes.base import Training
+from recipes.choices import choose_optimizer
+from recipes.settings import changeable, check_ranges, flag, shown
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env, set_seed
+from huggingface_hub.utils import validate_repo_id
+from peft import PeftModel
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from suzoo.data import describe
+from suzoo.distributed import rank
+from suzoo.engine import RunFolder, end_training, full_state_dict
+from suzoo.hub.publish import publish
+from suzoo.losses.citations import cite
+from suzoo.optimizers import get_schedule
+
+logger = logging.getLogger(__name__)
+
+
+def begin(recipe: Training) -> tuple[Accelerator, RunFolder]:
+    """Processes, precision, trackers, seed, and the checked output folder."""
+    check_ranges(recipe)
+    recipe.check()
+    check_files(recipe)
+    tracker = None if recipe.tracker == "none" else recipe.tracker
+    if tracker not in (None, "all", *map(str, get_available_trackers())):
+        raise ValueError(f"--tracker {tracker} is not installed here: pip install {tracker}")
+    if recipe.push_to:
+        validate_repo_id(recipe.push_to)
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # or several CPU processes would not find each other
+        mixed_precision=recipe.precision,
+        log_with=tracker,
+        project_dir=recipe.output_dir,
+    )
+    if accelerator.distributed_type == DistributedType.MULTI_CPU and parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        # Accelerate knows FSDP on accelerators only; torch shards over CPU processes as well
+        accelerator.state.distributed_type = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+    if recipe.precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("--precision fp16 needs an accelerator: on a CPU use bf16")
+    main_process = accelerator.is_main_process
+    run = RunFolder(recipe.output_dir, overwrite=recipe.overwrite, resume=recipe.resume, main=main_process)
+    if accelerator.device.type == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(recipe.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    set_seed(recipe.seed)
+    logger.info(
+        "%s, %d process(es) on %s, precision %s",
+        accelerator.distributed_type.value,
+        accelerator.num_processes,
+        accelerator.device.type,
+        recipe.precision,
+    )
+    return accelerator, run
+
+
+def check_files(recipe: Training) -> None:
+    """Refuse a --model that is not there or damaged, and an --overwrite that would delete what the run reads."""
+    for name in ("model", "vocabulary"):
+        path = getattr(recipe, name)
+        if path and (path.count("/") > 1 or path[0] in "/.~") and not os.path.isdir(path):
+            raise ValueError(f"there is no folder {path}, which {flag(name)} names")
+    for path in Path(recipe.model).glob("*.safetensors") if recipe.model else ():
+        try:
+            safe_open(path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} is no whole weights file ({error}): save or download it again") from error
+    emptied = Path(recipe.output_dir).resolve()
+    for name in ("model", "vocabulary", "data", "dev", "ranked", "also", "also_dev", "typos"):
+        path = getattr(recipe, name, None)
+        if recipe.overwrite and path and os.path.exists(path) and Path(path).resolve().is_relative_to(emptied):
+            raise ValueError(f"--overwrite would delete {path}, which {flag(name)} names: choose another --output-dir")
+
+
+def read(
+    recipe: Training, reader: Callable[..., Sequence[Any]]
+) -> tuple[Sequence[Any], Sequence[Any], dict[str, dict[str, Any]]]:
+    """Training rows, dev rows, and what run.json says about both.
+
+    Args:
+        reader: of `suzoo.data`: (source, split=, columns=, skip_bad_rows=, max_rows=) -> rows.
+    """
+    train, trained = read_one(recipe, reader, recipe.data, recipe.split or "train", recipe.max_train_samples)
+    dev, compared = read_one(recipe, reader, *recipe.dev_data, recipe.max_dev_samples)
+    return train, dev, {"train": trained, "dev": compared}
+
+
+def read_one(
+    recipe: Training,
+    reader: Callable[..., Sequence[Any]],
+    source: str,
+    split: str | None,
+    max_rows: int | None = None,
+    columns: Sequence[str] | None = None,
+) -> tuple[Sequence[Any], dict[str, Any]]:
+    """Rows of one source, and what run.json says about them; `columns` default to --columns."""
+    columns = recipe.columns if columns is None else columns
+    rows = reader(source, split=split, columns=columns, skip_bad_rows=recipe.skip_bad_rows, max_rows=max_rows)
+    return rows, describe(source, split, rows)
+
+
+def unsharded_copy(accelerator: Accelerator, model: nn.Module) -> nn.Module:
+    """What `finish` saves: the model itself, or where it will be sharded a copy that holds no weights yet.
+
+    No process can save or run its shards alone.
+    """
+    if accelerator.distributed_type != DistributedType.FSDP:
+        return model
+    empty = {
+        id(value): nn.Parameter(torch.empty_like(value, device="meta"), value.requires_grad)
+        for value in model.parameters()
+    }
+    return copy.deepcopy(model, empty).eval()
+
+
+def prepare(
+    recipe: Training,
+    accelerator: Accelerator,
+    run: RunFolder,
+    module: nn.Module,
+    batches: Any,
+    provenance: dict[str, dict[str, Any]],
+    wrap: Callable[[torch.optim.Optimizer], torch.optim.Optimizer] = lambda optimizer: optimizer,
+) -> tuple[Any, torch.optim.Optimizer, LRScheduler, int]:
+    """Module, optimizer, schedule, number of steps; and the run is written down, or compared with how it began.
+
+    Args:
+        module: everything with weights to train, as the one module that Accelerate prepares.
+        batches: whose `steps_per_epoch` --epochs counts.
+        provenance: as `read` returned it.
+        wrap: puts another optimizer around that of --optimizer.
+    """
+    num_steps = max(1, round(recipe.epochs * batches.steps_per_epoch))
+    optimizer = wrap(choose_optimizer(recipe, module))
+    schedule = get_schedule(recipe.schedule, optimizer, num_steps=num_steps, warmup=recipe.warmup)
+    module, optimizer = accelerator.prepare(module, optimizer)
+    run.begin(accelerator, recipe, provenance, changeable=changeable(recipe))
+    torch.manual_seed(recipe.seed + rank())  # from here on every rank draws its own dropout
+    return module, optimizer, schedule, num_steps
+
+
+def finish(
+    recipe: Training,
+    accelerator: Accelerator,
+    run: RunFolder,
+    model: nn.Module,
+    whole: Any,
+    tokenizer: Any,
+    scores: dict[str, dict[str, float]],
+    provenance: dict[str, dict[str, Any]],
+    score: Callable[[Any], None] = lambda whole: None,
+) -> None:
+    """Unshard, merge, save, record, verify, push.
+
+    Args:
+        model: the trained model, without what Accelerate put around it.
+        whole: `unsharded_copy` of it.
+        scores: split -> name -> number.
+        score: called with the whole model once it is saved, on the one process that saves; may add to `scores`.
+    """
+    if whole is not model:
+        state = full_state_dict(model)  # every process takes part
+        if accelerator.is_main_process:
+            whole.load_state_dict(state, assign=True)
+            whole.tie_weights()
+    end_training(accelerator)
+    if not accelerator.is_main_process:
+        return
+    if recipe.lora_r and not recipe.adapter_only:
+        merge_adapters(whole)
+    whole.save_pretrained(run.path)
+    tokenizer.save_pretrained(run.path)
+    score(whole)
+    run.finish(
+        recipe,
+        scores,
+        script=f"training/train_{type(recipe).__module__.rpartition('.')[2]}.py",
+        provenance=provenance,
+        settings=shown(recipe),
+        citations=cite(*recipe.cited),
+    )
+    if recipe.adapter_only:
+        print(f"saved: {run.path}, an adapter that opens where {recipe.model} is")
+    else:
+        publish(whole, tokenizer, run.path, recipe.push_to)
+
+
+def merge_adapters(model: nn.Module) -> None:
+    """Add LoRA's products to the weights that they adapt."""
+    for name, part in list(model.named_children()):
+        if isinstance(part, PeftModel):
+            setattr(model, name, part.merge_and_unload())  # ty: ignore[not-callable]
