@@ -123,7 +123,7 @@ def test_flags_that_contradict_each_other_are_one_sentence(tmp_path, monkeypatch
     assert "use --micro-batches 1" in message(*ALSO, *together, "--micro-batches", "2")
     assert "one class each" in message("--also", several)
     other = several.with_name("other.jsonl")
-    assert "lacks: x, y" in message("--also-dev", other, "--also-dev-split", "None")
+    assert "lacks: x, y" in message("--also-dev", other)
     assert "knows no rows" in message("--vat", "1", "--disturbance-norm", "sample")
     with pytest.raises(ValueError, match="which fp16's loss scale does not reach"):
         Recipe(mix="together", weighting="min_norm", precision="fp16").check()

@@ -82,7 +82,8 @@ def read_second_task(recipe: Recipe, provenance: dict) -> tuple[list, list, list
     train, provenance["also"] = read_one(recipe, read_classes, recipe.also, recipe.also_split, **options)
     dev: Sequence[Any] = []
     if recipe.also_dev:
-        dev, provenance["also_dev"] = read_one(recipe, read_classes, recipe.also_dev, recipe.also_dev_split, **options)
+        split = recipe.also_dev_split or ("dev" if recipe.also_dev.startswith("embedded:") else None)
+        dev, provenance["also_dev"] = read_one(recipe, read_classes, recipe.also_dev, split, **options)
     if any(len(row.labels) != 1 for row in [*train, *dev]):
         raise ValueError("--also takes texts of one class each; these have several or none")
     classes = class_names(train, "--also")

@@ -31,7 +31,7 @@ class TwoTasks(PairTraining, Regularized):
     also_dev: str | None = None
     """Texts with classes to report the accuracy of the second task on at the end."""
     also_dev_split: Annotated[str | None, Setting(part_of=("also_dev",))] = None
-    """Split of --also-dev."""
+    """Split of --also-dev; default of an embedded corpus is dev."""
     mix: Literal["proportional", "alternate", "together"] = "proportional"
     """Which data feeds a step: one set, drawn by their sizes; by turns; or both."""
     also_weight: Annotated[float, Setting(least=0)] = 1.0
@@ -69,7 +69,6 @@ def quickstart() -> TwoTasks:
     return TwoTasks(
         output_dir="out/two-tasks",
         also_dev="embedded:classes_zh",
-        also_dev_split="dev",
         hidden_size=128,
         num_layers=2,
         pooling="mean",
