@@ -214,4 +214,4 @@ def merge_adapters(model: nn.Module) -> None:
     """Add LoRA's products to the weights that they adapt."""
     for name, part in list(model.named_children()):
         if isinstance(part, PeftModel):
-            setattr(model, name, part.merge_and_unload())  # ty: ignore[not-callable]
+            setattr(model, name, part.merge_and_unload())
