@@ -52,23 +52,17 @@ def test_recipe_data_and_origin_are_those_of_the_run_record(folder):
 
 
 def test_settings_without_effect_are_left_out_and_the_loss_is_named(folder):
-    recipe = RUN["recipe"] | {
-        "seed": 0,
-        "warmup": 0.0,
-        "hidden_size": 256,
-        "lora_r": 0,
-        "lora_save": "merged",
-        "compile": False,
-        "loss": "sbert",
-    }
+    recipe = RUN["recipe"] | {"seed": 0, "warmup": 0.0, "hidden_size": 256, "compile": False, "loss": "sbert"}
+    settings = {"warmup": 0.0, "loss": "sbert", "vocabulary": "/home/me/tokenizer"}  # as the script chose them
     data = {"train": {"source": "/home/me/pairs.tsv", "rows": 2, "sha256": "ab"}}
-    text = rewrite(folder, "run.json", RUN | {"recipe": recipe, "data": data}).text
+    text = rewrite(folder, "run.json", RUN | {"recipe": recipe, "settings": settings, "data": data}).text
     assert "| loss | sbert |" in text and "| warmup | 0.0 |" in text and "seed 0" in text
     assert "as Sentence-BERT" in text and "CoSENT learns" not in text
-    assert not any(f"| {field} |" in text for field in ["hidden_size", "lora_r", "lora_save", "compile"])
-    assert "| pairs.tsv | 2 |" in text and "/home/me" not in text
+    assert not any(f"| {field} |" in text for field in ["hidden_size", "compile"])
+    assert "| pairs.tsv | 2 |" in text and "| vocabulary | tokenizer |" in text and "/home/me" not in text
+    # a record without them, of another script: what has a value
     text = rewrite(folder, "run.json", RUN | {"recipe": recipe | {"model": None, "loss": "cosent"}}).text
-    assert "| hidden_size | 256 |" in text and "with the CoSENT loss" in text
+    assert "| hidden_size | 256 |" in text and "with the CoSENT loss" in text and "| compile |" not in text
 
 
 def test_eval_results_are_written_for_hub_datasets_only(folder):
