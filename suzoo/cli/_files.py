@@ -20,7 +20,7 @@ def iterate_rows(name: str, empty_lines: bool = False) -> Iterator[tuple[str, di
     from suzoo.data._formats import file_rows
     from suzoo.data._sources import rows_of
 
-    for where, row in file_rows(STDIN, empty_lines=True) if name == "-" else rows_of(name, None, True, empty_lines):
+    for where, row in file_rows(STDIN, empty_lines=True) if name == "-" else rows_of(name, empty_lines=empty_lines):
         if isinstance(row, DataError):
             raise row
         yield where, row

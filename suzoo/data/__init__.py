@@ -3,16 +3,18 @@
 from suzoo.data._errors import DataError
 from suzoo.data.classes import Classified, class_names, class_numbers, read_classes
 from suzoo.data.confusions import read_confusions
-from suzoo.data.dialogpt import dialogue_batch, encode_dialogue
+from suzoo.data.dialogpt import dialogue_batch, encode_dialogue, encode_dialogues
 from suzoo.data.fingerprints import describe, fingerprint
 from suzoo.data.flat import flat_batch
-from suzoo.data.mlm import encode_words, masked_batch, segment_chinese
+from suzoo.data.mlm import encode_word_lists, encode_words, masked_batch, segment_chinese
 from suzoo.data.readers import Pair, Ranked, check_labels, parse_columns, read_pairs, read_ranked, read_rows, read_texts
 from suzoo.data.sequences import SourceTarget, read_dialogues, read_seq2seq
+from suzoo.data.stored import StoredRows, cache_folder, numbers
 from suzoo.data.token_batches import TokenBatches
 from suzoo.data.tokenizer import train_unigram, train_wordpiece
-from suzoo.data.tta import encode_sentence, tta_batch
-from suzoo.data.unilm import encode_source_target, unilm_batch
+from suzoo.data.tokens import Examples, tokenize_rows, tokenizer_key
+from suzoo.data.tta import encode_sentence, encode_sentences, tta_batch
+from suzoo.data.unilm import encode_source_target, encode_sources_targets, unilm_batch
 from suzoo.data.vocabulary import add_tokens, added_ids, num_ids, slim_vocabulary, tokens_to_keep, without_inner_spaces
 from suzoo.models._batching import token_budget_batches
 from suzoo.models._dialogue import SPEAKER_TOKENS, DialogueLayout, Turn, chat_template
@@ -22,13 +24,16 @@ __all__ = [
     "Classified",
     "DataError",
     "DialogueLayout",
+    "Examples",
     "Pair",
     "Ranked",
     "SourceTarget",
+    "StoredRows",
     "TokenBatches",
     "Turn",
     "add_tokens",
     "added_ids",
+    "cache_folder",
     "chat_template",
     "check_labels",
     "class_names",
@@ -36,13 +41,18 @@ __all__ = [
     "describe",
     "dialogue_batch",
     "encode_dialogue",
+    "encode_dialogues",
     "encode_sentence",
+    "encode_sentences",
     "encode_source_target",
+    "encode_sources_targets",
+    "encode_word_lists",
     "encode_words",
     "fingerprint",
     "flat_batch",
     "masked_batch",
     "num_ids",
+    "numbers",
     "parse_columns",
     "read_classes",
     "read_confusions",
@@ -55,6 +65,8 @@ __all__ = [
     "segment_chinese",
     "slim_vocabulary",
     "token_budget_batches",
+    "tokenize_rows",
+    "tokenizer_key",
     "tokens_to_keep",
     "train_unigram",
     "train_wordpiece",

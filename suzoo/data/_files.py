@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import gzip
+import hashlib
 import io
 import sys
 import zlib
@@ -45,6 +46,20 @@ class File:
     def format(self) -> str:
         """The suffix that says how to read it, .gz aside; empty if we cannot read it. Stdin is lines."""
         return format_of(self.name) if self.path else ".txt"
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its text, about: packed files hold some times as much."""
+        return self.path.stat().st_size * (8 if self.is_gzip or self.format == ".parquet" else 1) if self.path else 0
+
+    def sha256(self) -> str:
+        """Of its bytes; a second per gigabyte."""
+        digest = hashlib.sha256()
+        assert self.path is not None
+        with self.path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        return digest.hexdigest()
 
 
 STDIN = File("stdin")

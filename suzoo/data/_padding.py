@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,10 +15,12 @@ def pad_right(examples: Sequence[Mapping[str, Any]], fills: Mapping[str, int]) -
     if not examples:
         raise ValueError("a batch of no examples")
     lengths = [len(example["input_ids"]) for example in examples]
-    longest = max(lengths)
-    batch = {
-        name: torch.tensor([[*example[name], *[fill] * (longest - len(example[name]))] for example in examples])
-        for name, fill in fills.items()
-    }
-    batch["attention_mask"] = (torch.arange(longest)[None] < torch.tensor(lengths)[:, None]).long()
+    shape = len(examples), max(lengths)
+    batch = {}
+    for name, fill in fills.items():
+        padded = np.full(shape, fill, dtype=np.int64)
+        for row, (example, length) in enumerate(zip(examples, lengths, strict=True)):
+            padded[row, :length] = example[name]
+        batch[name] = torch.from_numpy(padded)
+    batch["attention_mask"] = (torch.arange(shape[1])[None] < torch.tensor(lengths)[:, None]).long()
     return batch

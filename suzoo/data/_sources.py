@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,41 @@ SPLIT_NAMES = {
 HUB_NAME = r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?"
 
 
-def rows_of(
-    source: str | Path, split: str | None, has_header: bool = True, empty_lines: bool = False
-) -> Iterator[Located]:
-    """Rows of anything that `read_rows` accepts, one source of it. `has_header`, `empty_lines`: see `file_rows`."""
+@dataclass(frozen=True)
+class Found:
+    """What a source stands for.
+
+    Args:
+        rows: (has_header, empty_lines) -> rows with their places, see `file_rows`.
+        num_bytes: about how much they are as text.
+        content: -> a name for what they hold, which changes with it.
+    """
+
+    rows: Callable[[bool, bool], Iterator[Located]]
+    num_bytes: int
+    content: Callable[[], Any]
+
+
+def find(source: str | Path, split: str | None) -> Found:
+    """One source of anything that `read_rows` accepts."""
     name = str(source)
     if name.startswith("embedded:"):
-        return numbered(name, embedded.load(name.removeprefix("embedded:"), split))
+        rows = embedded.load(name.removeprefix("embedded:"), split)
+        return Found(lambda *_: numbered(name, rows), 0, lambda: [name, split])
     names = files_of(source, split)
     if names is None:
-        return _hub_rows(name, split)
-    return chain.from_iterable(file_rows(File.of(name), has_header, empty_lines) for name in names)
+        return _on_the_hub(name, split)
+    files = [File.of(name) for name in names]
+    return Found(
+        lambda *options: chain.from_iterable(file_rows(file, *options) for file in files),
+        sum(file.num_bytes for file in files),
+        lambda: [[file.format, file.is_gzip, file.sha256()] for file in files],
+    )
+
+
+def rows_of(source: str | Path, *, empty_lines: bool = False) -> Iterator[Located]:
+    """Rows of the train split of a source, with header."""
+    return find(source, None).rows(True, empty_lines)
 
 
 def files_of(source: str | Path, split: str | None) -> list[str] | None:
@@ -133,7 +158,7 @@ def _join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(Path(folder, name))
 
 
-def _hub_rows(name: str, split: str | None) -> Iterator[Located]:
+def _on_the_hub(name: str, split: str | None) -> Found:
     import datasets  # takes a second to import
 
     repo, _, config = name.partition(":")
@@ -148,7 +173,11 @@ def _hub_rows(name: str, split: str | None) -> Iterator[Located]:
             f"{name} is no local file or folder, and as a dataset of the Hub it cannot be loaded ({reason}): "
             "check the name and the network, or give a local file"
         ) from error
-    return numbered(name, (named_classes(row, dataset.features) for row in dataset))
+    return Found(
+        lambda *_: numbered(name, (named_classes(row, dataset.features) for row in dataset)),
+        dataset.data.nbytes,
+        lambda: dataset._fingerprint,
+    )
 
 
 def _pick_split(split: str, available: list[str], where: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from suzoo.data._errors import DataError
 from suzoo.data.readers import Columns, Convert, Source, pick_columns, read, sources_name, text_of, value_of
+from suzoo.data.stored import Layout
 
 # field -> the names by which it goes
 CLASSES = {
@@ -23,6 +24,14 @@ class Classified:
     labels: tuple[str, ...]
 
 
+TEXTS_CLASSES = Layout[Classified](
+    {"text": "text", "labels": "texts"},
+    lambda row: (row.text, row.labels),
+    lambda text, labels: Classified(text, tuple(labels)),
+    lambda row: (row.text,),
+)
+
+
 def read_classes(
     source: Source,
     *,
@@ -30,7 +39,7 @@ def read_classes(
     columns: Columns = None,
     skip_bad_rows: bool = False,
     max_rows: int | None = None,
-) -> list[Classified]:
+) -> Sequence[Classified]:
     """Texts with their classes: a name, a whole number (which becomes its name), or a list of either."""
 
     def plan(available: list[str], mapping: dict[str, str]) -> Convert[Classified]:
@@ -45,7 +54,7 @@ def read_classes(
 
         return convert
 
-    return read(source, split, columns, list(CLASSES), plan, skip_bad_rows, max_rows)
+    return read(source, split, columns, list(CLASSES), plan, skip_bad_rows, max_rows, TEXTS_CLASSES)
 
 
 def class_names(rows: Sequence[Classified], where: str = "the data") -> list[str]:
@@ -60,7 +69,7 @@ def class_names(rows: Sequence[Classified], where: str = "the data") -> list[str
             f"{where} has {len(names) or 'no'} class{', ' if names else 'es'}{', '.join(names)}: "
             "there is nothing to tell apart; is label the right column?"
         )
-    return sorted(names, key=lambda name: int(name) if all(map(str.isdecimal, names)) else name)
+    return sorted(names, key=int if all(name.isdecimal() and len(name) < 20 for name in names) else None)
 
 
 def class_numbers(rows: Sequence[Classified], names: Sequence[str], where: str = "the data") -> list[list[int]]:

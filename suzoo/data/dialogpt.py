@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from suzoo.data._padding import pad_right
+from suzoo.data.tokens import pieces
 from suzoo.models._dialogue import DialogueLayout, Turn
 
 # what the three original systems train on
@@ -46,20 +47,41 @@ def encode_dialogue(
     Raises:
         ValueError: no turn, or unknown `learn`.
     """
+    columns = encode_dialogues(tokenizer, layout, [turns], max_tokens=max_tokens, learn=learn, reverse=reverse)
+    return {name: column[0] for name, column in columns.items()}  # ty: ignore[invalid-explicit-return]
+
+
+def encode_dialogues(
+    tokenizer: PreTrainedTokenizerBase,
+    layout: DialogueLayout,
+    dialogues: Sequence[Sequence[str]],
+    *,
+    max_tokens: int,
+    learn: str | None = None,
+    reverse: bool = False,
+) -> dict[str, list[list[int]]]:
+    """`encode_dialogue` of many, name -> lists."""
     learn = learn or LEARNED_TURNS[layout.name]
     if learn not in LEARNED_TURNS.values():
         raise ValueError(f"learn is one of {sorted(LEARNED_TURNS.values())}, not {learn!r}")
-    if not turns:
+    if not all(dialogues):
         raise ValueError("a dialogue without turns")
-    encoded = [Turn.of_text(tokenizer, text, place % 2) for place, text in enumerate(turns)]
-    window = layout.newest(encoded, max_tokens)
-    tokens = layout.render(window[::-1] if reverse else window)
-    first_learned = {"all": 0, "replies": 1, "last": len(window) - 1}[learn]
-    labels = [
-        token if turn >= first_learned else -100
-        for token, turn in zip(tokens.input_ids, tokens.turn_index, strict=True)
-    ]
-    return {"input_ids": tokens.input_ids, "token_type_ids": tokens.token_type_ids, "labels": labels}
+    ids = iter(pieces(tokenizer, [text for turns in dialogues for text in turns]))
+    columns: dict[str, list[list[int]]] = {"input_ids": [], "token_type_ids": [], "labels": []}
+    for turns in dialogues:
+        encoded = [Turn(place % 2, tuple(next(ids))) for place in range(len(turns))]
+        window = layout.newest(encoded, max_tokens)
+        tokens = layout.render(window[::-1] if reverse else window)
+        first_learned = {"all": 0, "replies": 1, "last": len(window) - 1}[learn]
+        columns["input_ids"].append(tokens.input_ids)
+        columns["token_type_ids"].append(tokens.token_type_ids)
+        columns["labels"].append(
+            [
+                token if turn >= first_learned else -100
+                for token, turn in zip(tokens.input_ids, tokens.turn_index, strict=True)
+            ]
+        )
+    return columns
 
 
 def dialogue_batch(

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+_JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True, default=str)
+
+
+class Fingerprint:
+    """sha256 of rows that come in parts."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def update(self, rows: Iterable[Any]) -> None:
+        """Take in rows: dicts, dataclasses such as `Pair`, strings or lists."""
+        for row in rows:
+            names = getattr(row, "__dataclass_fields__", None)
+            plain = {name: getattr(row, name) for name in names} if names else row
+            self._digest.update(_JSON.encode(plain).encode() + b"\n")
+
+    def hexdigest(self) -> str:
+        """64 hexadecimal digits."""
+        return self._digest.hexdigest()
 
 
 def fingerprint(rows: Iterable) -> str:
@@ -14,21 +34,26 @@ def fingerprint(rows: Iterable) -> str:
 
     The order of keys within a dict does not count.
     """
-    digest = hashlib.sha256()
-    for row in rows:
-        plain = dataclasses.asdict(row) if dataclasses.is_dataclass(row) and not isinstance(row, type) else row
-        digest.update(json.dumps(plain, ensure_ascii=False, sort_keys=True, default=str).encode())
-        digest.update(b"\n")
+    if about := getattr(rows, "about", None):  # rows of the cache, which took it when they were written
+        return about["sha256"]
+    digest = Fingerprint()
+    digest.update(rows)
     return digest.hexdigest()
 
 
-def describe(source: str, split: str | None, rows: Sequence) -> dict[str, str | int | None]:
-    """What run.json keeps of a data set: source, split, number of rows, sha256, and the name when it is on the Hub."""
-    local = source.startswith("embedded:") or Path(source).exists()
+def describe(source: str | Sequence[str], split: str | None, rows: Sequence) -> dict[str, Any]:
+    """What run.json keeps of a data set: source or sources, split, number of rows, sha256, and the name (or names) when
+    it is on the Hub."""
+    names = [source] if isinstance(source, str) else list(source)
+    hub_ids = [
+        name.split(":")[0]
+        for name in names
+        if not (name.startswith("embedded:") or "://" in name or "*" in name or Path(name).exists())
+    ]
     return {
-        "source": source,
+        "source": " ".join(names),
         "split": split,
         "rows": len(rows),
         "sha256": fingerprint(rows),
-        "hub_id": None if local else source.split(":")[0],
+        "hub_id": hub_ids[0] if len(hub_ids) == 1 else hub_ids or None,
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,10 +52,26 @@ def encode_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], *, ma
     Raises:
         ValueError: no word, or no room for one.
     """
-    if not words or max_tokens < 3:
-        raise ValueError(f"there is nothing to mask in {len(words)} words cut to {max_tokens} tokens")
-    encoded = tokenizer(list(words), is_split_into_words=True, truncation=True, max_length=max_tokens)
-    word_ids = [-1 if word is None else word for word in encoded.word_ids()]
+    columns = encode_word_lists(tokenizer, [words], max_tokens=max_tokens)
+    return {"input_ids": columns["input_ids"][0], "word_ids": columns["word_ids"][0]}
+
+
+def encode_word_lists(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[str]], *, max_tokens: int
+) -> dict[str, list[list[int]]]:
+    """`encode_words` of many, name -> lists."""
+    for words in texts:
+        if not words or max_tokens < 3:
+            raise ValueError(f"there is nothing to mask in {len(words)} words cut to {max_tokens} tokens")
+    encoded = tokenizer(
+        [list(words) for words in texts],
+        is_split_into_words=True,
+        truncation=True,
+        max_length=max_tokens,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )
+    word_ids = [[-1 if word is None else word for word in encoded.word_ids(row)] for row in range(len(texts))]
     return {"input_ids": encoded["input_ids"], "word_ids": word_ids}
 
 
@@ -89,9 +106,9 @@ def masked_batch(
     chosen_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
     for row, example in enumerate(examples):
         size = len(example["input_ids"])
-        ids_BL[row, :size] = torch.tensor(example["input_ids"])
+        ids_BL[row, :size] = torch.as_tensor(example["input_ids"])
         attention_BL[row, :size] = 1
-        chosen_BL[row, _choose(example["word_ids"], probability, whole_words, generator)] = True
+        chosen_BL[row, _choose(np.asarray(example["word_ids"]).tolist(), probability, whole_words, generator)] = True
     labels_BL = ids_BL.masked_fill(~chosen_BL, -100)
     draw_BL = torch.rand(ids_BL.shape, generator=generator)
     random_BL = torch.randint(len(tokenizer), ids_BL.shape, generator=generator)

@@ -17,22 +17,28 @@ Whatever is wrong raises `DataError` with a sentence that names the file, the li
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
 from suzoo.data._errors import DataError, nearest
-from suzoo.data._sources import NLI_CLASSES, rows_of
+from suzoo.data._formats import Located
+from suzoo.data._sources import NLI_CLASSES, find
+from suzoo.data.stored import FORMAT, TEXT, Layout, numbers, store
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Source = str | Path | Sequence[str | Path]
 Columns = Mapping[str, str] | Sequence[str] | None
 Convert = Callable[[str, dict], list[T]]
+# What is smaller as text is read into memory at every start, a few seconds' work; larger data goes through the cache.
+IN_MEMORY_BYTES = 1 << 23
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,14 @@ class Pair:
     text1: str
     text2: str
     label: float
+
+
+PAIRS = Layout[Pair](
+    {"text1": "text", "text2": "text", "label": "number"},
+    lambda pair: (pair.text1, pair.text2, pair.label),
+    Pair,
+    lambda pair: (pair.text1, pair.text2),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +91,7 @@ def read_rows(
     required: Sequence[str] = (),
     skip_bad_rows: bool = False,
     max_rows: int | None = None,
-) -> list[dict]:
+) -> Sequence[dict]:
     """Rows as dicts, with `columns` renamed to our fields and every other column as it is.
 
     Args:
@@ -112,7 +126,7 @@ def read_pairs(
     columns: Columns = None,
     skip_bad_rows: bool = False,
     max_rows: int | None = None,
-) -> list[Pair]:
+) -> Sequence[Pair]:
     """Sentence pairs with a label; what the rows hold is seen from their columns.
 
     - text1, text2, label with numbers: as they are.
@@ -147,7 +161,7 @@ def read_pairs(
 
         return convert
 
-    return read(source, split, columns, (*PAIR, "score", *TRIPLE), plan, skip_bad_rows, max_rows)
+    return read(source, split, columns, (*PAIR, "score", *TRIPLE), plan, skip_bad_rows, max_rows, PAIRS)
 
 
 def read_ranked(
@@ -207,7 +221,7 @@ def read_texts(
     columns: Columns = None,
     skip_bad_rows: bool = False,
     max_rows: int | None = None,
-) -> list[str]:
+) -> Sequence[str]:
     """Plain texts: the lines of a .txt file, or the column `text` (or the one that `columns` names for it).
 
     Rows of sentence pairs or triples give all their texts.
@@ -225,14 +239,15 @@ def read_texts(
                 ]
         raise DataError(_missing(sources_name(source), "text", available))
 
-    return read(source, split, columns, ("text",), plan, skip_bad_rows, max_rows)
+    return read(source, split, columns, ("text",), plan, skip_bad_rows, max_rows, TEXT)
 
 
 def check_labels(pairs: Sequence[Pair], where: str = "the data") -> None:
     """Raise DataError where there is no order to learn or to compare with: fewer than two pairs, or equal labels."""
     if len(pairs) < 2:
         raise DataError(f"{where} has {len(pairs)} sentence pair(s): ranking needs two or more")
-    if all(pair.label == pairs[0].label for pair in pairs):
+    labels = numbers(pairs, "label")
+    if (labels == labels[0]).all():
         raise DataError(
             f"all {len(pairs)} pairs of {where} have the label {pairs[0].label:g}: there is no order in them; "
             "is label the right column?"
@@ -266,8 +281,12 @@ def read(
     plan: Callable[[list[str], dict[str, str]], Convert[T]],
     skip_bad_rows: bool,
     max_rows: int | None,
-) -> list[T]:
-    """What all readers do: `plan` sees the columns once and returns the function that converts a row."""
+    layout: Layout[T] | None = None,
+) -> Sequence[T]:
+    """What all readers do: `plan` sees the columns once and returns the function that converts a row.
+
+    A list, or, where the rows would fill much memory and have a `layout`, `StoredRows` of the cache.
+    """
     mapping = parse_columns(columns)
     for field in mapping:
         if known_fields is not None and field not in known_fields:
@@ -276,24 +295,33 @@ def read(
             )
     if max_rows is not None and max_rows < 1:
         raise DataError(f"max_rows must be 1 or more, not {max_rows}")
-    tally = _Tally(skip_bad_rows)
-    result: list[T] = []
-    sources = [source] if isinstance(source, str | Path) else source
-    for one in sources:
-        if tally.num_good == max_rows:
-            break
-        result += chain.from_iterable(_converted(one, split, mapping, plan, tally, max_rows))
+    has_header = not mapping or not all(column.isdecimal() for column in mapping.values())
+    tally = _Tally(skip_bad_rows, max_rows)
+    found = [(one, find(one, split)) for one in ([source] if isinstance(source, str | Path) else source)]
+
+    def rows() -> Iterator[T]:
+        for one, where in found:
+            if tally.num_good == max_rows:
+                return
+            located = where.rows(has_header, False)
+            yield from chain.from_iterable(_converted(one, located, mapping, plan, tally))
+
     name = sources_name(source)
-    if tally.num_bad:
-        logger.warning(
-            "%s: skipped %d bad of %d rows; the first: %s",
-            name,
-            tally.num_bad,
-            tally.num_bad + tally.num_good,
-            tally.first,
-        )
+    small = sum(where.num_bytes for _, where in found) < IN_MEMORY_BYTES or (max_rows or math.inf) <= 10_000
+    if layout is None or small:
+        result, faults = list(rows()), asdict(tally)
+    else:
+        content = [FORMAT, list(layout.columns), mapping, skip_bad_rows, max_rows]
+        content.append([where.content() for _, where in found])
+        key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+        result = store(f"rows/{key}.arrow", layout, rows, lambda: {"sources": name, "faults": asdict(tally)})
+        faults = result.about["faults"]
+    num_bad, first = faults["num_bad"], faults["first"]
+    if num_bad:
+        num_rows = num_bad + faults["num_good"]
+        logger.warning("%s: skipped %d bad of %d rows; the first: %s", name, num_bad, num_rows, first)
     if not result:
-        raise DataError(f"{name} has no {f'good rows; the first fault: {tally.first}' if tally.first else 'rows'}")
+        raise DataError(f"{name} has no {f'good rows; the first fault: {first}' if first else 'rows'}")
     return result
 
 
@@ -307,30 +335,29 @@ class _Tally:
     """Rows so far, over all sources."""
 
     skip_bad_rows: bool
+    max_rows: int | None
     num_good: int = 0
     num_bad: int = 0
-    first: DataError | None = None
+    first: str | None = None
 
     def fault(self, error: DataError) -> None:
         if not self.skip_bad_rows:
             raise error
         self.num_bad += 1
-        self.first = self.first or error
+        self.first = self.first or str(error)
 
 
 def _converted(
     source: str | Path,
-    split: str | None,
+    rows: Iterator[Located],
     mapping: dict[str, str],
     plan: Callable[[list[str], dict[str, str]], Convert[T]],
     tally: _Tally,
-    max_rows: int | None,
 ) -> Iterator[list[T]]:
     """What each good row of one source becomes."""
-    has_header = not mapping or not all(column.isdecimal() for column in mapping.values())
     convert: Convert[T] | None = None
     unplanned = 0
-    for where, row in rows_of(source, split, has_header):
+    for where, row in rows:
         try:
             if isinstance(row, DataError):
                 raise row
@@ -349,7 +376,7 @@ def _converted(
             continue
         tally.num_good += 1
         yield converted
-        if tally.num_good == max_rows:
+        if tally.num_good == tally.max_rows:
             return
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from suzoo.data._errors import DataError
 from suzoo.data.readers import Columns, Convert, Source, pick_columns, read, sources_name, text_of, value_of
+from suzoo.data.stored import Layout
 
 # field -> the names by which it goes
 DIALOGUE = {"turns": ("turns", "dialog", "dialogue", "messages", "conversation", "conversations", "utterances")}
@@ -24,6 +26,15 @@ class SourceTarget:
     target: str
 
 
+DIALOGUES = Layout[tuple[str, ...]]({"turns": "texts"}, lambda turns: (turns,), tuple, lambda turns: turns)
+SOURCES_TARGETS = Layout[SourceTarget](
+    {"source": "text", "target": "text"},
+    lambda row: (row.source, row.target),
+    SourceTarget,
+    lambda row: (row.source, row.target),
+)
+
+
 def read_dialogues(
     source: Source,
     *,
@@ -31,7 +42,7 @@ def read_dialogues(
     columns: Columns = None,
     skip_bad_rows: bool = False,
     max_rows: int | None = None,
-) -> list[tuple[str, ...]]:
+) -> Sequence[tuple[str, ...]]:
     """Dialogues as their turns, two speakers by turns, the first turn by the first speaker.
 
     The column `turns` holds a list of texts, or of messages `{"role": …, "content": …}` (also `from` and `value`).
@@ -42,7 +53,7 @@ def read_dialogues(
         column = pick_columns(sources_name(source), DIALOGUE, available, mapping)["turns"]
         return lambda where, row: [_turns(where, value_of(where, row, "turns", column))]
 
-    return read(source, split, columns, list(DIALOGUE), plan, skip_bad_rows, max_rows)
+    return read(source, split, columns, list(DIALOGUE), plan, skip_bad_rows, max_rows, DIALOGUES)
 
 
 def read_seq2seq(
@@ -52,14 +63,14 @@ def read_seq2seq(
     columns: Columns = None,
     skip_bad_rows: bool = False,
     max_rows: int | None = None,
-) -> list[SourceTarget]:
+) -> Sequence[SourceTarget]:
     """Sources and targets; text and title, article and summary and the like are recognised without `columns`."""
 
     def plan(available: list[str], mapping: dict[str, str]) -> Convert[SourceTarget]:
         fields = pick_columns(sources_name(source), SEQ2SEQ, available, mapping)
         return lambda where, row: [SourceTarget(*(text_of(where, row, field, fields[field]) for field in SEQ2SEQ))]
 
-    return read(source, split, columns, list(SEQ2SEQ), plan, skip_bad_rows, max_rows)
+    return read(source, split, columns, list(SEQ2SEQ), plan, skip_bad_rows, max_rows, SOURCES_TARGETS)
 
 
 def _turns(where: str, value: object) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from suzoo.data._padding import pad_right
+from suzoo.data.tokens import pieces
 
 
 class Seq2SeqExample(TypedDict):
@@ -37,16 +38,42 @@ def encode_source_target(
         max_source_tokens: of `[CLS] source [SEP]`, at least 3.
         max_target_tokens: of `target [SEP]`, at least 2.
     """
+    _check_room(max_source_tokens, max_target_tokens)
+    ids = pieces(tokenizer, [source] if target is None else [source, target])
+    return _example(tokenizer, ids[0], None if target is None else ids[1], max_source_tokens, max_target_tokens)
+
+
+def encode_sources_targets(
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[str],
+    targets: Sequence[str],
+    *,
+    max_source_tokens: int,
+    max_target_tokens: int,
+) -> dict[str, list[list[int]]]:
+    """`encode_source_target` of many, name -> lists."""
+    _check_room(max_source_tokens, max_target_tokens)
+    pairs = zip(pieces(tokenizer, sources), pieces(tokenizer, targets), strict=True)
+    found = [_example(tokenizer, *pair, max_source_tokens, max_target_tokens) for pair in pairs]
+    return {name: [example[name] for example in found] for name in ("input_ids", "token_type_ids", "labels")}
+
+
+def _check_room(max_source_tokens: int, max_target_tokens: int) -> None:
     if max_source_tokens < 3 or max_target_tokens < 2:
         raise ValueError(
             f"max_source_tokens {max_source_tokens} and max_target_tokens {max_target_tokens} must be at least 3 and 2"
         )
 
-    def pieces(text: str, budget: int) -> list[int]:
-        return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"][:budget]
 
-    source_ids = [tokenizer.cls_token_id, *pieces(source, max_source_tokens - 2), tokenizer.sep_token_id]
-    target_ids = [] if target is None else [*pieces(target, max_target_tokens - 1), tokenizer.sep_token_id]
+def _example(
+    tokenizer: PreTrainedTokenizerBase,
+    source: list[int],
+    target: list[int] | None,
+    max_source_tokens: int,
+    max_target_tokens: int,
+) -> Seq2SeqExample:
+    source_ids = [tokenizer.cls_token_id, *source[: max_source_tokens - 2], tokenizer.sep_token_id]
+    target_ids = [] if target is None else [*target[: max_target_tokens - 1], tokenizer.sep_token_id]
     return {
         "input_ids": source_ids + target_ids,
         "token_type_ids": [0] * len(source_ids) + [1] * len(target_ids),
