@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 
-from suzoo.cli import main
+from suzoo.cli import encoders, main
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel
 from tests.hub.folders import ROOT, finish_run, make_cross_encoder, make_encoder
 
@@ -41,7 +41,7 @@ def fails(capsys, *arguments) -> str:
 
 def test_help_answers_without_torch():
     code = (
-        "import sys; from suzoo.cli import main\n"
+        "import sys; from suzoo.cli import encoders, main\n"
         "for words in (['--help'], ['encode', '--help']):\n"
         "    try: main(words)\n"
         "    except SystemExit as end: assert end.code == 0\n"
@@ -161,19 +161,26 @@ def test_mistakes_are_one_sentence_and_leave_no_file(encoder_folder, cross_encod
     assert "config.json" in fails(capsys, "export-onnx", tmp_path, tmp_path / "out.onnx")
 
 
-def test_an_interrupted_write_leaves_the_old_file(encoder_folder, tmp_path, monkeypatch, capsys):
-    (tmp_path / "in.txt").write_text("a\n")
+def test_a_full_disk_leaves_the_old_file_and_what_can_be_continued(encoder_folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "in.txt").write_text("a\nb\nc\n")
     out = tmp_path / "out.npy"
     out.write_bytes(b"old")
-
-    def full_disk(path, vectors):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "save", full_disk)
     arguments = ["encode", encoder_folder, tmp_path / "in.txt", "--output", out, "--overwrite"]
-    assert "No space left" in fails(capsys, *arguments)
-    assert out.read_bytes() == b"old" and sorted(p.name for p in tmp_path.iterdir()) == ["in.txt", "out.npy"]
+    calls = []
+
+    def full_disk(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(encoders, "CHUNK", 1)
+    monkeypatch.setattr("os.fsync", full_disk)
+    message = fails(capsys, *arguments)
+    assert "No space left" in message and "1 rows are kept: make room, then go on with --resume" in message
+    assert out.read_bytes() == b"old"
+    assert main([str(argument) for argument in (*arguments, "--resume")]) == 0
+    assert len(calls) == 4 and np.load(out).shape == (3, 32)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.npy"]
     monkeypatch.setenv("SUZOO_TRACEBACK", "1")
-    with pytest.raises(OSError, match="No space left"):
-        main([str(argument) for argument in arguments])
+    with pytest.raises(ValueError, match="exists; give --overwrite"):
+        main([str(argument) for argument in arguments if argument != "--overwrite"])

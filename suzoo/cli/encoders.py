@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
-from suzoo.cli._files import check_output, iterate_rows, read_texts, replacing, write_jsonl
+from suzoo.cli._chunks import add_resume_option, run_in_chunks
+from suzoo.cli._files import check_output, iterate_rows, iterate_texts, json_lines, read_texts
 from suzoo.cli._models import add_model_options, load_tokenizer, loading, on_device, positive, source
 
 EMBEDDING_FORMATS = (".npy", ".jsonl", ".parquet")
+CHUNK = 4096  # texts, or documents, that are computed and written together
+ROW_GROUP_CHUNKS = 16  # chunks in a row group of a parquet file
 
 
 def _load(kind: str, options: argparse.Namespace):
@@ -32,51 +36,105 @@ def _load(kind: str, options: argparse.Namespace):
         return on_device(model, options)
 
 
-def _write_embeddings(path: Path, texts: list[str], vectors) -> None:
-    if path.suffix == ".npy":
-        import numpy as np
+def _npy_header(num_rows: int, num_dimensions: int) -> bytes:
+    """numpy leaves room in it, so that any number of rows takes the same bytes."""
+    import io
 
-        np.save(path, vectors)
-    elif path.suffix == ".jsonl":
-        write_jsonl(path, [{"text": text, "embedding": row.tolist()} for text, row in zip(texts, vectors, strict=True)])
-    else:
-        import pyarrow as pa
-        from pyarrow import parquet
+    import numpy as np
 
-        embeddings = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-        parquet.write_table(pa.table({"text": pa.array(texts, pa.string()), "embedding": embeddings}), path)
+    header = io.BytesIO()
+    shape = {"descr": "<f4", "fortran_order": False, "shape": (num_rows, num_dimensions)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    return header.getvalue()
+
+
+def _embeddings_schema(num_dimensions: int):
+    import pyarrow as pa
+
+    return pa.schema([("text", pa.string()), ("embedding", pa.list_(pa.float32(), num_dimensions))])
+
+
+def _embeddings_as(suffix: str, texts: list[str], vectors) -> bytes:
+    """One chunk: rows of an .npy, lines of a .jsonl, or a message of an Arrow stream, of which `_to_parquet` makes a
+    .parquet in the end: that has its table of contents behind the last row, so it can't be continued."""
+    import pyarrow as pa
+
+    if suffix == ".npy":
+        return vectors.tobytes()
+    if suffix == ".jsonl":
+        rows = zip(texts, vectors, strict=True)
+        return json_lines({"text": text, "embedding": row.tolist()} for text, row in rows)
+    schema = _embeddings_schema(vectors.shape[1])
+    columns = [
+        pa.array(texts, pa.string()),
+        pa.FixedSizeListArray.from_arrays(vectors.reshape(-1), type=schema[1].type),
+    ]
+    return pa.record_batch(columns, schema=schema).serialize().to_pybytes()
+
+
+def _to_parquet(path: Path) -> None:
+    """The Arrow stream in place of itself as parquet, in row groups."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    new = path.with_name(f"{path.name}.parquet")
+    with (
+        pa.memory_map(str(path)) as source,
+        pa.ipc.open_stream(source) as stream,
+        parquet.ParquetWriter(new, stream.schema) as writer,
+    ):
+        batches = iter(stream)
+        while group := list(islice(batches, ROW_GROUP_CHUNKS)):
+            writer.write_table(pa.Table.from_batches(group))
+    new.replace(path)
 
 
 def encode(options: argparse.Namespace) -> int:
     path = check_output(options.output, EMBEDDING_FORMATS, options.overwrite)
-    texts = read_texts(options.input, options.column)
     model = _load("encoder", options)
-    vectors, truncated = model.encode(
-        texts,
-        prompt_name=options.prompt_name,
-        normalize=True if options.normalize else None,
-        max_length=options.max_length,
-        batch_tokens=options.batch_tokens,
-        progress=sys.stderr.isatty(),
-        return_truncated=True,
+    num_dimensions = model.config.hidden_size
+    headers = {".npy": lambda: _npy_header(0, num_dimensions), ".jsonl": bytes}
+    headers[".parquet"] = lambda: _embeddings_schema(num_dimensions).serialize().to_pybytes()
+
+    def compute(texts: list[str]) -> tuple[bytes, dict[str, float]]:
+        vectors, truncated = model.encode(
+            texts,
+            prompt_name=options.prompt_name,
+            normalize=True if options.normalize else None,
+            max_length=options.max_length,
+            batch_tokens=options.batch_tokens,
+            return_truncated=True,
+        )
+        return _embeddings_as(path.suffix, texts, vectors), {"cut": int((truncated > 0).sum())}
+
+    def complete(partial: Path, num_rows: int) -> None:
+        if path.suffix == ".npy":
+            with partial.open("r+b") as file:
+                file.write(_npy_header(num_rows, num_dimensions))
+        elif path.suffix == ".parquet":
+            _to_parquet(partial)
+
+    num_texts, totals = run_in_chunks(
+        options,
+        path,
+        lambda: iterate_texts(options.input, options.column),
+        compute,
+        chunk=CHUNK,
+        header=headers[path.suffix](),
+        complete=complete,
     )
-    with replacing(path) as temporary:
-        _write_embeddings(temporary, texts, vectors)
-    cut = int((truncated > 0).sum())
-    note = f", {cut} of them cut to the model's length" if cut else ""
-    print(f"{len(texts)} texts{note}: {vectors.shape[1]} dimensions, written to {path}", file=sys.stderr)
+    note = f", {totals['cut']} of them cut to the model's length" if totals["cut"] else ""
+    print(f"{num_texts} texts{note}: {num_dimensions} dimensions, written to {path}", file=sys.stderr)
     return 0
 
 
-def _queries(options: argparse.Namespace) -> list[dict]:
+def _queries(options: argparse.Namespace) -> Iterator[dict]:
     """Rows of {"query", "documents", ...}."""
-    if options.query is not None and options.documents is not None and options.input is None:
-        return [{"query": options.query, "documents": read_texts(options.documents, options.column)}]
     from suzoo.data.readers import text_of
 
-    if options.input is None or options.query is not None or options.documents is not None:
-        raise ValueError("give --query and --documents for one query, or --input with a jsonl file of many")
-    rows = []
+    if options.input is None:
+        yield {"query": options.query, "documents": read_texts(options.documents, options.column)}
+        return
     for where, row in iterate_rows(options.input):
         documents = row.get("documents")
         if not isinstance(row.get("query"), str):
@@ -85,37 +143,46 @@ def _queries(options: argparse.Namespace) -> list[dict]:
             raise ValueError(f'{where} needs "documents": a list of texts')
         for text in (row["query"], *documents):
             text_of(where, {"text": text}, "a text of it", "text", may_be_empty=True)
-        rows.append(row)
-    if not rows:
-        raise ValueError(f"{options.input} has no rows")
-    return rows
+        yield row
 
 
 def rerank(options: argparse.Namespace) -> int:
     import numpy as np
 
+    one, many = (options.query is not None and options.documents is not None), options.input is not None
+    if one == many or (many and (options.query is not None or options.documents is not None)):
+        raise ValueError("give --query and --documents for one query, or --input with a jsonl file of many")
     path = check_output(options.output, (".jsonl",), options.overwrite) if options.output else None
-    rows = _queries(options)
     model = _load("cross-encoder", options)
-    scores = model.predict(
-        [(row["query"], document) for row in rows for document in row["documents"]],
-        max_length=options.max_length,
-        batch_tokens=options.batch_tokens,
-        progress=sys.stderr.isatty(),
+
+    def compute(rows: list[dict]) -> tuple[bytes, dict[str, float]]:
+        scores = model.predict(
+            [(row["query"], document) for row in rows for document in row["documents"]],
+            max_length=options.max_length,
+            batch_tokens=options.batch_tokens,
+            progress=one and sys.stderr.isatty(),
+        )
+        lines = []
+        for row, scores_N in zip(
+            rows, np.split(scores, np.cumsum([len(row["documents"]) for row in rows])), strict=False
+        ):
+            order = np.argsort(-scores_N, kind="stable")[: options.top_k]
+            ranking = [{"corpus_id": int(i), "score": float(scores_N[i]), "text": row["documents"][i]} for i in order]
+            lines += ranking if one else [{**row, "ranking": ranking}]
+        return json_lines(lines), {"documents": len(scores)}
+
+    num_queries, totals = run_in_chunks(
+        options,
+        path,
+        lambda: _queries(options),
+        compute,
+        chunk=CHUNK,
+        weight=lambda row: len(row["documents"]),
     )
-    lengths = [len(row["documents"]) for row in rows]
-    results = []
-    for row, scores_N in zip(rows, np.split(scores, np.cumsum(lengths)[:-1]), strict=True):
-        order = np.argsort(-scores_N, kind="stable")[: options.top_k]
-        ranking = [{"corpus_id": int(i), "score": float(scores_N[i]), "text": row["documents"][i]} for i in order]
-        results.append(ranking if options.input is None else [{**row, "ranking": ranking}])
-    lines = [line for result in results for line in result]
-    if path is None:
-        print("\n".join(json.dumps(line, ensure_ascii=False) for line in lines))
-    else:
-        with replacing(path) as temporary:
-            write_jsonl(temporary, lines)
-        print(f"{len(rows)} queries, {len(scores)} documents, written to {path}", file=sys.stderr)
+    if not num_queries:
+        raise ValueError(f"{options.input} has no rows")
+    if path:
+        print(f"{num_queries} queries, {totals['documents']} documents, written to {path}", file=sys.stderr)
     return 0
 
 
@@ -134,6 +201,7 @@ def add_commands(command) -> None:
     sub.add_argument("--prompt-name", help="one of the prompts saved with the model")
     sub.add_argument("--normalize", action="store_true", help="vectors of length 1 (default: as the model was saved)")
     sub.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    add_resume_option(sub)
 
     sub = command("rerank", rerank, "Order documents by their score for a query.")
     add_model_options(sub)
@@ -145,3 +213,4 @@ def add_commands(command) -> None:
     sub.add_argument("--output", help="*.jsonl (default: stdout)")
     sub.add_argument("--top-k", type=positive, help="only the best k")
     sub.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    add_resume_option(sub)

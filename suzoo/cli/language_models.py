@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
+import io
 import math
 import shutil
 import sys
 from pathlib import Path
 
-from suzoo.cli._files import check_output, read_texts, replacing, write_jsonl
+from suzoo.cli._chunks import add_resume_option, run_in_chunks
+from suzoo.cli._files import check_output, iterate_texts, json_lines, read_texts
 from suzoo.cli._models import (
     add_model_options,
     add_self_terminating_option,
@@ -22,6 +23,8 @@ from suzoo.cli._models import (
     set_self_terminating,
     source,
 )
+
+BATCHES_PER_CHUNK = 16  # batches that are computed and written together
 
 
 def _load(model_type: str, otherwise: str, options: argparse.Namespace):
@@ -42,37 +45,44 @@ def _load(model_type: str, otherwise: str, options: argparse.Namespace):
 
 def score(options: argparse.Namespace) -> int:
     path = check_output(options.output, (".jsonl", ".tsv"), options.overwrite) if options.output else None
-    texts = read_texts(options.input, options.column)
     model, tokenizer = _load("tta", "it is not a T-TA model, which score needs", options)
-    scores = model.score(texts, tokenizer=tokenizer, batch_size=options.batch_size).tolist()
-    limit, rows, cut = model.config.max_position_embeddings, [], 0
-    for text, total in zip(texts, scores, strict=True):
-        special = tokenizer(text, return_special_tokens_mask=True, split_special_tokens=True)["special_tokens_mask"]
-        tokens = special.count(0) - max(0, len(special) - limit)
-        cut += len(special) > limit
-        rows.append({"score": total, "tokens": tokens, "per_token": total / max(1, tokens), "text": text})
-    if path is None:
-        for row in rows:
-            print(json.dumps(row, ensure_ascii=False))
-    else:
-        with replacing(path) as temporary:
-            if path.suffix == ".jsonl":
-                write_jsonl(temporary, rows)
-            else:
-                with temporary.open("w", encoding="utf-8", newline="") as file:
-                    table = csv.DictWriter(file, ["score", "tokens", "per_token", "text"], dialect="excel-tab")
-                    table.writeheader()
-                    table.writerows(rows)
-    num_tokens = sum(row["tokens"] for row in rows)
-    note = f", {cut} of them cut to the model's length" if cut else ""
-    perplexity = f", pseudo-perplexity {math.exp(-sum(scores) / num_tokens):.2f}" if num_tokens else ""
-    print(f"{len(rows)} texts{note}, {num_tokens} tokens{perplexity}", file=sys.stderr)
+    limit, num_special = model.config.max_position_embeddings, tokenizer.num_special_tokens_to_add()
+    columns = ["score", "tokens", "per_token", "text"]
+
+    def compute(texts: list[str]) -> tuple[bytes, dict[str, float]]:
+        batching = {"batch_size": options.batch_size, "return_counts": True}
+        scores, counts = model.score(texts, tokenizer=tokenizer, **batching)
+        full = [text for text, count in zip(texts, counts.tolist(), strict=True) if count >= limit - num_special]
+        cut = sum(len(tokenizer(text, split_special_tokens=True)["input_ids"]) > limit for text in full)
+        rows = [
+            dict(zip(columns, (total, count, total / max(1, count), text), strict=True))
+            for text, total, count in zip(texts, scores.tolist(), counts.tolist(), strict=True)
+        ]
+        totals = {"cut": cut, "tokens": int(counts.sum()), "score": sum(scores.tolist())}
+        return json_lines(rows) if path is None or path.suffix == ".jsonl" else _table(columns, rows), totals
+
+    num_texts, totals = run_in_chunks(
+        options,
+        path,
+        lambda: iterate_texts(options.input, options.column),
+        compute,
+        chunk=BATCHES_PER_CHUNK * options.batch_size,
+        header=_table(columns, [dict(zip(columns, columns, strict=True))]) if path and path.suffix == ".tsv" else b"",
+    )
+    note = f", {totals['cut']} of them cut to the model's length" if totals["cut"] else ""
+    perplexity = f", pseudo-perplexity {math.exp(-totals['score'] / totals['tokens']):.2f}" if totals["tokens"] else ""
+    print(f"{num_texts} texts{note}, {totals['tokens']} tokens{perplexity}", file=sys.stderr)
     return 0
+
+
+def _table(columns: list[str], rows: list[dict]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.DictWriter(text, columns, dialect="excel-tab").writerows(rows)
+    return text.getvalue().encode()
 
 
 def summarize(options: argparse.Namespace) -> int:
     path = check_output(options.output, (".jsonl", ".txt"), options.overwrite) if options.output else None
-    texts = read_texts(options.input, options.column)
     model, tokenizer = _load("unilm", "it is not a UniLM model, which summarize needs", options)
     set_self_terminating(model, options.self_terminating)
     defaults = model.generation_config
@@ -82,18 +92,21 @@ def summarize(options: argparse.Namespace) -> int:
     max_source_tokens = min(options.max_length or positions, positions - max_new_tokens)
     if max_source_tokens < 3:
         raise ValueError(f"--max-new-tokens {max_new_tokens} leaves no room for a source in {positions} positions")
-    if options.bert4keras:
-        from suzoo.decoding import bert4keras_beam_search
 
-        summaries = []
-        for text in texts:
-            ids = tokenizer(text, truncation=True, max_length=max_source_tokens, split_special_tokens=True)["input_ids"]
-            target = bert4keras_beam_search(
-                model, ids, num_beams=num_beams, max_new_tokens=max_new_tokens, end_id=tokenizer.sep_token_id
-            )
-            summaries.append(tokenizer.decode(target, skip_special_tokens=True))
-    else:
-        summaries = model.generate_texts(
+    def write(texts: list[str]) -> list[str]:
+        if options.bert4keras:
+            from suzoo.decoding import bert4keras_beam_search
+
+            summaries = []
+            for text in texts:
+                cut = {"truncation": True, "max_length": max_source_tokens}
+                ids = tokenizer(text, **cut, split_special_tokens=True)["input_ids"]
+                target = bert4keras_beam_search(
+                    model, ids, num_beams=num_beams, max_new_tokens=max_new_tokens, end_id=tokenizer.sep_token_id
+                )
+                summaries.append(tokenizer.decode(target, skip_special_tokens=True))
+            return summaries
+        return model.generate_texts(
             texts,
             tokenizer=tokenizer,
             batch_size=options.batch_size,
@@ -104,17 +117,24 @@ def summarize(options: argparse.Namespace) -> int:
             length_penalty=options.length_penalty,
             do_sample=False,
         )
-    lines = [" ".join(summary.splitlines()) for summary in summaries]  # line n is always article n
-    if path is None:
-        print("\n".join(lines))
-        return 0
-    with replacing(path) as temporary:
-        if path.suffix == ".jsonl":
+
+    def compute(texts: list[str]) -> tuple[bytes, dict[str, float]]:
+        summaries = write(texts)
+        if path is not None and path.suffix == ".jsonl":
             pairs = zip(texts, summaries, strict=True)
-            write_jsonl(temporary, [{"text": text, "summary": summary} for text, summary in pairs])
-        else:
-            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    print(f"{len(texts)} texts, written to {path}", file=sys.stderr)
+            return json_lines({"text": text, "summary": summary} for text, summary in pairs), {}
+        # line n is always article n
+        return "".join(" ".join(summary.splitlines()) + "\n" for summary in summaries).encode(), {}
+
+    num_texts, _ = run_in_chunks(
+        options,
+        path,
+        lambda: iterate_texts(options.input, options.column),
+        compute,
+        chunk=BATCHES_PER_CHUNK * options.batch_size,
+    )
+    if path is not None:
+        print(f"{num_texts} texts, written to {path}", file=sys.stderr)
     return 0
 
 
@@ -189,6 +209,7 @@ def add_commands(command) -> None:
     sub.add_argument("--output", help="*.jsonl or *.tsv with score, tokens, per_token, text (default: jsonl to stdout)")
     sub.add_argument("--batch-size", type=positive, default=32, help="texts computed at once (default: 32)")
     sub.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    add_resume_option(sub)
 
     sub = command("summarize", summarize, "Titles or summaries of texts by a UniLM model.")
     add_model_options(sub)
@@ -204,6 +225,7 @@ def add_commands(command) -> None:
     sub.add_argument("--bert4keras", action="store_true", help="bert4keras' beam search, for comparable numbers")
     sub.add_argument("--batch-size", type=positive, default=16, help="texts computed at once (default: 16)")
     sub.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    add_resume_option(sub)
 
     sub = command("slim-vocab", slim_vocab, "Cut a model and its tokenizer to the tokens that are used.")
     sub.add_argument("model", help="folder of a saved model, or its name on the Hub; its tokenizer is WordPiece")

@@ -225,7 +225,8 @@ def tokenize(tokenizer, texts: list[str], max_length: int | None, count_truncate
     cut = {"truncation": True, "max_length": max_length} if max_length else {}
     ids = tokenizer(texts, **options, **cut)["input_ids"]
     truncated = np.zeros(len(texts), dtype=int)
-    if count_truncated:
-        whole = tokenizer(texts, **options, verbose=False)["input_ids"]
-        truncated = np.array([len(long) - len(short) for long, short in zip(whole, ids, strict=True)])
+    if count_truncated and max_length:
+        full = [row for row, short in enumerate(ids) if len(short) == max_length]  # others can't have lost any
+        whole = tokenizer([texts[row] for row in full], **options, verbose=False)["input_ids"] if full else []
+        truncated[full] = [len(long) - max_length for long in whole]
     return ids, truncated

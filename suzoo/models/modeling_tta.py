@@ -174,7 +174,8 @@ class TTAForMaskedLM(TTAPreTrainedModel, MLMHeadPreTrainedModel):
         tokenizer: PreTrainedTokenizerBase | None = None,
         batch_size: int = 32,
         per_token: bool = False,
-    ) -> Tensor:
+        return_counts: bool = False,
+    ) -> Any:  # the scores, with return_counts also the counts
         """Pseudo-log-likelihood of each text in one pass: the sum of log p(token | all others), in nats.
 
         [CLS], [SEP] and padding are context and are not scored. Equal to masking one token after the other, because row
@@ -185,18 +186,20 @@ class TTAForMaskedLM(TTAPreTrainedModel, MLMHeadPreTrainedModel):
             tokenizer: default the one saved with the model.
             batch_size: texts per forward, taken in order of length.
             per_token: divide by the number of scored tokens.
+            return_counts: also return (N,) numbers of scored tokens.
 
         Returns:
             (N,) float32 on the CPU, in the order of `texts`.
         """
-        scores_N = torch.zeros(len(texts))
+        scores_N, counts_N = torch.zeros(len(texts)), torch.zeros(len(texts), dtype=torch.long)
         for rows, batch, scored_BL in self._batches(texts, tokenizer, batch_size):
             with evaluating(self):
                 log_probs_BLV = self(**batch).logits.float().log_softmax(-1)
             log_probs_BL = log_probs_BLV.gather(-1, batch["input_ids"][..., None])[..., 0]
             total_B = (log_probs_BL * scored_BL).sum(-1)
             scores_N[rows] = (total_B / scored_BL.sum(-1).clamp_min(1) if per_token else total_B).cpu()
-        return scores_N
+            counts_N[rows] = scored_BL.sum(-1).long().cpu()
+        return (scores_N, counts_N) if return_counts else scores_N
 
     @torch.no_grad()
     def encode(
