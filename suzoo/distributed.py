@@ -5,6 +5,7 @@ Without an initialised process group every function is the identity on one rank,
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -63,6 +64,15 @@ def gather(local: Tensor) -> Tensor:
         return local
     sizes = _sizes(local.shape[0], local.device)
     return _Gather.apply(local, sizes)
+
+
+def gather_numbers(local: np.ndarray) -> np.ndarray:
+    """`local` (N_rank, ...) of all ranks end to end, in rank order; N may differ."""
+    if not is_distributed():
+        return local
+    # NCCL takes tensors of its own device only
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
+    return gather(torch.from_numpy(np.ascontiguousarray(local)).to(device)).cpu().numpy()
 
 
 def all_reduce_sum(value: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 
 from suzoo.evaluation._arrays import Values, paired
 
+RANKING_METRICS = ("mrr@10", "ndcg@10", "recall@1", "recall@10")
 Results = Sequence[tuple[Values, Values]]
 
 
@@ -43,6 +44,39 @@ def ndcg_at_k(results: Results, k: int = 10) -> float:
 def recall_at_k(results: Results, k: int = 10) -> float:
     """Share of a query's relevant documents that are among the first k."""
     return _mean(lambda ranked: np.count_nonzero(ranked[:k]) / np.count_nonzero(ranked), results, k)
+
+
+def ranks_of_positives(scores: np.ndarray, positives: np.ndarray) -> np.ndarray:
+    """Ascending ranks (P,) from 1 of a query's relevant documents among all, without sorting them: of documents with
+    equal score the irrelevant ones come first, as everywhere here.
+
+    Args:
+        scores: (N,) of all documents.
+        positives: (P,) places of the relevant ones.
+    """
+    found = np.sort(scores[positives])[::-1]
+    not_behind = np.array([np.count_nonzero(scores >= score) for score in found])
+    positives_not_behind = len(found) - np.searchsorted(found[::-1], found, side="left")
+    return not_behind - positives_not_behind + np.arange(1, len(found) + 1)
+
+
+def metrics_of_ranks(ranks: Sequence[np.ndarray]) -> dict[str, float]:
+    """`mrr@10`, `ndcg@10`, `recall@1` and `recall@10` from every query's `ranks_of_positives`, all equally relevant.
+
+    The numbers are those of `mrr_at_k`, `ndcg_at_k` and `recall_at_k`.
+    """
+    if not len(ranks):
+        raise ValueError("there is no query to evaluate")
+
+    def ndcg(found: np.ndarray) -> float:
+        return (1 / np.log2(found[found <= 10] + 1)).sum() / (1 / np.log2(np.arange(2, min(len(found), 10) + 2))).sum()
+
+    return {
+        "mrr@10": float(np.mean([1 / found[0] if found[0] <= 10 else 0.0 for found in ranks])),
+        "ndcg@10": float(np.mean([ndcg(found) for found in ranks])),
+        "recall@1": float(np.mean([np.mean(found <= 1) for found in ranks])),
+        "recall@10": float(np.mean([np.mean(found <= 10) for found in ranks])),
+    }
 
 
 def _mean(metric: Callable[[np.ndarray], float], results: Results, k: int) -> float:
