@@ -190,7 +190,7 @@ def fit(
                     _refuse_loss(metrics["loss"], result.step, batches, run)
                 if max_grad_norm is not None:
                     metrics["grad_norm"] = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
-                optimizer.step()
+                _step(optimizer, metrics.get("grad_norm"))
                 optimizer.zero_grad(set_to_none=True)
                 seen.append(metrics)
             if schedule:
@@ -260,6 +260,19 @@ def fit(
 def _own(optimizer: Any) -> Any:
     """The optimizer that Accelerate's is around."""
     return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+
+
+def _step(optimizer: Any, grad_norm: Any) -> None:
+    """A step; an optimizer of ours that looks whether gradients are finite hears it, as from torch's GradScaler."""
+    own = _own(optimizer)
+    if grad_norm is None or not hasattr(own, "found_inf"):
+        optimizer.step()
+        return
+    own.found_inf = torch.tensor(float(not math.isfinite(grad_norm)))
+    try:
+        optimizer.step()
+    finally:
+        own.found_inf = None
 
 
 def _accumulation_steps(optimizer: Any, accelerator: Accelerator, max_grad_norm: float | None) -> int:

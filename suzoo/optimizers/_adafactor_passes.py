@@ -8,13 +8,14 @@ fits in the cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from suzoo.optimizers._compiled import compiled, number, stored
+from suzoo.optimizers._compiled import scalar, stored
+from suzoo.optimizers._rule import Job, Kernel
 from suzoo.optimizers._tensors import Rounding, cache_pieces, compute_dtype, read, write
 
 BLOCK = 8  # rows
@@ -123,26 +124,19 @@ def _scalars(param: Tensor, options: dict[str, Any]) -> tuple[list[Tensor], dict
     """(new weight of the moments, lr, decay per step) as tensors, so that no value is compiled in; and the rest."""
     numbers = (1 - options["beta2"], options["lr"], options["lr"] * options["weight_decay"])
     rest = {name: value for name, value in options.items() if name not in ("beta2", "lr", "weight_decay", "dims")}
-    return [number(value, compute_dtype(param), param.device) for value in numbers], rest
+    return [scalar(value, compute_dtype(param), param.device) for value in numbers], rest
 
 
-def compiled_passes(
-    param: Tensor,
-    grad: Tensor,
-    state: dict[str, Tensor],
-    square_sum: Tensor,
-    rounding: Rounding,
-    options: dict[str, Any],
-) -> Callable[[], object]:
-    """The call that makes `adafactor_update` for a contiguous (n, m) matrix, in place; `options` are its arguments."""
-    rows, _ = options["dims"]
-    numbers, rest = _scalars(param, options)
-    return compiled(
+def kernel_of_passes(job: Job, square_sum: Tensor) -> Kernel:
+    """What makes `adafactor_update` for a contiguous (n, m) matrix, in place; `square_sum`, (n, 1), see above."""
+    rows, _ = job.arguments["dims"]
+    numbers, rest = _scalars(job.param, job.arguments)
+    value, grad, state = job.param.detach(), job.grad, job.state
+    return Kernel(
         adafactor_kernel,
-        (param, grad, state.get("momentum"), state.get("compensation"), *_moments(state, rows), square_sum, *numbers),
-        rows=rows,
-        rounding=rounding,
-        **rest,
+        (value, grad, state.get("momentum"), state.get("compensation"), *_moments(state, rows), square_sum, *numbers),
+        {"rows": rows, "rounding": job.group["rounding"], **rest},
+        square_sum=True,
     )
 
 

@@ -1,4 +1,4 @@
-"""Functions of tensors as kernels, compiled by torch's inductor for the sizes they meet.
+"""Functions of tensors as kernels, compiled by torch's inductor for the sizes they meet: all of torch that is private.
 
 torch.compile does the same and checks before every call that nothing has changed: with an interpreter that a pass over
 memory has driven out of the cache, that costs as much as half the work on a small matrix. Here all that can change is
@@ -8,7 +8,9 @@ in the key of the kernel, and inductor is called without dynamo and autograd aro
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -22,7 +24,51 @@ OPTIONS = {
     "size_asserts": False,
 }
 
+TESTED = "2.13"  # the versions of torch whose private modules have what is taken from them here
 _kernels: dict[tuple, Callable] = {}
+
+# `torch.compile` leaves a function with this mark as it is. (The public `torch.compiler.disable` imports the compiler,
+# which takes seconds, where the function is defined; this imports it where it is called.)
+run_eagerly = torch._disable_dynamo
+
+
+@functools.cache
+def _imports_work() -> bool:
+    try:
+        _private()
+    except (ImportError, AttributeError) as error:
+        warnings.warn(
+            f"compile=True has no effect with torch {torch.__version__}, which has moved what it needs ({error}); "
+            f"torch {TESTED} is tested",
+            stacklevel=6,
+        )
+        return False
+    return True
+
+
+def _private() -> SimpleNamespace:
+    """What compiles; it takes a second to import, which nobody pays who does not compile."""
+    import torch._inductor.config
+    from torch._guards import TracingContext, tracing
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.exc import InductorError, InvalidCxxCompiler
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    return SimpleNamespace(
+        FakeTensorMode=FakeTensorMode,
+        InductorError=InductorError,
+        InvalidCxxCompiler=InvalidCxxCompiler,
+        ShapeEnv=ShapeEnv,
+        TracingContext=TracingContext,
+        compile_fx_inner=compile_fx_inner,
+        config=torch._inductor.config,
+        make_fx=make_fx,
+        select_decomp_table=select_decomp_table,
+        tracing=tracing,
+    )
 
 
 def num_kernels() -> int:
@@ -32,9 +78,9 @@ def num_kernels() -> int:
 
 def compiled(
     function: Callable, tensors: Sequence[Tensor | None], *, flat: bool = False, **options: object
-) -> Callable[[], object]:
+) -> Callable[[], object] | None:
     """`function(*tensors, **options)` as a kernel, ready to be called once. It writes into the tensors, which must not
-    overlap.
+    overlap. None where this version of torch has moved what compiles it: the plain form is slower and as good.
 
     One kernel for every combination of sizes and options: what changes from step to step has to be a tensor.
 
@@ -48,6 +94,8 @@ def compiled(
         sizes = [t if t is None else (t.dim() and t.numel(), t.dtype) for t in tensors]
     else:
         sizes = [t if t is None else (t.shape, t.stride(), t.dtype) for t in tensors]
+    if not _imports_work():
+        return None
     key = (function, given[0].device, torch.get_num_threads(), flat, *sizes, *options.items())
     kernel = _kernels.get(key)
     if kernel is None:
@@ -57,15 +105,7 @@ def compiled(
 
 def _compile(function: Callable, tensors: Sequence[Tensor | None], flat: bool, options: dict[str, object]) -> Callable:
     """A callable of the list of the tensors without None, which it empties."""
-    # the compiler takes a second to import, which nobody pays who does not compile
-    import torch._inductor.config
-    from torch._guards import TracingContext, tracing
-    from torch._inductor.compile_fx import compile_fx_inner
-    from torch._inductor.decomposition import select_decomp_table
-    from torch._inductor.exc import InductorError, InvalidCxxCompiler
-    from torch._subclasses import FakeTensorMode
-    from torch.fx.experimental.proxy_tensor import make_fx
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+    private = _private()
 
     def call(*given: Tensor) -> tuple:
         taken = iter(given)
@@ -73,7 +113,7 @@ def _compile(function: Callable, tensors: Sequence[Tensor | None], flat: bool, o
         return ()
 
     # torch's decompositions make constants outside of the mode
-    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    mode = private.FakeTensorMode(shape_env=private.ShapeEnv(), allow_non_fake_inputs=True)
     # a kernel reads at addresses and does not ask again whether there is a vector
     seen = [t.view(-1) if flat and t.dim() else t for t in tensors if t is not None]
     # static shapes: a kernel for any size divides integers in its loop bound, which costs more than the arithmetic.
@@ -81,12 +121,13 @@ def _compile(function: Callable, tensors: Sequence[Tensor | None], flat: bool, o
     with mode:
         given: list = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in seen]
     # inside the context torch's cache on disk knows the graph again
-    with torch.no_grad(), tracing(TracingContext(mode)), torch._inductor.config.patch(OPTIONS):
-        trace = make_fx(torch.func.functionalize(call, remove="mutations"), decomposition_table=select_decomp_table())
+    with torch.no_grad(), private.tracing(private.TracingContext(mode)), private.config.patch(OPTIONS):
+        pure = torch.func.functionalize(call, remove="mutations")
+        trace = private.make_fx(pure, decomposition_table=private.select_decomp_table())
         graph = trace(*given)
         try:
-            return compile_fx_inner(graph, given)
-        except (InductorError, InvalidCxxCompiler) as error:
+            return private.compile_fx_inner(graph, given)
+        except (private.InductorError, private.InvalidCxxCompiler) as error:
             raise RuntimeError(
                 "an optimizer with compile=True needs a C++ compiler with Python's headers on a CPU (g++, or what CXX "
                 f"names) or Triton on a GPU; compile=False does without. torch said: {str(error).splitlines()[0]}"
@@ -100,6 +141,6 @@ def stored(tensor: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+def scalar(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A number (no tensor, whose value may change) as `compiled` takes it, 0-d; not to be written to."""
     return torch.full((), value, dtype=dtype, device=device)

@@ -1,57 +1,164 @@
-"""The bookkeeping all optimizers here share: state, precision, checkpoints, and which kernels run an update.
+"""What an optimizer is: a frozen `Rule` of pure functions and option ranges, which `_driver.RuleOptimizer` runs.
 
-A rule is a pure function `update(param, grad, *states, **options) -> (new_param, *new_states)` in float32 or float64.
-`RuleOptimizer` reads and stores the tensors around it: tensor by tensor (the plain form, on a CPU in pieces that stay
-in the cache), by the rule's multi-tensor form, or compiled into one kernel.
+A minimal one is one function and one rule (CONTRIBUTING.md, "Add an optimizer"); all other fields have defaults.
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
+import inspect
 import math
-import warnings
-from collections.abc import Callable, Generator
-from typing import Any, ClassVar
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT, StateDict
 
-from suzoo.optimizers._compiled import compiled, number
-from suzoo.optimizers._tensors import (
-    LOW_PARTS,
-    ROUNDINGS,
-    Rounding,
-    cache_pieces,
-    compute_dtype,
-    gradient_of,
-    local,
-    read,
-    write,
-)
-from suzoo.optimizers.param_groups import is_flat_piece
+from suzoo.optimizers._compiled import scalar
+from suzoo.optimizers._tensors import ROUNDINGS, Rounding, cache_pieces, compute_dtype, local, read, write
 
-Call = Callable[[], object]  # updates one parameter
-COMPILE_FROM = 1 << 18  # elements; smaller tensors are not worth a compilation for their shape
+Group = Mapping[str, Any]
 
 
-def check_not_negative(**values: float) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int | float) or not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be a finite number and not negative, not {value!r}")
+# --- options
 
 
-def check_betas(*, betas: tuple[float, float]) -> None:
-    if not isinstance(betas, tuple | list) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"betas must be two numbers in [0, 1), not {betas!r}")
+class Range(NamedTuple):
+    """The values an option may have: a test of one, and what to say about the others."""
+
+    text: str
+    holds: Callable[[Any], bool]
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        if not self.holds(value):
+            raise ValueError(f"{owner}: {name} must be {self.text}, not {value!r}")
 
 
-def _dtype_name(dtype: torch.dtype | str | None) -> str | None:
-    """As groups keep it, because checkpoints hold plain types."""
-    name = dtype if dtype is None else str(dtype).removeprefix("torch.")
-    if name not in (None, "float32", "bfloat16"):
-        raise ValueError(f"momentum_dtype must be None, torch.float32 or torch.bfloat16, not {dtype}")
-    return name
+def number(text: str, holds: Callable[[float], bool]) -> Range:
+    """A number (no bool) that is not NaN, for which `holds` is true."""
+    return Range(text, lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v == v and holds(v))
+
+
+def pair(text: str, first: Range, second: Range) -> Range:
+    return Range(
+        text, lambda v: isinstance(v, tuple | list) and len(v) == 2 and first.holds(v[0]) and second.holds(v[1])
+    )
+
+
+def optional(of: Range) -> Range:
+    return Range(f"None or {of.text}", lambda v: v is None or of.holds(v))
+
+
+def one_of(*choices: str) -> Range:
+    return Range(f"one of {', '.join(choices)}", lambda v: isinstance(v, str) and v in choices)
+
+
+NOT_NEGATIVE = number("a finite number and not negative", lambda v: 0 <= v < math.inf)
+POSITIVE = number("a positive, finite number", lambda v: 0 < v < math.inf)
+BELOW_1 = number("a number in [0, 1)", lambda v: 0 <= v < 1)
+BETAS = pair("two numbers in [0, 1)", BELOW_1, BELOW_1)
+EPS = number("at least 1e-30, or 0 / 0 appears", lambda v: 1e-30 <= v < math.inf)
+FLAG = Range("True or False", lambda v: isinstance(v, bool))
+COUNT = Range("a whole number from 1 on", lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 1)
+FOREACH = Range("None, True or False", lambda v: v is None or isinstance(v, bool))
+MOMENTUM_DTYPE = Range("None, torch.float32 or torch.bfloat16", lambda v: v in (None, "float32", "bfloat16"))
+
+# of every optimizer
+COMMON = {"lr": NOT_NEGATIVE, "weight_decay": NOT_NEGATIVE, "rounding": one_of(*ROUNDINGS), "compile": FLAG}
+# of those whose rule names them; for the others a group may only say that they are off
+OFFERED = {"lazy": False, "momentum_dtype": None, "accumulation_steps": 1}
+
+
+def check_bfloat16_momentum(options: Group, beta: float) -> None:
+    if options["momentum_dtype"] == "bfloat16" and beta > 0.99:
+        raise ValueError(
+            f"a bfloat16 momentum cannot decay by {beta}: from 0.995 on m * beta rounds back to m. Use beta <= 0.99 or "
+            "a float32 momentum"
+        )
+
+
+# --- one parameter in one step
+
+
+@dataclass(slots=True)
+class Job:
+    """What a step does with one parameter.
+
+    Attributes:
+        param, grad: sharded alike (DTensor) or not at all. Without grad the states alone move the parameter: the end of
+            an accumulation window.
+        update: `rule.update`, or `rule.move` at the end of a window.
+        names: of the states that it takes, in its order.
+        arguments: its keyword arguments, shared by the parameters of equal ones.
+    """
+
+    rule: Rule
+    param: Tensor
+    grad: Tensor | None
+    state: dict[str, Any]
+    group: dict[str, Any]
+    kind: Any
+    update: Callable
+    names: tuple[str, ...]
+    arguments: dict[str, Any]
+    sums: SquareSums
+
+    @property
+    def lazy(self) -> bool:
+        return bool(self.group.get("lazy"))
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...], Tensor | None]:
+        """This rank's part of the parameter, gradient, states and compensation."""
+        grad, compensation = self.grad, self.state.get("compensation")
+        return (
+            local(self.param).detach(),
+            None if grad is None else local(grad),
+            tuple([local(self.state[name]) for name in self.names]),
+            None if compensation is None else local(compensation),
+        )
+
+
+class Kernel(NamedTuple):
+    """What `_compiled.compiled` takes, for one job.
+
+    `square_sum`: the kernel leaves there the sum of the squares of the new weights (see `SquareSums`).
+    """
+
+    function: Callable
+    tensors: tuple[Tensor | None, ...]
+    options: dict[str, Any]
+    flat: bool = False
+    square_sum: bool = False
+
+
+class SquareSums:
+    """Σθ², for rules whose step follows the size of the weights: the kernel that moves them sums on its way, and leaves
+    the sum to the next step."""
+
+    def __init__(self):
+        self._sums: dict[Tensor, tuple[int, Tensor]] = {}
+
+    def of(self, param: Tensor, compensation: Tensor | None, by_rows: bool) -> Tensor:
+        """Over the matrix, 0-d, or over every row, (rows, 1)."""
+        version, total = self._sums.get(param, (-1, None))
+        # new, or changed by somebody else; what changes weights behind the counter (`param.data`) is seen a step later
+        if total is None or version != param._version or bool(total.dim()) != by_rows:
+            squares = read(param.detach(), compensation).square()
+            total = squares.sum(-1, keepdim=True) if by_rows else squares.sum()
+            self._sums[param] = (-1, total)
+        return total
+
+    def keep(self, param: Tensor) -> None:
+        """A kernel has changed the parameter, and the sum with it."""
+        self._sums[param] = (param._version, self._sums[param][1])
+
+    def clear(self) -> None:
+        self._sums.clear()
+
+
+# --- the plain and the compiled form of any rule
 
 
 def apply_update(
@@ -81,6 +188,25 @@ def apply_update(
     write(param, new_value, compensation, rounding)
 
 
+def apply_in_pieces(job: Job) -> None:
+    """The plain form: this rank's part, on a CPU in pieces that stay in the cache."""
+    value, grad, states, compensation = job.tensors
+    by_row = {name: v for name, v in job.arguments.items() if isinstance(v, Tensor) and v.dim()}
+    tensors = [value, *states, *by_row.values(), *(t for t in (grad, compensation) if t is not None)]
+    for piece in cache_pieces(*([t] for t in tensors)):
+        taken = iter([part[0] for part in piece])
+        apply_update(
+            job.update,
+            param=next(taken),
+            states=tuple(next(taken) for _ in states),
+            options=job.arguments | {name: next(taken) for name in by_row},
+            grad=None if grad is None else next(taken),
+            compensation=None if compensation is None else next(taken),
+            rounding=job.group["rounding"],
+            lazy=job.lazy,
+        )
+
+
 def update_kernel(
     param: Tensor,
     grad: Tensor | None,
@@ -98,359 +224,107 @@ def update_kernel(
     apply_update(update, param, grad, states, compensation, rounding, lazy, options | named)
 
 
-@contextlib.contextmanager
-def _noise_of_step(params: list[list[Tensor]], step: int) -> Generator[None]:
-    """Random numbers that follow from the step: copies of the weights on several ranks round alike, and a resumed run
-    as the one that was not interrupted. The generators of the caller stay as they are."""
-    devices = {p.device.index for group in params for p in group if p.is_cuda}
-    with torch.random.fork_rng(sorted(devices)):
-        for generator in (torch.default_generator, *(torch.cuda.default_generators[i] for i in devices)):
-            generator.manual_seed(step)
-        yield
+def kernel_of_update(job: Job) -> Kernel | None:
+    """The compiled form: `apply_update` on this rank's part, in one pass."""
+    value, grad, states, compensation = job.tensors
+    tensors = (value, grad, compensation, *states)
+    dtype = compute_dtype(value)
+    named = {
+        name: option if isinstance(option, Tensor) else scalar(option, dtype, value.device)
+        for name, option in job.arguments.items()
+        if name in job.rule.traced or isinstance(option, Tensor)
+    }
+    by_rows = job.lazy or job.kind in job.rule.row_kinds
+    return Kernel(
+        update_kernel,
+        (*tensors, *named.values()),
+        {
+            "update": job.update,
+            "num_states": len(states),
+            "names": tuple(named),
+            "rounding": job.group["rounding"],
+            "lazy": job.lazy,
+            **{name: option for name, option in job.arguments.items() if name not in named},
+        },
+        flat=not by_rows and all([t is None or t.is_contiguous() for t in tensors]),
+    )
 
 
-class RuleOptimizer(torch.optim.Optimizer):
-    """Base of the optimizers: state in float32 whatever the parameters are, exact resume, sharded parameters.
+# --- the rule
 
-    What every subclass promises, and `tests/optimizers/test_conformance.py` checks:
 
-    - state is created at a parameter's first gradient; a parameter without gradient is not touched and does not count
-      the step; state_dict holds tensors and plain JSON types and resumes to the same bits, also for bf16 parameters;
-    - `lr` of the group is read at every step, so any torch scheduler drives it;
-    - FSDP2 (DTensor) parameters give what unsharded ones give;
-    - rounding: how a bf16 or fp16 parameter takes a new value. "nearest" loses every update smaller than half a unit in
-      the last place (bf16: 0.4 % of the weight) and says so once. "kahan" keeps the lost part in one more low-precision
-      tensor, "master" in a float32 one: together with the parameter that is float32 training to the bit. "stochastic"
-      (bf16) rounds up or down at random so that the mean is right, on all ranks alike;
-    - foreach (in-place kernels on lists; off only with False) and compile (one pass over memory by inductor, for
-      large tensors) change the speed, not the result up to the last bits.
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What the driver must know of an optimizer.
+
+    Attributes:
+        update: `(param, grad, *states, **arguments) -> (new param, *new states)`, pure, in float32 or float64. Its
+            keyword-only parameters are options of the group (`betas` as beta1 and beta2) or numbers of `derived`.
+        states: names of its states, of the parameter's shape, zero at first; "momentum" may be kept in bfloat16.
+        options: ranges of the options beyond lr, weight_decay, rounding, foreach and compile. Naming "lazy",
+            "momentum_dtype" or "accumulation_steps" offers what the driver does with them.
+        check: raises ValueError for options that do not fit together, given all of a group.
+        kind: (group, param) -> what else its arguments depend on, such as the kind of the parameter.
+        derived: (group, kind, step) -> arguments that follow from the options; the first step is 1.
+        new_state: (param, group, kind) -> states, where they are not all zeros of the parameter's shape.
+        foreach: `update` on lists of tensors, in place, with the same arguments; None if there is no such form.
+        can_foreach: (job) -> whether that form takes this parameter.
+        apply: the plain form of a job.
+        kernel: (job) -> what to compile for it, or None where there is nothing to compile.
+        needs_matrices: the update reduces over the whole tensor: flat pieces are refused.
+        row_kinds: kinds for which it treats rows (the last dimension) as units.
+        traced: arguments that change from step to step, tensors to a kernel, so that nothing is compiled again.
+        knows_finite: `update` has an argument `finite`, a 0-d bool tensor when somebody has looked, else None.
+        fold: (job, first) adds a micro-gradient to the states; `first` of its window. None: no hidden accumulation.
+        move: `update` without gradient, at the end of a window.
+        counters: names of 0-d states beside the parameter that count within a window.
     """
 
-    _state_names: ClassVar[tuple[str, ...]] = ()
-    _cpu_states: ClassVar[tuple[str, ...]] = ("step",)  # read at every step, without waiting for a device
-    # options that schedules change, OneCycleLR the betas too: tensors to a kernel, so that nothing is compiled again
-    _traced: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "beta", "beta1", "beta2")
-    _update: ClassVar[Callable]
-    _update_foreach: ClassVar[Callable]
-    _needs_matrices: ClassVar[bool] = False
-    _warned_of_rounding = False
+    update: Callable
+    states: tuple[str, ...] = ()
+    options: Mapping[str, Range]
+    check: Callable[[Group], None] | None = None
+    kind: Callable[[Group, Tensor], Hashable] | None = None
+    derived: Callable[[Group, Any, float], dict[str, Any]] | None = None
+    new_state: Callable[[Tensor, Group, Any], dict[str, Tensor]] | None = None
+    foreach: Callable | None = None
+    can_foreach: Callable[[Job], bool] = lambda job: True
+    apply: Callable[[Job], None] = apply_in_pieces
+    kernel: Callable[[Job], Kernel | None] = kernel_of_update
+    needs_matrices: bool = False
+    row_kinds: tuple[str, ...] = ()
+    traced: tuple[str, ...] = ("lr", "weight_decay", "beta", "beta1", "beta2")
+    knows_finite: bool = False
+    fold: Callable[[Job, bool], None] | None = None
+    move: Callable | None = None
+    counters: tuple[str, ...] = ()
 
-    def __init__(
-        self,
-        params: ParamsT,
-        defaults: dict[str, Any],
-        *,
-        rounding: Rounding,
-        foreach: bool | None,
-        compile: bool,
-        momentum_dtype: torch.dtype | None = None,
-    ):
-        self._versions: dict[Tensor, int] = {}  # of parameters, when their "square_sum" was right
-        super().__init__(
-            params,
-            {
-                **defaults, "rounding": rounding, "momentum_dtype": _dtype_name(momentum_dtype), "foreach": foreach,
-                "compile": compile,
-            },
-        )  # fmt: skip
+    def check_options(self, owner: str, options: Group) -> None:
+        """Raise a ValueError for an option of a group that is out of range, or that this optimizer does not have."""
+        ranges = {**COMMON, **self.options}
+        if self.foreach is not None:
+            ranges["foreach"] = FOREACH
+        elif options.get("foreach"):
+            raise ValueError(f"{owner} has no multi-tensor form: leave foreach out of the group")
+        for name, allowed in ranges.items():
+            allowed.check(owner, name, options[name])
+        for name, off in OFFERED.items():
+            if name not in self.options and options.get(name, off) != off:
+                raise ValueError(f"{owner} has no {name}={options[name]!r}: leave {name} out of the group")
+        if self.check is not None:
+            self.check(options)
 
-    # --- what a rule defines
+    def arguments(self, update: Callable, group: Group, kind: Hashable, step: float) -> dict[str, Any]:
+        values = dict(group)
+        if "betas" in values:
+            values["beta1"], values["beta2"] = values["betas"]
+        if self.derived is not None:
+            values.update(self.derived(group, kind, step))
+        values["kind"] = kind
+        return {name: values[name] for name in _keywords(update) if name in values}
 
-    def _check_options(self, options: dict[str, Any]) -> None:
-        """Raise a ValueError for an option of a group that is out of range."""
-        check_not_negative(lr=options["lr"], weight_decay=options["weight_decay"])
-        if options["rounding"] not in ROUNDINGS:
-            raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, not {options['rounding']!r}")
-        if options["momentum_dtype"] == "bfloat16" and self._slowest_beta(options) > 0.99:
-            raise ValueError(
-                f"a bfloat16 momentum cannot decay by {self._slowest_beta(options)}: from 0.995 on m * beta rounds "
-                "back to m. Use beta <= 0.99 or a float32 momentum"
-            )
 
-    def _slowest_beta(self, options: dict[str, Any]) -> float:
-        """The β of the momentum that is stored."""
-        return 0.0
-
-    def _options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
-        """The rule's keyword arguments: numbers and strings, equal for parameters that may be updated together."""
-        raise NotImplementedError
-
-    def _rule(self, group: dict[str, Any], param: Tensor) -> tuple[Callable, dict[str, Any]]:
-        """What updates the parameter in this step, and its options."""
-        return self._update, self._options(group, param)
-
-    def _new_state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        dtypes = {"momentum": self._momentum_dtype(group, param)}
-        return {
-            name: torch.zeros_like(param, dtype=dtypes.get(name, compute_dtype(param))) for name in self._state_names
-        }
-
-    @staticmethod
-    def _momentum_dtype(group: dict[str, Any], param: Tensor) -> torch.dtype:
-        return getattr(torch, group["momentum_dtype"]) if group["momentum_dtype"] else compute_dtype(param)
-
-    # --- the step
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if isinstance(param_group, dict):  # of other types torch says what is wrong
-            if "momentum_dtype" in param_group:
-                param_group["momentum_dtype"] = _dtype_name(param_group["momentum_dtype"])
-            self._check_options({**self.defaults, **param_group})
-        super().add_param_group(param_group)
-        try:
-            for param in self.param_groups[-1]["params"]:
-                self._check_param(param, self.param_groups[-1])
-        except ValueError:
-            del self.param_groups[-1]
-            raise
-
-    def _check_param(self, param: Tensor, group: dict[str, Any]) -> None:
-        if not param.is_floating_point():
-            raise ValueError(f"{type(self).__name__} trains real parameters, not one of {param.dtype}")
-        if param.dtype == torch.float16 and group["rounding"] == "stochastic":
-            raise ValueError("stochastic rounding is for bfloat16 parameters; use 'kahan' for float16")
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update. `closure`, if given, reevaluates the loss first; its value is returned."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        ready = [[param for param in group["params"] if param.grad is not None] for group in self.param_groups]
-        for group, params in zip(self.param_groups, ready, strict=True):
-            self._check_group(group)
-            for param in params:
-                self._check_gradient(param)
-        for group, params in zip(self.param_groups, ready, strict=True):
-            for param in params:
-                self._init_state(param, group)
-        self._update_groups(ready)
-        return loss
-
-    def _update_groups(self, ready: list[list[Tensor]]) -> None:
-        """Count the step and update these parameters of every group. What can fail comes before the first change."""
-        steps = [self.state[param]["step"] for params in ready for param in params]
-        if not steps:
-            return
-        torch._foreach_add_(steps, 1)
-        work = list(zip(self.param_groups, ready, strict=True))
-        try:
-            calls = [self._compiled_calls(group, params) for group, params in work]
-        except BaseException:  # also of somebody who does not want to wait for the compiler
-            torch._foreach_sub_(steps, 1)
-            raise
-        noise = any(group["rounding"] == "stochastic" for group in self.param_groups)
-        with _noise_of_step(ready, int(steps[0])) if noise else contextlib.nullcontext():
-            for (group, params), kernels in zip(work, calls, strict=True):
-                if params:
-                    self._update_watched(group, params, kernels)
-
-    def _check_gradient(self, param: Tensor) -> None:
-        if param.grad is not None and param.grad.layout != torch.strided:
-            raise RuntimeError(
-                f"{type(self).__name__} got a sparse gradient for a parameter of shape {(*param.shape,)}; build the "
-                "embedding with sparse=False"
-            )
-
-    def _check_group(self, group: dict[str, Any]) -> None:
-        if not self._needs_matrices:
-            return
-        for param in group["params"]:
-            if getattr(param, "_is_flat_param", False) or is_flat_piece(group, param):
-                raise RuntimeError(
-                    f"{type(self).__name__} looks at whole matrices but was given a flat piece of one, of shape "
-                    f"{(*param.shape,)}, as FSDP1 and DeepSpeed ZeRO do; use FSDP2 (fully_shard) or DDP"
-                )
-
-    def _init_state(self, param: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[param]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
-            state.update(self._new_state(param, group))
-        keeps_low_part = group["rounding"] in LOW_PARTS and param.dtype != compute_dtype(param)
-        if keeps_low_part and "compensation" not in state:
-            dtype = param.dtype if group["rounding"] == "kahan" else compute_dtype(param)
-            state["compensation"] = torch.zeros_like(param, dtype=dtype)
-        elif not keeps_low_part and "compensation" in state:
-            # of a bf16 run that goes on in float32, or with another rounding
-            param.copy_(read(param, state.pop("compensation")))
-
-    def _update_watched(self, group: dict[str, Any], params: list[Tensor], calls: dict[Tensor, Call]) -> None:
-        """Update, and at steps 1, 10, 100 and 1000 look whether a low-precision matrix moves at all."""
-        watched = None
-        if group["rounding"] == "nearest" and not self._warned_of_rounding and group["lr"] > 0:
-            low = (p for p in params if p.dtype != compute_dtype(p) and p.dim() > 1 and local(p).numel())
-            watched = next((p for p in low if self.state[p]["step"].item() in (1, 10, 100, 1000)), None)
-        before = None if watched is None else local(watched).clone()
-        if not group["compile"]:
-            for param in params:
-                self.state[param].pop("square_sum", None)  # nobody keeps it up to date
-        self._update_params(group, params, calls)
-        if watched is None or before is None:
-            return
-        # gradients that were folded into the state are gone: then every element should have moved
-        asked = torch.ones_like(before, dtype=torch.bool) if watched.grad is None else local(gradient_of(watched)).ne(0)
-        moved = (local(watched).ne(before) & asked).sum().item()
-        if moved < 0.5 * asked.sum().item():
-            self._warned_of_rounding = True
-            warnings.warn(
-                f"{type(self).__name__} with lr {group['lr']:g} left most elements of a {watched.dtype} parameter of "
-                f"shape {(*watched.shape,)} unchanged: the updates are smaller than its precision. Use "
-                "rounding='kahan', 'master' or 'stochastic', or float32 parameters with autocast",
-                stacklevel=4,
-            )
-
-    def _compiled_calls(self, group: dict[str, Any], params: list[Tensor]) -> dict[Tensor, Call]:
-        """The updates of those parameters that have kernels of their own."""
-        calls = {}
-        for param in params:
-            if self._compiles(group, param):
-                update, options = self._rule(group, param)
-                calls[param] = self._compiled_update(update, group, param, options)
-        return calls
-
-    def _update_params(self, group: dict[str, Any], params: list[Tensor], calls: dict[Tensor, Call]) -> None:
-        together: dict[tuple, list[Tensor]] = {}
-        for param in params:
-            if param in calls:
-                continue
-            update, options = self._rule(group, param)
-            if self._foreach_can(group, param):
-                together.setdefault((param.dtype, param.device, *options.values()), []).append(param)
-            else:
-                self._update_plain(update, group, param, options)
-        for bucket in together.values():
-            self._update_together(bucket, self._options(group, bucket[0]))
-        self._run(calls)
-
-    def _run(self, calls: dict[Tensor, Call]) -> None:
-        """Make the calls of compiled updates."""
-        # one after the other: each drives the interpreter's own data out of the cache, and what prepares a call would
-        # take twice as long between them
-        for call in calls.values():
-            call()
-        # kernels write behind autograd's back, which is to notice a graph that still needs the old weights
-        torch.autograd.graph.increment_version([local(param) for param in calls])
-        for param in calls:
-            if "square_sum" in self.state[param]:
-                self._versions[param] = param._version
-
-    def _compiles(self, group: dict[str, Any], param: Tensor) -> bool:
-        return group["compile"] and local(param).numel() >= COMPILE_FROM
-
-    def _update_together(self, params: list[Tensor], options: dict[str, Any]) -> None:
-        states = ([local(self.state[p][name]) for p in params] for name in self._state_names)
-        values, grads = [local(p).detach() for p in params], [local(gradient_of(p)) for p in params]
-        # a rule that needs whole matrices makes the pieces itself
-        pieces = [(values, grads, *states)] if self._needs_matrices else cache_pieces(values, grads, *states)
-        for piece in pieces:
-            self._update_foreach(*piece, **options)
-
-    def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
-        """Multi-tensor kernels want one dtype throughout; a compiled optimizer uses them for its small tensors."""
-        dtype, state = compute_dtype(param), self.state[param]
-        return (
-            group["foreach"] is not False
-            and not group["lazy"]
-            and param.dtype == gradient_of(param).dtype == dtype
-            and all([state[name].dtype == dtype for name in self._state_names])
-        )
-
-    def _gradient_for_update(self, param: Tensor) -> Tensor | None:
-        return local(gradient_of(param))
-
-    def _tensors(self, param: Tensor) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...], Tensor | None]:
-        state = self.state[param]
-        compensation = state.get("compensation")
-        return (
-            local(param).detach(),
-            self._gradient_for_update(param),
-            tuple(local(state[name]) for name in self._state_names),
-            None if compensation is None else local(compensation),
-        )
-
-    def _update_plain(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
-        value, grad, states, compensation = self._tensors(param)
-        by_row = {name: v for name, v in options.items() if isinstance(v, Tensor) and v.dim()}
-        tensors = [value, *states, *by_row.values(), *(t for t in (grad, compensation) if t is not None)]
-        for piece in cache_pieces(*([t] for t in tensors)):
-            taken = iter([part[0] for part in piece])
-            apply_update(
-                update,
-                param=next(taken),
-                states=tuple(next(taken) for _ in states),
-                options=options | {name: next(taken) for name in by_row},
-                grad=None if grad is None else next(taken),
-                compensation=None if compensation is None else next(taken),
-                rounding=group["rounding"],
-                lazy=group["lazy"],
-            )
-
-    def _compiled_update(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> Call:
-        """The call that will update the parameter."""
-        self.state[param].pop("square_sum", None)  # of weights that are about to change, and this kernel does not sum
-        value, grad, states, compensation = self._tensors(param)
-        tensors = (value, grad, compensation, *states)
-        dtype = compute_dtype(param)
-        named = {
-            name: option if isinstance(option, Tensor) else number(option, dtype, value.device)
-            for name, option in options.items()
-            if name in self._traced or isinstance(option, Tensor)
-        }
-        return compiled(
-            update_kernel,
-            (*tensors, *named.values()),
-            flat=not self._by_rows(group, param) and all([t is None or t.is_contiguous() for t in tensors]),
-            update=update,
-            num_states=len(states),
-            names=tuple(named),
-            rounding=group["rounding"],
-            lazy=group["lazy"],
-            **{name: option for name, option in options.items() if name not in named},
-        )
-
-    def _by_rows(self, group: dict[str, Any], param: Tensor) -> bool:
-        """True when the rule treats the last dimension as a unit, so that tensors must keep their shape."""
-        return group["lazy"]
-
-    # --- Σθ², for rules whose step follows the size of the weights: the kernel that moves them sums on its way
-
-    def _square_sum(self, param: Tensor, by_rows: bool) -> Tensor:
-        """Sum over the matrix, 0-d, or over every row (rows, 1); the kernel leaves there that of the new weights."""
-        state = self.state[param]
-        # new, or changed by somebody else; what changes weights behind the counter (`param.data`) is seen a step later
-        if "square_sum" not in state or self._versions.get(param) != param._version:
-            squares = read(param.detach(), state.get("compensation")).square()
-            state["square_sum"] = squares.sum(-1, keepdim=True) if by_rows else squares.sum()
-        return state["square_sum"]
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        # a copied sum belongs to the copied weights
-        self._versions = {param: param._version for param, values in self.state.items() if "square_sum" in values}
-
-    # --- checkpoints
-
-    def state_dict(self) -> StateDict:
-        """As torch's. The sums of squares that compiled kernels leave to the next step are computed anew after it, so
-        that a resumed run gives the same bits whatever it is loaded with."""
-        for state in self.state.values():
-            state.pop("square_sum", None)
-        return super().state_dict()
-
-    def load_state_dict(self, state_dict: StateDict) -> None:
-        """As torch's, but state keeps the dtype it was saved in (torch would cut the float32 state of a bf16 parameter
-        down to bf16), and `foreach` and `compile` stay as they are here: they change the speed, not the result."""
-        speeds = [{name: group[name] for name in ("foreach", "compile")} for group in self.param_groups]
-        super().load_state_dict(state_dict)
-        for group, speed in zip(self.param_groups, speeds, strict=True):
-            group.update(speed)
-        saved_ids = [index for group in state_dict["param_groups"] for index in group["params"]]
-        params = [param for group in self.param_groups for param in group["params"]]
-        for index, param in zip(saved_ids, params, strict=True):
-            for name, value in state_dict["state"].get(index, {}).items():
-                if isinstance(value, Tensor):
-                    # a copy, so that two optimizers loaded from one dict do not share their state
-                    device = torch.device("cpu") if name in self._cpu_states else param.device
-                    self.state[param][name] = value.detach().to(device, copy=True)
+@functools.cache
+def _keywords(function: Callable) -> tuple[str, ...]:
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind == inspect.Parameter.KEYWORD_ONLY)

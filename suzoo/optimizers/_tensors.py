@@ -50,7 +50,7 @@ def root_mean_square(tensor: Tensor) -> Tensor:
     return (total / max(tensor.numel(), 1)).sqrt()
 
 
-def chunk_size() -> int:
+def cache_size() -> int:
     """Elements; the float32 streams of a rule on that many stay in the cores' caches, and every core has its share."""
     return torch.get_num_threads() << 17
 
@@ -59,7 +59,7 @@ def cache_pieces(*lists: list[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
     """Lists of tensors of equal shapes, to be worked on together: all at once, but a large tensor on a CPU in slices
     along its first dimension, each of which goes through a whole rule while it is in the cache. Tensors with fewer rows
     than the first list's (a number, say) are passed whole."""
-    small, chunk = [], chunk_size()
+    small, chunk = [], cache_size()
     for tensors in zip(*lists, strict=True):
         first = tensors[0]
         if first.device.type != "cpu" or first.numel() <= chunk or first.dim() == 0:

@@ -16,7 +16,9 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import StateDict
 
 from suzoo.distributed import all_reduce_sum, is_distributed, world_size
-from suzoo.optimizers._accumulation import SeenGradients, check_accumulation_steps
+from suzoo.optimizers._accumulation import SeenGradients, only_makes_state
+from suzoo.optimizers._compiled import run_eagerly
+from suzoo.optimizers._rule import COUNT
 from suzoo.optimizers._wrapper import OptimizerWrapper
 
 
@@ -34,9 +36,6 @@ class Accumulated(OptimizerWrapper):
         accumulation_steps: k.
         max_grad_norm: clip the norm of the mean gradient before the step. Clipping outside, between backward and
             `step`, would clip partial sums, and is refused in a single process (several ranks change gradients there).
-        stale: reproduce the Keras original instead: the step comes at the START of a window, with the mean gradient of
-            the window before (zero at first), and the gradient of that call is the one taken before the step. Costs a
-            buffer. For comparison only.
 
     With `step(weight=...)` the mean is weighted: give the micro-batch's number of tokens (on this rank), and backward
     through the SUM of the token losses. The gradient is then divided by the tokens of the window on all ranks, times
@@ -52,9 +51,8 @@ class Accumulated(OptimizerWrapper):
         accumulation_steps: int,
         *,
         max_grad_norm: float | None = None,
-        stale: bool = False,
     ):
-        check_accumulation_steps(accumulation_steps)
+        COUNT.check("Accumulated", "accumulation_steps", accumulation_steps)
         if getattr(optimizer, "folds_gradients", False):
             raise ValueError(f"{type(optimizer).__name__} accumulates already (accumulation_steps); do not wrap it")
         if max_grad_norm is not None and not max_grad_norm > 0:
@@ -62,10 +60,9 @@ class Accumulated(OptimizerWrapper):
         self.optimizer = optimizer
         self.accumulation_steps = accumulation_steps
         self.max_grad_norm = max_grad_norm
-        self.stale = stale
         self.micro_step = 0
         self.total_weight: float | None = None
-        # the sums of a window: the tensors in `.grad`, or the original's own buffers
+        # the sums of a window: the tensors in `.grad`
         self._sums: dict[Tensor, Tensor] = {}
         self._versions: dict[Tensor, int] = {}  # of the sums after the last `step`
         self._seen = SeenGradients()
@@ -123,12 +120,13 @@ class Accumulated(OptimizerWrapper):
         )
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        if self.stale or self.at_boundary:
+        if self.at_boundary:
             self.optimizer.zero_grad(set_to_none)
 
     def _params(self) -> list[Tensor]:
         return [param for group in self.param_groups for param in group["params"]]
 
+    @run_eagerly
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None, *, weight: float | None = None) -> float | None:
         """Count a micro-step; at the end of a window, step. Returns the value of `closure`, if given.
@@ -141,10 +139,11 @@ class Accumulated(OptimizerWrapper):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if only_makes_state(self):
+            self.optimizer.step()
+            return loss
         if not self.at_boundary and (weight is None) != (self.total_weight is None):
             raise ValueError("Accumulated.step: give a weight at every micro-step of a window, or at none")
-        if self.stale and weight is not None:
-            raise ValueError("Accumulated.step: stale=True reproduces the original, which knows no weights")
         if any(self._seen.is_changed(param) for param in self._params()):
             raise RuntimeError(
                 "Accumulated: a gradient was changed between backward and step, where it is a partial sum. To clip the "
@@ -153,14 +152,11 @@ class Accumulated(OptimizerWrapper):
             )
         self._seen.clear()
         total_weight = None if weight is None else float(weight) + (0.0 if self.at_boundary else self.total_weight or 0)
-        if self.stale:
-            self._stale_step()
-        else:
-            self._add_up()
-            if (self.micro_step + 1) % self.accumulation_steps == 0:
-                self._step_on_mean([param for param in self._params() if param.grad is not None], total_weight)
-                self._sums.clear()
-            self._versions = {param: total._version for param, total in self._sums.items()}
+        self._add_up()
+        if (self.micro_step + 1) % self.accumulation_steps == 0:
+            self._step_on_mean([param for param in self._params() if param.grad is not None], total_weight)
+            self._sums.clear()
+        self._versions = {param: total._version for param, total in self._sums.items()}
         self.total_weight = total_weight
         self.micro_step += 1
         return loss
@@ -199,42 +195,54 @@ class Accumulated(OptimizerWrapper):
                 param.grad.mul_(divisor * max(clipped, 1.0))
             raise
 
-    def _stale_step(self) -> None:
-        params = [param for param in self._params() if param.grad is not None]
-        fresh = [param.grad for param in params]
-        if self.at_boundary:
-            for param in params:
-                param.grad = self._sums.pop(param, torch.zeros_like(param))
-            self._step_on_mean(params, None)
-        for param, grad in zip(params, fresh, strict=True):
-            assert grad is not None
-            self._sums[param] = self._sums[param] + grad if param in self._sums else grad.clone()
-            param.grad = grad
-
     def state_dict(self) -> StateDict:
-        """The inner optimizer's, and under "accumulation" the place in the window with the gradients summed so far."""
-        grads = {i: self._sums[param] for i, param in enumerate(self._params()) if param in self._sums}
-        return {
-            **self.optimizer.state_dict(),
-            "accumulation": {"micro_step": self.micro_step, "total_weight": self.total_weight, "grads": grads},
-        }
+        """The inner optimizer's, with the place in the window in the groups and the gradients summed so far in states.
+
+        torch.distributed.checkpoint keeps of a state only what a fresh optimizer has: save between windows there.
+        """
+        state = self.optimizer.state_dict()
+        sums = {i: self._sums[param] for i, param in enumerate(self._params()) if param in self._sums}
+        window = {"micro_step": self.micro_step, "total_weight": self.total_weight, "num_sums": len(sums)}
+        for group in state["param_groups"]:
+            group["window"] = dict(window)
+        state["state"] = {**state["state"]}
+        for i, total in sums.items():
+            state["state"][i] = {**state["state"].get(i, {}), "gradient_sum": total}
+        return state
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Resumes also in the middle of a window: puts the summed gradients back."""
-        if "accumulation" not in state_dict:
+        """Resumes also in the middle of a window: puts the summed gradients back.
+
+        Raises:
+            ValueError: a state without the place in a window, or without the sums of one. Nothing is changed then.
+        """
+        groups, states = [dict(group) for group in state_dict["param_groups"]], {}
+        sums: dict[int, Tensor] = {}
+        windows = [group.pop("window", None) for group in groups]
+        if None in windows:
             raise ValueError(
                 "Accumulated.load_state_dict: this is the state of an optimizer alone, without the place in a window; "
                 "load it into accumulated.optimizer"
             )
-        accumulation = state_dict["accumulation"]
-        self.optimizer.load_state_dict({k: v for k, v in state_dict.items() if k != "accumulation"})
-        self.micro_step, self.total_weight = accumulation["micro_step"], accumulation["total_weight"]
-        self._sums, self._versions = {}, {}
+        # JSON makes strings of numbers, and torch.distributed.checkpoint has names
+        places = [str(index) for group in groups for index in group["params"]]
+        for i, state in state_dict["state"].items():
+            states[i] = {name: value for name, value in state.items() if name != "gradient_sum"}
+            if "gradient_sum" in state:
+                sums[places.index(str(i))] = state["gradient_sum"]
+        if len(sums) != windows[0]["num_sums"]:
+            raise ValueError(
+                f"Accumulated.load_state_dict: the state was saved inside a window, and {windows[0]['num_sums']} sums "
+                f"of gradients belong to it, but {len(sums)} are there: with torch.distributed.checkpoint save where "
+                "accumulated.at_boundary is True"
+            )
+        states = {i: state for i, state in states.items() if state}
+        self.optimizer.load_state_dict({**state_dict, "param_groups": groups, "state": states})
+        self.micro_step, self.total_weight = windows[0]["micro_step"], windows[0]["total_weight"]
         params = self._params()
-        for i, saved in accumulation["grads"].items():
-            param = params[int(i)]  # JSON makes strings of numbers
-            self._sums[param] = saved.to(param.device, copy=True)
-            if not self.stale:
-                param.grad = self._sums[param]
-                self._versions[param] = param.grad._version
+        self._sums, self._versions = {}, {}
+        for i, saved in sums.items():
+            param = params[i]
+            param.grad = self._sums[param] = saved.to(param.device, copy=True)
+            self._versions[param] = param.grad._version

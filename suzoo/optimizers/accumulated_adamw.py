@@ -17,8 +17,8 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from suzoo.optimizers._accumulation import HiddenAccumulation
-from suzoo.optimizers._rule import check_betas
+from suzoo.optimizers._driver import RuleOptimizer
+from suzoo.optimizers._rule import BETAS, COUNT, EPS, FLAG, Group, Job, Rule, one_of
 from suzoo.optimizers._tensors import Rounding, local
 
 SecondMoment = Literal["mean_sq", "sum_scaled_sq"]
@@ -75,13 +75,43 @@ def adamw_update(
     )
 
 
-class AccumulatedAdamW(HiddenAccumulation):
+def _derived(group: Group, kind: None, step: float) -> dict[str, Any]:
+    beta1, beta2 = group["betas"]
+    return {
+        "correction1": 1 - beta1**step,
+        "correction2": 1 - beta2**step,
+        "lr_factor": math.sqrt(group["accumulation_steps"]) if group["scale_lr"] else 1.0,
+    }
+
+
+def _fold(job: Job, first: bool) -> None:
+    """Both moments: [(β - 1) χ + 1] of the old, and (1 - β) of this micro-step's share."""
+    group = job.group
+    momentum, second_moment = (local(job.state[name]) for name in job.names)
+    beta1, beta2 = group["betas"]
+    k = group["accumulation_steps"]
+    assert job.grad is not None
+    grad = local(job.grad).to(momentum.dtype)
+    if first:
+        momentum.mul_(beta1)
+        second_moment.mul_(beta2)
+    momentum.add_(grad, alpha=(1 - beta1) / k)
+    share = k if group["second_moment"] == "mean_sq" else k * k
+    second_moment.addcmul_(grad, grad, value=(1 - beta2) / share)
+
+
+def _check(options: Group) -> None:
+    if options["scale_lr"] and options["second_moment"] != "mean_sq":
+        raise ValueError("scale_lr corrects second_moment='mean_sq'; 'sum_scaled_sq' needs no correction")
+
+
+class AccumulatedAdamW(RuleOptimizer):
     """AdamW that needs no gradient buffer for accumulation. With accumulation_steps=1 it is torch.optim.AdamW.
 
     Args:
         params: parameters or groups.
         lr, betas, eps, weight_decay: as in torch.optim.AdamW. eps_inside puts ε inside the root, as the article does.
-        accumulation_steps: k micro-steps per update, see `HiddenAccumulation`.
+        accumulation_steps: k micro-steps per update, see `RuleOptimizer`.
         second_moment: what a window adds, "sum_scaled_sq" or "mean_sq", see above.
         scale_lr: multiply the step (not the decay) by √k; for "mean_sq".
         lazy: see `Lion`; LazyAdam for embeddings (kexue.fm/archives/6869). Only without accumulation.
@@ -91,10 +121,24 @@ class AccumulatedAdamW(HiddenAccumulation):
     State: two floats per parameter.
     """
 
-    _state_names = ("momentum", "second_moment")
-    _traced = (*HiddenAccumulation._traced, "correction1", "correction2")
-    _update = staticmethod(adamw_update)
-    _move = staticmethod(adamw_move)
+    rule = Rule(
+        update=adamw_update,
+        states=("momentum", "second_moment"),
+        options={
+            "betas": BETAS,
+            "eps": EPS,
+            "eps_inside": FLAG,
+            "second_moment": one_of("mean_sq", "sum_scaled_sq"),
+            "scale_lr": FLAG,
+            "lazy": FLAG,
+            "accumulation_steps": COUNT,
+        },
+        check=_check,
+        derived=_derived,
+        traced=("lr", "weight_decay", "beta1", "beta2", "correction1", "correction2"),
+        fold=_fold,
+        move=adamw_move,
+    )
 
     def __init__(
         self,
@@ -115,50 +159,16 @@ class AccumulatedAdamW(HiddenAccumulation):
     ):
         super().__init__(
             params,
-            {
-                "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "eps_inside": eps_inside,
-                "second_moment": second_moment, "scale_lr": scale_lr, "accumulation_steps": accumulation_steps,
-                "micro_step": 0, "lazy": lazy,
-            },
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            accumulation_steps=accumulation_steps,
+            second_moment=second_moment,
+            scale_lr=scale_lr,
+            eps_inside=eps_inside,
+            lazy=lazy,
+            free_gradients=free_gradients,
             rounding=rounding,
-            foreach=False,
             compile=compile,
-        )  # fmt: skip
-        self._start_accumulating(free_gradients)
-
-    def _check_options(self, options: dict[str, Any]) -> None:
-        super()._check_options(options)
-        check_betas(betas=options["betas"])
-        if not options["eps"] >= 1e-30:
-            raise ValueError(f"eps must be at least 1e-30, or 0 / 0 appears; got {options['eps']}")
-        if options["second_moment"] not in ("mean_sq", "sum_scaled_sq"):
-            raise ValueError(f"second_moment must be 'mean_sq' or 'sum_scaled_sq', not {options['second_moment']!r}")
-        if options["scale_lr"] and options["second_moment"] != "mean_sq":
-            raise ValueError("scale_lr corrects second_moment='mean_sq'; 'sum_scaled_sq' needs no correction")
-
-    def _move_options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
-        t = float(self.state[param]["step"])
-        beta1, beta2 = group["betas"]
-        return {
-            **{name: group[name] for name in ("lr", "weight_decay", "eps", "eps_inside")},
-            "correction1": 1 - beta1**t,
-            "correction2": 1 - beta2**t,
-            "lr_factor": math.sqrt(group["accumulation_steps"]) if group["scale_lr"] else 1.0,
-        }
-
-    def _options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
-        beta1, beta2 = group["betas"]
-        return {"beta1": beta1, "beta2": beta2, **self._move_options(group, param)}
-
-    def _fold_states(self, group: dict[str, Any], param: Tensor, grad: Tensor, first: bool) -> None:
-        momentum, second_moment = (local(self.state[param][name]) for name in self._state_names)
-        beta1, beta2 = group["betas"]
-        k = group["accumulation_steps"]
-        grad = grad.to(momentum.dtype)
-        # both moments: [(β - 1) χ + 1] of the old, and (1 - β) of this micro-step's share
-        if first:
-            momentum.mul_(beta1)
-            second_moment.mul_(beta2)
-        momentum.add_(grad, alpha=(1 - beta1) / k)
-        share = k if group["second_moment"] == "mean_sq" else k * k
-        second_moment.addcmul_(grad, grad, value=(1 - beta2) / share)
+        )

@@ -5,12 +5,11 @@ Source: Su, kexue.fm/archives/8634.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from suzoo.optimizers._accumulation import HiddenAccumulation
+from suzoo.optimizers._driver import RuleOptimizer
+from suzoo.optimizers._rule import BELOW_1, COUNT, FLAG, Job, Rule
 from suzoo.optimizers._tensors import Rounding, local
 
 
@@ -47,14 +46,23 @@ def sgd_update(
     return sgd_move(param, momentum, lr=lr, weight_decay=weight_decay, dampening=dampening, decoupled=decoupled)
 
 
-class AccumulatedSGD(HiddenAccumulation):
+def _fold(job: Job, first: bool) -> None:
+    """m ← [(β - 1) χ + 1] m + (1 - dampening) / k g"""
+    group, grad, momentum = job.group, job.grad, local(job.state["momentum"])
+    assert grad is not None
+    if first:
+        momentum.mul_(group["momentum"])
+    momentum.add_(local(grad).to(momentum.dtype), alpha=(1 - group["dampening"]) / group["accumulation_steps"])
+
+
+class AccumulatedSGD(RuleOptimizer):
     """SGD with momentum; k micro-steps equal one step of torch.optim.SGD on the mean of the k gradients.
 
     Args:
         params: parameters or groups.
         lr: learning rate.
         momentum: β. 0 would have nothing to hide the gradients in beyond the window, but works.
-        accumulation_steps: k micro-steps per update, see `HiddenAccumulation`.
+        accumulation_steps: k micro-steps per update, see `RuleOptimizer`.
         dampening: m ← β m + (1 - dampening) ḡ, also at the first step (torch leaves that one undampened). The article's
             form is dampening = momentum.
         weight_decay: L2 as in torch.optim.SGD, or decoupled (θ shrinks by lr * weight_decay).
@@ -64,9 +72,14 @@ class AccumulatedSGD(HiddenAccumulation):
     State: one float per parameter. Nesterov momentum is not offered: it needs the mean gradient by itself.
     """
 
-    _state_names = ("momentum",)
-    _update = staticmethod(sgd_update)
-    _move = staticmethod(sgd_move)
+    rule = Rule(
+        update=sgd_update,
+        states=("momentum",),
+        options={"momentum": BELOW_1, "dampening": BELOW_1, "decoupled": FLAG, "accumulation_steps": COUNT},
+        derived=lambda group, kind, step: {"beta": group["momentum"]},
+        fold=_fold,
+        move=sgd_move,
+    )
 
     def __init__(
         self,
@@ -84,31 +97,13 @@ class AccumulatedSGD(HiddenAccumulation):
     ):
         super().__init__(
             params,
-            {
-                "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
-                "decoupled": decoupled, "accumulation_steps": accumulation_steps, "micro_step": 0, "lazy": False,
-            },
+            lr=lr,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=weight_decay,
+            decoupled=decoupled,
+            accumulation_steps=accumulation_steps,
+            free_gradients=free_gradients,
             rounding=rounding,
-            foreach=False,
             compile=compile,
-        )  # fmt: skip
-        self._start_accumulating(free_gradients)
-
-    def _check_options(self, options: dict[str, Any]) -> None:
-        super()._check_options(options)
-        momentum, dampening = options["momentum"], options["dampening"]
-        if not (0 <= momentum < 1 and 0 <= dampening < 1):
-            raise ValueError(f"momentum and dampening must be in [0, 1), not {momentum} and {dampening}")
-
-    def _move_options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
-        return {name: group[name] for name in ("lr", "weight_decay", "dampening", "decoupled")}
-
-    def _options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
-        return {"beta": group["momentum"], **self._move_options(group, param)}
-
-    def _fold_states(self, group: dict[str, Any], param: Tensor, grad: Tensor, first: bool) -> None:
-        momentum = local(self.state[param]["momentum"])
-        # m ← [(β - 1) χ + 1] m + (1 - dampening) / k g
-        if first:
-            momentum.mul_(group["momentum"])
-        momentum.add_(grad.to(momentum.dtype), alpha=(1 - group["dampening"]) / group["accumulation_steps"])
+        )

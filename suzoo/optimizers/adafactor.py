@@ -17,21 +17,28 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
-from suzoo.optimizers._adafactor_passes import compiled_passes, passes_in_pieces
-from suzoo.optimizers._rule import Call, RuleOptimizer
-from suzoo.optimizers._tensors import (
-    Rounding,
-    chunk_size,
-    compute_dtype,
-    full,
-    gradient_of,
-    mean,
-    read,
-    root_mean_square,
-    write,
+from suzoo.optimizers._adafactor_passes import kernel_of_passes, passes_in_pieces
+from suzoo.optimizers._driver import RuleOptimizer, momentum_dtype
+from suzoo.optimizers._rule import (
+    BELOW_1,
+    COUNT,
+    FLAG,
+    MOMENTUM_DTYPE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Group,
+    Job,
+    Kernel,
+    Rule,
+    apply_update,
+    check_bfloat16_momentum,
+    number,
+    one_of,
+    optional,
+    pair,
 )
+from suzoo.optimizers._tensors import Rounding, cache_size, compute_dtype, full, mean, root_mean_square
 
-MOMENTS = ("row", "column", "second_moment", "momentum")
 Factor = Literal["largest", "last", "none"]
 MomentumOn = Literal["update", "step"]
 
@@ -50,8 +57,7 @@ def factored_dims(shape: tuple[int, ...], factor: Factor, min_dim_size: int) -> 
 def adafactor_update(
     param: Tensor,
     grad: Tensor,
-    moments: dict[str, Tensor],
-    *,
+    *moments: Tensor,
     lr: float | Tensor,
     beta1: float,
     beta2: float | Tensor,
@@ -62,50 +68,39 @@ def adafactor_update(
     dims: tuple[int, int] | None,
     momentum_on: MomentumOn,
     scale_weight_decay: bool,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """New parameter and moments ("row" and "column", or "second_moment"; "momentum" when beta1 > 0).
+) -> tuple[Tensor, ...]:
+    """New parameter and moments (row and column, or the second moment; the momentum behind them, if there is one).
 
     Works on sharded tensors too. `beta2` is that of this step, 1 - t^-0.8; `dims` as `factored_dims` gives them.
     """
     eps1, eps2 = eps
     squared = grad.square() + eps1
-    new = {}
     if dims is None:
         # v ← β2 v + (1 - β2) (g² + ε1)
-        new["second_moment"] = moments["second_moment"].lerp(squared, 1 - beta2)
-        update = grad * new["second_moment"].rsqrt()
+        second_moment, *momentum = moments
+        new = [second_moment.lerp(squared, 1 - beta2)]
+        update = grad * new[0].rsqrt()
     else:
         rows, columns = dims
+        row, column, *momentum = moments
         # R and C: means over the columns and over the rows
-        new["row"] = moments["row"].lerp(mean(squared, columns), 1 - beta2)
-        new["column"] = moments["column"].lerp(mean(squared, rows), 1 - beta2)
+        new = [row.lerp(mean(squared, columns), 1 - beta2), column.lerp(mean(squared, rows), 1 - beta2)]
         # u = g / √v with v = R C / mean(R)
-        update = grad * (new["row"] / mean(new["row"], rows)).rsqrt() * new["column"].rsqrt()
+        update = grad * (new[0] / mean(new[0], rows)).rsqrt() * new[1].rsqrt()
     # u ← u / max(1, RMS(u) / d)
     if clip_threshold is not None:
         update = update / (root_mean_square(update) / clip_threshold).clamp_min(1.0)
-    if beta1 and momentum_on == "update":
-        update = new["momentum"] = moments["momentum"].lerp(update, 1 - beta1)
+    if momentum and momentum_on == "update":
+        update = momentum[0].lerp(update, 1 - beta1)
+        new.append(update)
     # α_t max(ε2, RMS(θ)) u
     scale = root_mean_square(param).clamp_min(eps2) if scale_parameter else 1.0
     step = update * (scale * lr)
-    if beta1 and momentum_on == "step":
-        step = new["momentum"] = moments["momentum"].lerp(step, 1 - beta1)
+    if momentum and momentum_on == "step":
+        step = momentum[0].lerp(step, 1 - beta1)
+        new.append(step)
     decay = param * (lr * weight_decay * (scale if scale_weight_decay else 1.0))
-    return param - decay - step, new
-
-
-def adafactor_apply(
-    param: Tensor, grad: Tensor, state: dict[str, Tensor], rounding: Rounding, options: dict[str, Any]
-) -> None:
-    """`adafactor_update` on one parameter, in place."""
-    dtype = compute_dtype(param)
-    compensation = state.get("compensation")
-    moments = {name: state[name].to(dtype) for name in MOMENTS if name in state}
-    new_value, new_moments = adafactor_update(read(param, compensation), grad.to(dtype), moments, **options)
-    for name, value in new_moments.items():
-        state[name].copy_(value)
-    write(param, new_value, compensation, rounding)
+    return param - decay - step, *new
 
 
 def adafactor_update_foreach(
@@ -144,6 +139,60 @@ def adafactor_update_foreach(
     torch._foreach_sub_(params, updates)
 
 
+def _derived(group: Group, dims: tuple[int, int] | None, step: float) -> dict[str, Any]:
+    lr = group["lr"]
+    if group["relative_step"]:
+        lr *= min(1e-2, 1 / math.sqrt(step)) * (1.0 if group["scale_parameter"] else group["relative_scale"])
+    return {
+        "lr": lr,
+        "eps": tuple(group["eps"]),  # a list after a JSON checkpoint
+        "beta2": min(group["beta2_cap"], 1 - step ** -group["decay_rate"]),
+        "dims": dims,
+    }
+
+
+def _new_state(param: Tensor, group: Group, dims: tuple[int, int] | None) -> dict[str, Tensor]:
+    like = torch.zeros_like(param, dtype=compute_dtype(param))
+    if dims is None:
+        state = {"second_moment": like}
+    else:
+        # sums of zeros: for a sharded parameter they have the sharding that the sums of its squares will have
+        rows, columns = dims
+        state = {"row": full(like.sum(columns, keepdim=True)), "column": full(like.sum(rows, keepdim=True))}
+    if group["beta1"]:
+        state["momentum"] = torch.zeros_like(param, dtype=momentum_dtype(group, param))
+    return state
+
+
+def _is_matrix(job: Job) -> bool:
+    """True when the passes over a whole matrix can update it."""
+    param, grad = job.param, job.grad
+    assert grad is not None
+    factored = not isinstance(param, DTensor) and param.dim() == 2 and job.kind is not None
+    return factored and param.is_contiguous() and grad.is_contiguous()
+
+
+def _apply(job: Job) -> None:
+    param, grad, group, state = job.param.detach(), job.grad, job.group, job.state
+    assert grad is not None
+    if _is_matrix(job) and not param.is_cuda and param.numel() > cache_size():
+        passes_in_pieces(param, grad, state, group["rounding"], job.arguments)
+        return
+    # whole, and as a DTensor where it is sharded: the sums go over the shards
+    moments = tuple(state[name] for name in job.names)
+    apply_update(job.update, param, grad, moments, state.get("compensation"), group["rounding"], False, job.arguments)
+
+
+def _kernel(job: Job) -> Kernel | None:
+    if not _is_matrix(job):
+        return None
+    return kernel_of_passes(job, job.sums.of(job.param, job.state.get("compensation"), by_rows=True))
+
+
+def _check(options: Group) -> None:
+    check_bfloat16_momentum(options, options["beta1"])
+
+
 class AdaFactor(RuleOptimizer):
     """AdaFactor.
 
@@ -152,13 +201,15 @@ class AdaFactor(RuleOptimizer):
             because a row seen for the first time at step t takes a step t^0.4 too large and clipping then slows all
             other rows.
         lr: relative rate: with scale_parameter the step of a matrix has the RMS lr * RMS(matrix). None is the paper's
-            min(1e-2, 1/√t) (times 0.05 without scale_parameter), and the group's "lr" is then a factor of it, 1 at
-            first, so a schedule works in both cases.
+            min(1e-2, 1/√t) (times relative_scale without scale_parameter), and the group's "lr" is then a factor of
+            it, 1 at first, so a schedule works in both cases.
         beta1: momentum, 0 for none. Without it AdaFactor saves memory but converges slower.
         decay_rate: c in β2 = 1 - t^-c.
         beta2_cap: upper bound of that β2.
         eps: (added to the squared gradient, least RMS of a parameter).
         clip_threshold: d, the largest RMS of an update; None is off.
+        relative_scale: with lr=None and without scale_parameter, the typical size of the weights: 0.05 of the authors'
+            code, 1 of transformers.
         scale_parameter: multiply the rate by max(eps[1], RMS(θ)).
         weight_decay: decoupled: θ shrinks by lr * weight_decay, with scale_weight_decay also times RMS(θ).
         factor: which two dimensions of a tensor are rows and columns: the two "largest", the "last" two, or "none".
@@ -181,7 +232,7 @@ class AdaFactor(RuleOptimizer):
         # transformers.Adafactor; with lr=None its relative_step=True
         "hf": {
             "lr": 1e-3, "factor": "last", "min_dim_size_to_factor": 1, "momentum_on": "step",
-            "scale_weight_decay": True,
+            "scale_weight_decay": True, "relative_scale": 1.0,
         },
         # big_vision's scale_by_adafactor: an Adam replacement, so lr is absolute
         "bigvision": {
@@ -189,7 +240,38 @@ class AdaFactor(RuleOptimizer):
             "min_dim_size_to_factor": 32, "momentum_dtype": torch.bfloat16,
         },
     }  # fmt: skip
-    _needs_matrices = True
+    rule = Rule(
+        update=adafactor_update,
+        states=("row", "column", "second_moment", "momentum"),
+        options={
+            "beta1": BELOW_1,
+            "decay_rate": POSITIVE,
+            "beta2_cap": number("a number in (0, 1]", lambda v: 0 < v <= 1),
+            "eps": pair(
+                "(at least 1e-37, at least 0): an eps[0] of 0 gives 0 / 0",
+                number("at least 1e-37", lambda v: 1e-37 <= v < math.inf),
+                NOT_NEGATIVE,
+            ),
+            "clip_threshold": optional(POSITIVE),
+            "relative_step": FLAG,
+            "relative_scale": POSITIVE,
+            "scale_parameter": FLAG,
+            "scale_weight_decay": FLAG,
+            "factor": one_of("largest", "last", "none"),
+            "min_dim_size_to_factor": COUNT,
+            "momentum_on": one_of("update", "step"),
+            "momentum_dtype": MOMENTUM_DTYPE,
+        },
+        check=_check,
+        kind=lambda group, param: factored_dims(tuple(param.shape), group["factor"], group["min_dim_size_to_factor"]),
+        derived=_derived,
+        new_state=_new_state,
+        foreach=adafactor_update_foreach,
+        can_foreach=lambda job: job.names == ("second_moment",) and job.param.numel() > 0,
+        apply=_apply,
+        kernel=_kernel,
+        needs_matrices=True,
+    )
 
     def __init__(
         self,
@@ -201,6 +283,7 @@ class AdaFactor(RuleOptimizer):
         beta2_cap: float = 1.0,
         eps: tuple[float, float] = (1e-30, 1e-3),
         clip_threshold: float | None = 1.0,
+        relative_scale: float = 0.05,
         scale_parameter: bool = True,
         weight_decay: float = 0.0,
         scale_weight_decay: bool = False,
@@ -214,110 +297,22 @@ class AdaFactor(RuleOptimizer):
     ):
         super().__init__(
             params,
-            {
-                "lr": 1.0 if lr is None else lr, "relative_step": lr is None, "beta1": beta1, "decay_rate": decay_rate,
-                "beta2_cap": beta2_cap, "eps": eps, "clip_threshold": clip_threshold,
-                "scale_parameter": scale_parameter, "weight_decay": weight_decay,
-                "scale_weight_decay": scale_weight_decay, "factor": factor,
-                "min_dim_size_to_factor": min_dim_size_to_factor, "momentum_on": momentum_on,
-            },
+            lr=1.0 if lr is None else lr,
+            relative_step=lr is None,
+            relative_scale=relative_scale,
+            beta1=beta1,
+            decay_rate=decay_rate,
+            beta2_cap=beta2_cap,
+            eps=eps,
+            clip_threshold=clip_threshold,
+            scale_parameter=scale_parameter,
+            weight_decay=weight_decay,
+            scale_weight_decay=scale_weight_decay,
+            factor=factor,
+            min_dim_size_to_factor=min_dim_size_to_factor,
+            momentum_on=momentum_on,
             rounding=rounding,
             momentum_dtype=momentum_dtype,
             foreach=foreach,
             compile=compile,
-        )  # fmt: skip
-
-    def _check_options(self, options: dict[str, Any]) -> None:
-        super()._check_options(options)
-        decay_rate, beta2_cap, eps = options["decay_rate"], options["beta2_cap"], options["eps"]
-        if not 0 <= options["beta1"] < 1:
-            raise ValueError(f"beta1 must be in [0, 1), not {options['beta1']}")
-        if not (decay_rate > 0 and 0 < beta2_cap <= 1):
-            raise ValueError(f"decay_rate must be positive and beta2_cap in (0, 1], not {decay_rate} and {beta2_cap}")
-        if not (eps[0] >= 1e-37 and eps[1] >= 0):
-            raise ValueError(f"eps must be (at least 1e-37, at least 0), not {eps}; an eps[0] of 0 gives 0 / 0")
-        if options["clip_threshold"] is not None and not options["clip_threshold"] > 0:
-            raise ValueError(f"clip_threshold must be positive or None, not {options['clip_threshold']}")
-        if options["momentum_on"] not in ("update", "step"):
-            raise ValueError(f"momentum_on must be 'update' or 'step', not {options['momentum_on']!r}")
-        if options["factor"] not in ("largest", "last", "none"):
-            raise ValueError(f"factor must be 'largest', 'last' or 'none', not {options['factor']!r}")
-
-    def _slowest_beta(self, options: dict[str, Any]) -> float:
-        return options["beta1"]
-
-    def _new_state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        dtype = compute_dtype(param)
-        like = torch.zeros_like(param, dtype=dtype)
-        dims = factored_dims(tuple(param.shape), group["factor"], group["min_dim_size_to_factor"])
-        if dims is None:
-            state = {"second_moment": like}
-        else:
-            # sums of zeros: for a sharded parameter they have the sharding that the sums of its squares will have
-            rows, columns = dims
-            state = {
-                "row": full(like.sum(columns, keepdim=True)),
-                "column": full(like.sum(rows, keepdim=True)),
-            }
-        if group["beta1"]:
-            state["momentum"] = torch.zeros_like(param, dtype=self._momentum_dtype(group, param))
-        return state
-
-    def _options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
-        t = float(self.state[param]["step"])
-        lr = group["lr"]
-        if group["relative_step"]:
-            lr *= min(1e-2, 1 / math.sqrt(t)) * (1.0 if group["scale_parameter"] else 0.05)
-        names = ("beta1", "clip_threshold", "scale_parameter", "weight_decay", "momentum_on")
-        return {
-            **{name: group[name] for name in names},
-            "lr": lr,
-            "eps": tuple(group["eps"]),  # a list after a JSON checkpoint
-            "beta2": min(group["beta2_cap"], 1 - t ** -group["decay_rate"]),
-            "dims": factored_dims(tuple(param.shape), group["factor"], group["min_dim_size_to_factor"]),
-            "scale_weight_decay": group["scale_weight_decay"],
-        }
-
-    def _is_matrix(self, param: Tensor, options: dict[str, Any]) -> bool:
-        """True when the passes over a whole matrix can update it."""
-        factored = not isinstance(param, DTensor) and param.dim() == 2 and options["dims"] is not None
-        return factored and param.is_contiguous() and gradient_of(param).is_contiguous()
-
-    def _compiled_calls(self, group: dict[str, Any], params: list[Tensor]) -> dict[Tensor, Call]:
-        calls: dict[Tensor, Call] = {}
-        for param in params:
-            if not self._compiles(group, param):
-                continue
-            options, grad, state = self._options(group, param), gradient_of(param), self.state[param]
-            if self._is_matrix(param, options):
-                square_sum = self._square_sum(param, by_rows=True)
-                calls[param] = compiled_passes(param.detach(), grad, state, square_sum, group["rounding"], options)
-        return calls
-
-    def _update_params(self, group: dict[str, Any], params: list[Tensor], calls: dict[Tensor, Call]) -> None:
-        together: dict[tuple, list[Tensor]] = {}
-        for param in params:
-            if param in calls:
-                continue
-            options = self._options(group, param)
-            state, grad = self.state[param], gradient_of(param)
-            if self._is_matrix(param, options) and not param.is_cuda and param.numel() > chunk_size():
-                passes_in_pieces(param.detach(), grad, state, group["rounding"], options)
-            elif self._foreach_can(group, param):
-                together.setdefault((param.dtype, param.device, *options.values()), []).append(param)
-            else:
-                adafactor_apply(param.detach(), grad, state, group["rounding"], options)
-        for bucket in together.values():
-            adafactor_update_foreach(
-                bucket,
-                [gradient_of(p) for p in bucket],
-                [self.state[p]["second_moment"] for p in bucket],
-                **self._options(group, bucket[0]),
-            )
-        self._run(calls)
-
-    def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
-        wanted = group["foreach"] is not False
-        one_dtype = param.dtype == gradient_of(param).dtype == compute_dtype(param)
-        whole = "second_moment" in self.state[param] and not isinstance(param, DTensor)
-        return wanted and one_dtype and whole and not group["beta1"] and param.numel() > 0
+        )

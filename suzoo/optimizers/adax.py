@@ -8,13 +8,16 @@ quotient itself, an average with the weight β2 / ((1 + β2)^t - 1) for the newe
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from suzoo.optimizers._rule import RuleOptimizer
+from suzoo.optimizers._driver import RuleOptimizer
+from suzoo.optimizers._rule import BELOW_1, EPS, FLAG, Group, Rule, number, one_of, pair
 from suzoo.optimizers._tensors import Rounding
 
 EpsPlacement = Literal["root", "inside", "raw"]
@@ -77,6 +80,27 @@ def adax_update_foreach(
     torch._foreach_addcdiv_(params, momenta, roots, value=-lr)
 
 
+BETAS_OF_ADAX = pair(
+    "(a number in [0, 1), the growth rate of the second moment in (0, 0.1]: the articles use 1e-4)",
+    BELOW_1,
+    number("a number in (0, 0.1]", lambda v: 0 < v <= 0.1),
+)
+
+
+def _derived(group: Group, kind: None, step: float) -> dict[str, Any]:
+    _, beta2 = group["betas"]
+    # (1 + β2)^t - 1, exact for small β2; its inverse times β2 is 0 long before it could overflow
+    exponent = step * math.log1p(beta2)
+    growth = math.expm1(exponent) if exponent < 700 else math.inf
+    raw = group["eps_placement"] == "raw"
+    return {
+        "weight": beta2 / growth,
+        # never 0 in float32: a coordinate that never had a gradient would be 0 / 0
+        "eps": max(group["eps"] / math.sqrt(growth), 1e-30) if raw else group["eps"],
+        "eps_inside": group["eps_placement"] == "inside",
+    }
+
+
 class AdaX(RuleOptimizer):
     """AdaX with L2 regularization: weight_decay * θ joins the gradient, as in Adam. `AdaXW` decouples it.
 
@@ -96,16 +120,14 @@ class AdaX(RuleOptimizer):
     State: two floats per parameter.
     """
 
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "official": {"lr": 1.5e-3, "eps": 1e-12, "weight_decay": 5e-4, "eps_placement": "raw"},
-        "bojone_v1": {"lr": 1e-3, "eps": 1e-7, "weight_decay": 0.0, "eps_placement": "raw"},
-        "bojone_v2": {"lr": 1e-3, "eps": 1e-6, "weight_decay": 0.0, "eps_placement": "root"},
-    }
-    _state_names = ("momentum", "second_moment")
-    _traced = (*RuleOptimizer._traced, "weight", "eps")
-    _decoupled = False
-    _update = staticmethod(adax_update)
-    _update_foreach = staticmethod(adax_update_foreach)
+    rule = Rule(
+        update=partial(adax_update, decoupled=False),
+        states=("momentum", "second_moment"),
+        options={"betas": BETAS_OF_ADAX, "eps": EPS, "eps_placement": one_of("root", "inside", "raw"), "lazy": FLAG},
+        derived=_derived,
+        foreach=partial(adax_update_foreach, decoupled=False),
+        traced=("lr", "weight_decay", "beta1", "weight", "eps"),
+    )
 
     def __init__(
         self,
@@ -123,55 +145,24 @@ class AdaX(RuleOptimizer):
     ):
         super().__init__(
             params,
-            {
-                "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
-                "eps_placement": eps_placement, "lazy": lazy,
-            },
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            eps_placement=eps_placement,
+            lazy=lazy,
             rounding=rounding,
             foreach=foreach,
             compile=compile,
-        )  # fmt: skip
-
-    def _check_options(self, options: dict[str, Any]) -> None:
-        super()._check_options(options)
-        name, eps, (beta1, beta2) = type(self).__name__, options["eps"], options["betas"]
-        if not eps >= 1e-30:
-            raise ValueError(f"{name}: eps must be at least 1e-30, or 0 / 0 appears; got {eps}")
-        if not 0 <= beta1 < 1:
-            raise ValueError(f"{name}: beta1 must be in [0, 1), not {beta1}")
-        if not 0 < beta2 <= 0.1:
-            raise ValueError(
-                f"{name}: beta2 is the growth rate of the second moment and must be in (0, 0.1], "
-                f"not {beta2}; the articles use 1e-4"
-            )
-        if options["eps_placement"] not in ("root", "inside", "raw"):
-            raise ValueError(f"eps_placement must be 'root', 'inside' or 'raw', not {options['eps_placement']!r}")
-
-    def _options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
-        beta1, beta2 = group["betas"]
-        # (1 + β2)^t - 1, exact for small β2; its inverse times β2 is 0 long before it could overflow
-        exponent = float(self.state[param]["step"]) * math.log1p(beta2)
-        growth = math.expm1(exponent) if exponent < 700 else math.inf
-        raw = group["eps_placement"] == "raw"
-        return {
-            "lr": group["lr"],
-            "weight_decay": group["weight_decay"],
-            "weight": beta2 / growth,
-            # never 0 in float32: a coordinate that never had a gradient would be 0 / 0
-            "eps": max(group["eps"] / math.sqrt(growth), 1e-30) if raw else group["eps"],
-            "beta1": beta1,
-            "eps_inside": group["eps_placement"] == "inside",
-            "decoupled": self._decoupled,
-        }
+        )
 
 
 class AdaXW(AdaX):
     """AdaX with decoupled weight decay: θ shrinks by lr * weight_decay, as in AdamW. The defaults are the authors'."""
 
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "official": {"lr": 5e-3, "eps": 1e-12, "weight_decay": 5e-2, "eps_placement": "raw"}
-    }
-    _decoupled = True
+    rule = replace(
+        AdaX.rule, update=partial(adax_update, decoupled=True), foreach=partial(adax_update_foreach, decoupled=True)
+    )
 
     def __init__(
         self,

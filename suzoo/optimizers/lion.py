@@ -5,13 +5,12 @@ Source: Chen et al. 2023, arXiv 2302.06675; Su, kexue.fm/archives/9473.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from suzoo.optimizers._rule import RuleOptimizer, check_betas
+from suzoo.optimizers._driver import RuleOptimizer
+from suzoo.optimizers._rule import BETAS, FLAG, MOMENTUM_DTYPE, Rule, check_bfloat16_momentum
 from suzoo.optimizers._tensors import Rounding
 
 
@@ -69,9 +68,13 @@ class Lion(RuleOptimizer):
     Batches below 64 do worse than AdamW (the paper's own finding). State: one float per parameter.
     """
 
-    _state_names = ("momentum",)
-    _update = staticmethod(lion_update)
-    _update_foreach = staticmethod(lion_update_foreach)
+    rule = Rule(
+        update=lion_update,
+        states=("momentum",),
+        options={"betas": BETAS, "lazy": FLAG, "momentum_dtype": MOMENTUM_DTYPE},
+        check=lambda options: check_bfloat16_momentum(options, options["betas"][1]),
+        foreach=lion_update_foreach,
+    )
 
     def __init__(
         self,
@@ -88,20 +91,12 @@ class Lion(RuleOptimizer):
     ):
         super().__init__(
             params,
-            {"lr": lr, "betas": betas, "weight_decay": weight_decay, "lazy": lazy},
+            lr=lr,
+            betas=betas,
+            weight_decay=weight_decay,
+            lazy=lazy,
             rounding=rounding,
             momentum_dtype=momentum_dtype,
             foreach=foreach,
             compile=compile,
         )
-
-    def _check_options(self, options: dict[str, Any]) -> None:
-        check_betas(betas=options["betas"])
-        super()._check_options(options)
-
-    def _slowest_beta(self, options: dict[str, Any]) -> float:
-        return options["betas"][1]
-
-    def _options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
-        beta1, beta2 = group["betas"]
-        return {"lr": group["lr"], "weight_decay": group["weight_decay"], "beta1": beta1, "beta2": beta2}

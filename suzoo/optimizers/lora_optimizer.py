@@ -11,7 +11,8 @@ weights are merged at all times.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +22,19 @@ from torch.distributed.tensor import DTensor, Placement, Replicate, distribute_t
 from torch.optim import Optimizer
 from torch.optim.optimizer import StateDict
 
-from suzoo.distributed import is_distributed
+from suzoo.optimizers._accumulation import only_makes_state, refuse_under_ddp
+from suzoo.optimizers._compiled import run_eagerly
+from suzoo.optimizers._lora_adapter import (
+    Adapter,
+    ShownGroup,
+    additive_delta,
+    additive_gradients,
+    as_groups,
+    lora_gradients,
+)
 from suzoo.optimizers._lora_export import layers_of, write_adapter
+from suzoo.optimizers._lora_state import state_of_inner, state_of_model
+from suzoo.optimizers._rule import COUNT, POSITIVE, one_of, optional
 from suzoo.optimizers._tensors import compute_dtype, gradient_of
 from suzoo.optimizers._wrapper import OptimizerWrapper
 
@@ -30,59 +42,13 @@ Variant = Literal["lora", "projection", "additive"]
 Init = Literal["symmetric", "peft"]
 
 
-def lora_gradients(grad: Tensor, a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Gradients of A (r, n) and B (m, r) from that of W (m, n)."""
-    return scale * (b.T @ grad), scale * (grad @ a.T)
-
-
-def additive_gradients(grad: Tensor, r: int) -> tuple[Tensor, Tensor]:
-    """Of W_ij = W0_ij + A[i mod r, j] + B[i, j mod r]: sums over blocks of rows (r, n) and of columns (m, r)."""
-    m, n = grad.shape
-    return grad.view(m // r, r, n).sum(0), grad.view(m, n // r, r).sum(1)
-
-
-def additive_delta(a: Tensor, b: Tensor) -> Tensor:
-    """A and B repeated to the size of W."""
-    (r, n), m = a.shape, b.shape[0]
-    return a.repeat(m // r, 1) + b.repeat(1, n // r)
-
-
-class _Group(MutableMapping[str, Any]):
-    """A group of the inner optimizer that shows the parameters of the model in place of A and B, so that clipping,
-    GradScaler, schedules and Accelerate find what they look for; all else is the inner group's."""
-
-    def __init__(self, owner: LoRAOptimizer, index: int, params: list[Tensor]):
-        self.owner, self.index, self.params = owner, index, params
-
-    @property
-    def inner(self) -> dict[str, Any]:
-        return self.owner.optimizer.param_groups[self.index]
-
-    def __getitem__(self, key: str) -> Any:
-        return self.params if key == "params" else self.inner[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        if key == "params":
-            self.owner._replace(self.index, list(value))
-        else:
-            self.inner[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.inner[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.inner)
-
-    def __len__(self) -> int:
-        return len(self.inner)
-
-
 class LoRAOptimizer(OptimizerWrapper):
     """Train the matrices among `params` by low-rank steps, and everything else by the inner optimizer as it is.
 
     Args:
-        params: parameters or groups, for instance `param_groups(model, ...)`. Adapted are two-dimensional parameters
-            larger than r on both sides, unless their group has `"lora": False` or a `kind` other than "matrix".
+        params: parameters, named or not, or groups of them, for instance `param_groups(model, ...)`. Adapted are
+            two-dimensional parameters larger than r on both sides, unless their group has `"lora": False` or a `kind`
+            other than "matrix".
         inner: makes the optimizer of A, B and the rest from groups: `lambda groups: AdamW(groups, lr=1e-4)`. Options of
             a group are kept, so weight decay acts on A and B, as with peft. Accumulated and ParameterSearch belong
             around LoRAOptimizer, not inside.
@@ -123,56 +89,49 @@ class LoRAOptimizer(OptimizerWrapper):
         seed: int = 0,
         free_gradients: bool = False,
     ):
-        if r < 1 or refresh < 1:
-            raise ValueError(f"r and refresh must be at least 1, not {r} and {refresh}")
-        if variant not in ("lora", "projection", "additive") or init not in ("symmetric", "peft"):
-            raise ValueError(f"unknown variant {variant!r} or init {init!r}")
-        if alpha is not None and (not alpha > 0 or variant == "additive"):
-            raise ValueError("alpha must be positive, and the additive variant has none")
+        name = type(self).__name__
+        COUNT.check(name, "r", r)
+        COUNT.check(name, "refresh", refresh)
+        one_of("lora", "projection", "additive").check(name, "variant", variant)
+        one_of("symmetric", "peft").check(name, "init", init)
+        optional(POSITIVE).check(name, "alpha", alpha)
+        if alpha is not None and variant == "additive":
+            raise ValueError("the additive variant has no alpha")
         if init == "peft" and variant != "lora":
             raise ValueError("init='peft' is for variant='lora'; the others have no B that starts at zero")
         self.r, self.variant, self.init, self.refresh, self.seed = r, variant, init, refresh, seed
         self.scale = 1.0 if alpha is None else alpha / r
         self.num_steps = 0
-        self._adapted: list[Tensor] = []
-        self._numbers: dict[tuple[int, int], int] = {}  # group and place in it -> number of the adapted matrix
-        self._a: list[Tensor] = []
-        self._b: list[Tensor] = []
-        # what a step measures from: the A and B at the start, or the random projections; and W's first value
-        self._anchors: list[tuple[Tensor, Tensor]] = []
-        self._first: list[Tensor | None] = []
-        self._versions: list[int] = []  # of the low-precision matrices, when they were last written here
-        groups = list(params)
+        self._adapters: list[Adapter] = []
+        groups = as_groups(params)
         if not groups:
             raise ValueError("LoRAOptimizer got no parameters")
-        groups = [dict(group) for group in groups] if isinstance(groups[0], dict) else [{"params": groups}]
-        for group in groups:
-            group["params"] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         self.optimizer = inner([self._adapted_group(index, group) for index, group in enumerate(groups)])
         if isinstance(self.optimizer, OptimizerWrapper):
-            name = type(self.optimizer).__name__
+            wrapper = type(self.optimizer).__name__
             raise ValueError(
-                f"{name} inside LoRAOptimizer would see A and B in place of the model's parameters and their "
-                f"gradients: give LoRAOptimizer the plain optimizer, and put {name} around it"
+                f"{wrapper} inside LoRAOptimizer would see A and B in place of the model's parameters and their "
+                f"gradients: give LoRAOptimizer the plain optimizer, and put {wrapper} around it"
             )
-        if not self._adapted:
+        if not self._adapters:
             raise ValueError(f"LoRAOptimizer found no matrix larger than r={r} on both sides")
-        self._groups = [_Group(self, index, group["params"]) for index, group in enumerate(groups)]
-        self._hooks: dict[int, Any] = {}
+        self._groups = [ShownGroup(self, index, group["params"]) for index, group in enumerate(groups)]
         if free_gradients:
-            for number, param in enumerate(self._adapted):
-                if param.requires_grad:  # a frozen one that is thawed later has its gradient taken in `step`
-                    self._hooks[number] = param.register_post_accumulate_grad_hook(self._make_hook(number))
+            for adapter in self._adapters:
+                if adapter.param.requires_grad:  # a frozen one that is thawed later has its gradient taken in `step`
+                    adapter.hook = adapter.param.register_post_accumulate_grad_hook(self._hook_of(adapter))
 
     # --- adapters
 
     def _adapted_group(self, index: int, group: dict[str, Any]) -> dict[str, Any]:
+        """The group as the inner optimizer gets it, with A and B in place of the matrices to adapt."""
         new = []
         for place, param in enumerate(group["params"]):
             matrix = group.get("lora", True) and group.get("kind", "matrix") == "matrix" and param.dim() == 2
             if matrix and min(param.shape) > self.r:
-                self._numbers[index, place] = len(self._adapted)
-                new += self._adapt(param)
+                adapter = self._adapter(param, index, place)
+                self._adapters.append(adapter)
+                new += [adapter.a, adapter.b]
             else:
                 new.append(param)
         return {**group, "params": new}
@@ -183,9 +142,9 @@ class LoRAOptimizer(OptimizerWrapper):
 
     def _replace(self, index: int, params: list[Tensor]) -> None:
         """Sharded parameters in place of a group's whole ones: Accelerate makes them after the optimizer."""
-        places = {place: number for (group, place), number in self._numbers.items() if group == index}
+        adapters = {adapter.place: adapter for adapter in self._adapters if adapter.group == index}
         if len(params) != len(self._groups[index].params) or any(
-            params[place].dim() != 2 or len(params[place]) != len(self._b[number]) for place, number in places.items()
+            params[place].dim() != 2 or len(params[place]) != len(adapter.b) for place, adapter in adapters.items()
         ):
             raise ValueError(
                 "LoRAOptimizer works on whole matrices but was given flat pieces of them, as FSDP1 and DeepSpeed ZeRO "
@@ -193,44 +152,48 @@ class LoRAOptimizer(OptimizerWrapper):
             )
         new: list[Tensor] = []
         for place, param in enumerate(params):
-            if place not in places:
+            adapter = adapters.get(place)
+            if adapter is None:
                 new.append(param)
                 continue
-            number = places[place]
-            new += [self._a[number], self._b[number]]
-            self._adapted[number], self._versions[number] = param, -1
-            self._follow(number)
-            first = self._first[number]
-            if isinstance(param, DTensor) and first is not None and not isinstance(first, DTensor):
-                self._first[number] = distribute_tensor(first, param.device_mesh, param.placements)
-            if number in self._hooks:
-                self._hooks[number].remove()
-                self._hooks[number] = param.register_post_accumulate_grad_hook(self._make_hook(number))
+            new += [adapter.a, adapter.b]
+            adapter.param, adapter.version = param, -1
+            adapter.follow()
+            if isinstance(param, DTensor) and adapter.first is not None and not isinstance(adapter.first, DTensor):
+                adapter.first = distribute_tensor(adapter.first, param.device_mesh, param.placements)
+            if adapter.hook is not None:
+                adapter.hook.remove()
+                adapter.hook = param.register_post_accumulate_grad_hook(self._hook_of(adapter))
         self._groups[index].params = params
         self.optimizer.param_groups[index]["params"] = new
 
-    def _adapt(self, param: Tensor) -> list[Tensor]:
+    def _adapter(self, param: Tensor, group: int, place: int) -> Adapter:
         m, n = param.shape
         low_precision = param.dtype != compute_dtype(param)
         if self.variant == "additive" and (m % self.r or n % self.r):
             raise ValueError(f"the additive variant needs r={self.r} to divide both sides of a matrix {(m, n)}")
         if self.variant == "projection" and low_precision:
             raise ValueError("the projection variant changes W by full-rank sums: use float32 parameters")
-        self._adapted.append(param)
-        a, b = self._draw(param, len(self._adapted) - 1)
-        self._anchors.append((a, b))
+        number = len(self._adapters)
+        a, b = self._draw(param, number)
         start = (a, b) if self.variant == "lora" else (torch.zeros_like(a), torch.zeros_like(b))
-        self._a.append(nn.Parameter(start[0].clone()))
-        self._b.append(nn.Parameter(start[1].clone()))
-        self._first.append(param.detach().clone() if low_precision else None)
-        self._versions.append(param._version)
-        return [self._a[-1], self._b[-1]]
+        return Adapter(
+            number,
+            group,
+            place,
+            param,
+            a=nn.Parameter(start[0].clone()),
+            b=nn.Parameter(start[1].clone()),
+            anchors=(a, b),
+            first=param.detach().clone() if low_precision else None,
+            version=param._version,
+        )
 
-    def _draw(self, param: Tensor, index: int) -> tuple[Tensor, Tensor]:
+    def _draw(self, param: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """A (r, n) and B (m, r) from the seed, the matrix's number and the period: the same on every rank."""
         m, n = param.shape
         period = self.num_steps // self.refresh
-        generator = torch.Generator().manual_seed(hash((self.seed, index, period)) % 2**63)
+        generator = torch.Generator().manual_seed(hash((self.seed, number, period)) % 2**63)
         a, b = torch.empty(self.r, n, dtype=torch.float64), torch.zeros(m, self.r, dtype=torch.float64)
         if self.init == "peft":
             bound = n**-0.5  # kaiming_uniform_ with a = √5, as nn.Linear and peft
@@ -241,18 +204,6 @@ class LoRAOptimizer(OptimizerWrapper):
         dtype = compute_dtype(param)
         return a.to(param.device, dtype), b.to(param.device, dtype)
 
-    @torch.no_grad()
-    def _follow(self, number: int) -> None:
-        """A and B go where their matrix went since they were made, as to the GPU by `accelerator.prepare`."""
-        device = self._adapted[number].device
-        if self._a[number].device != device:
-            for virtual in (self._a[number], self._b[number]):
-                virtual.data = virtual.to(device)
-            a, b = self._anchors[number]
-            self._anchors[number] = a.to(device), b.to(device)
-            if (first := self._first[number]) is not None:
-                self._first[number] = first.to(device)
-
     @staticmethod
     def _like(value: Tensor, other: Tensor, placements: Sequence[Placement] | None = None) -> Tensor:
         """value on the mesh of `other`, if that is sharded: replicated, or with the placements given."""
@@ -262,10 +213,10 @@ class LoRAOptimizer(OptimizerWrapper):
         replicated = DTensor.from_local(value, mesh, [Replicate()] * mesh.ndim, run_check=False)
         return replicated if placements is None else replicated.redistribute(placements=placements)
 
-    def _gradients(self, grad: Tensor, index: int) -> tuple[Tensor, Tensor]:
+    def _gradients(self, grad: Tensor, adapter: Adapter) -> tuple[Tensor, Tensor]:
         if self.variant == "additive":
             return additive_gradients(self._gathered(grad), self.r)
-        a, b = (self._a[index], self._b[index]) if self.variant == "lora" else self._anchors[index]
+        a, b = (adapter.a, adapter.b) if self.variant == "lora" else adapter.anchors
         with torch.autocast(grad.device.type, enabled=False):  # it would multiply in bf16
             of_a, of_b = lora_gradients(grad, self._like(a.detach(), grad), self._like(b.detach(), grad), self.scale)
         return self._gathered(of_a), self._gathered(of_b)
@@ -284,28 +235,28 @@ class LoRAOptimizer(OptimizerWrapper):
         with torch.autocast(param.device.type, enabled=False):
             return self.scale * (b @ a)
 
-    def _delta(self, param: Tensor, index: int, old: tuple[Tensor, Tensor]) -> Tensor:
+    def _delta(self, adapter: Adapter, old: tuple[Tensor, Tensor]) -> Tensor:
         """Change of W when A and B went from `old` to what they are."""
-        a, b = self._a[index].detach(), self._b[index].detach()
+        a, b, param = adapter.a.detach(), adapter.b.detach(), adapter.param
         if self.variant == "lora":
             return self._product(b, a, param) - self._product(old[1], old[0], param)
         if self.variant == "additive":
             placements = param.placements if isinstance(param, DTensor) else None
             return self._like(additive_delta(a - old[0], b - old[1]), param, placements)
-        fixed_a, fixed_b = self._anchors[index]
+        fixed_a, fixed_b = adapter.anchors
         return (self._product(fixed_b, a - old[0], param) + self._product(b - old[1], fixed_a, param)) / 2
 
-    def _since_first(self, index: int) -> Tensor:
+    def _since_first(self, adapter: Adapter) -> Tensor:
         """Change of a low-precision W since its first value."""
-        zeros = torch.zeros_like(self._a[index]), torch.zeros_like(self._b[index])
-        return self._delta(self._adapted[index], index, self._anchors[index] if self.variant == "lora" else zeros)
+        zeros = torch.zeros_like(adapter.a), torch.zeros_like(adapter.b)
+        return self._delta(adapter, adapter.anchors if self.variant == "lora" else zeros)
 
-    def _take_over(self, index: int) -> None:
+    def _take_over(self, adapter: Adapter) -> None:
         """Choose the first value anew where somebody else has set a low-precision W."""
-        param, first = self._adapted[index], self._first[index]
-        if first is None or param._version == self._versions[index]:
+        param, first = adapter.param, adapter.first
+        if first is None or param._version == adapter.version:
             return
-        change = self._since_first(index)
+        change = self._since_first(adapter)
         # a write may have changed nothing: a checkpoint loaded beside this one, ParameterSearch. Else the new weights
         # come back but for the rounding of their distance, which is 0 as long as A and B have not moved
         kept = (first + change).to(param.dtype) == param
@@ -321,7 +272,8 @@ class LoRAOptimizer(OptimizerWrapper):
     @property
     def folds_gradients(self) -> bool:
         """True when a training loop must not clip, scale or leave unsynchronized the gradients of this optimizer."""
-        return bool(self._hooks) or getattr(self.optimizer, "folds_gradients", False)
+        hooked = any(adapter.hook is not None for adapter in self._adapters)
+        return hooked or getattr(self.optimizer, "folds_gradients", False)
 
     @property
     def at_boundary(self) -> bool:
@@ -336,48 +288,46 @@ class LoRAOptimizer(OptimizerWrapper):
             )
         return False
 
-    def _make_hook(self, index: int) -> Callable[[Tensor], None]:
+    def _hook_of(self, adapter: Adapter) -> Callable[[Tensor], None]:
         def hook(param: Tensor) -> None:
-            if is_distributed() and not isinstance(param, DTensor):
-                raise RuntimeError(
-                    "free_gradients=True takes the gradient before DistributedDataParallel has averaged it over the "
-                    "ranks; use FSDP2, or leave free_gradients off"
-                )
-            self._project(param, index)
+            refuse_under_ddp(param)
+            self._project(adapter)
             param.grad = None
 
         return hook
 
     def close(self) -> None:
         """Remove the hooks; gradients are then taken in `step`."""
-        for hook in self._hooks.values():
-            hook.remove()
-        self._hooks = {}
+        for adapter in self._adapters:
+            if adapter.hook is not None:
+                adapter.hook.remove()
+            adapter.hook = None
 
     def __getstate__(self) -> dict[str, Any]:
         # a copy has no hooks, and takes its gradients in `step`; versions are those of these tensors
-        return {**self.__dict__, "_hooks": {}, "_versions": [-1] * len(self._adapted)}
+        copies = [replace(adapter, hook=None, version=-1) for adapter in self._adapters]
+        return {**self.__dict__, "_adapters": copies}
 
     @torch.no_grad()
-    def _project(self, param: Tensor, index: int) -> None:
+    def _project(self, adapter: Adapter) -> None:
         """Add a gradient of W to those of A and B."""
-        self._follow(index)
-        grad = gradient_of(param).to(compute_dtype(param))
-        virtual = self._a[index], self._b[index]
-        for part, new in zip(virtual, self._gradients(grad, index), strict=True):
+        adapter.follow()
+        grad = gradient_of(adapter.param).to(compute_dtype(adapter.param))
+        for part, new in zip((adapter.a, adapter.b), self._gradients(grad, adapter), strict=True):
             part.grad = new if part.grad is None else part.grad + new
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         raise RuntimeError("LoRAOptimizer takes all its parameters at construction")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        for param in self._adapted:
+        for adapter in self._adapters:
             if set_to_none:
-                param.grad = None
-            elif param.grad is not None:
-                param.grad.zero_()
+                adapter.param.grad = None
+            elif adapter.param.grad is not None:
+                adapter.param.grad.zero_()
         self.optimizer.zero_grad(set_to_none)
 
+    @run_eagerly
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Move A and B by the inner optimizer, and W with them."""
@@ -385,53 +335,61 @@ class LoRAOptimizer(OptimizerWrapper):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        old: dict[int, tuple[Tensor, Tensor]] = {}
+        counts = not only_makes_state(self)
+        moving: list[tuple[Adapter, tuple[Tensor, Tensor]]] = []
         try:
-            for i, param in enumerate(self._adapted):
-                if param.grad is not None:
-                    self._project(param, i)
+            for adapter in self._adapters:
+                if adapter.param.grad is not None:
+                    self._project(adapter)
                 # inside an accumulation window there may be gradients of earlier micro-steps
-                if self._a[i].grad is not None or self.accumulation_steps > 1:
-                    self._take_over(i)
-                    old[i] = self._a[i].detach().clone(), self._b[i].detach().clone()
+                if adapter.a.grad is not None or self.accumulation_steps > 1:
+                    self._take_over(adapter)
+                    moving.append((adapter, (adapter.a.detach().clone(), adapter.b.detach().clone())))
             self.optimizer.step()
         finally:  # after an error too, or the next step would add the same gradients again
-            for virtual in (*self._a, *self._b):
-                virtual.grad = None
-        for i, before in old.items():
-            param, first = self._adapted[i], self._first[i]
-            if first is None:
-                param.add_(self._delta(param, i, before))
+            for adapter in self._adapters:
+                adapter.a.grad = adapter.b.grad = None
+        for adapter, before in moving:
+            param = adapter.param
+            if adapter.first is None:
+                param.add_(self._delta(adapter, before))
             else:
-                param.copy_(first.to(compute_dtype(param)) + self._since_first(i))
-                self._versions[i] = param._version
+                param.copy_(adapter.first.to(compute_dtype(param)) + self._since_first(adapter))
+                adapter.version = param._version
             if self.variant == "projection":
-                self._a[i].zero_()
-                self._b[i].zero_()
+                adapter.a.zero_()
+                adapter.b.zero_()
         # inside a window the inner state belongs to the A and B that the window began with
-        if self.at_boundary:
+        if counts and self.at_boundary:
             self.num_steps += 1
-            if self.variant == "projection" and self.num_steps % self.refresh == 0:
-                self._refresh()
+            if self._starts_period():
+                self._drop_inner_state()
+                for adapter in self._adapters:
+                    adapter.anchors = self._draw(adapter.param, adapter.number)
         return loss
 
-    def _refresh(self) -> None:
-        for i, param in enumerate(self._adapted):
-            self._anchors[i] = self._draw(param, i)
-            for virtual in (self._a[i], self._b[i]):
+    def _starts_period(self) -> bool:
+        return self.variant == "projection" and self.at_boundary and self.num_steps % self.refresh == 0
+
+    def _drop_inner_state(self) -> None:
+        """It belongs to the A and B of the period before."""
+        for adapter in self._adapters:
+            for virtual in (adapter.a, adapter.b):
                 self.optimizer.state.pop(virtual, None)
 
     # --- checkpoints and export
 
-    def _tensors(self, index: int) -> dict[str, Tensor]:
-        a, b = self._anchors[index]
-        tensors = {"a": self._a[index].detach(), "b": self._b[index].detach(), "anchor_a": a, "anchor_b": b}
-        return tensors if (first := self._first[index]) is None else {**tensors, "first": first}
+    def _places(self) -> list[Adapter | None]:
+        """For every parameter of the model, in the order of the groups, its adapter."""
+        adapters = {(adapter.group, adapter.place): adapter for adapter in self._adapters}
+        return [adapters.get((g, place)) for g, size in enumerate(self._sizes()) for place in range(size)]
+
+    def _sizes(self) -> list[int]:
+        return [len(group.params) for group in self._groups]
 
     def state_dict(self) -> StateDict:
-        """The inner optimizer's, and under "lora" A, B and what they are measured from, by number of the matrix."""
-        adapters = {i: self._tensors(i) for i in range(len(self._adapted))}
-        return {**self.optimizer.state_dict(), "lora": {"num_steps": self.num_steps, "adapters": adapters}}
+        """As torch's, by the parameters of the model, see `_lora_state`."""
+        return state_of_model(self.optimizer.state_dict(), self._places(), self._sizes(), self.num_steps)
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: StateDict) -> None:
@@ -441,30 +399,18 @@ class LoRAOptimizer(OptimizerWrapper):
             ValueError: the checkpoint is not that of a LoRAOptimizer with the same matrices and the same r. Nothing is
                 changed then.
         """
-        if "lora" not in state_dict:
-            raise ValueError("the checkpoint is not that of a LoRAOptimizer: it has no entry 'lora'")
-        # JSON makes strings of numbers
-        saved = {int(key): adapter for key, adapter in state_dict["lora"]["adapters"].items()}
-        if len(saved) != len(self._adapted):
-            raise ValueError(f"the checkpoint adapts {len(saved)} matrices, this optimizer {len(self._adapted)}")
-        for i in range(len(self._adapted)):
-            self._follow(i)
-            for name, mine in self._tensors(i).items():
-                theirs = saved[i].get(name)
-                # a float32 run has no first values; they are found from the weights at the next step
-                if name != "first" and (theirs is None or theirs.shape != mine.shape):
-                    found = "no" if theirs is None else f"{(*theirs.shape,)} as"
-                    raise ValueError(
-                        f"the checkpoint has {found} {name!r} of adapted matrix {i}, this optimizer "
-                        f"{(*mine.shape,)}: make it with the r and the matrices of the checkpoint"
-                    )
-        self.optimizer.load_state_dict({k: v for k, v in state_dict.items() if k != "lora"})
-        self.num_steps = state_dict["lora"]["num_steps"]
-        for i, adapter in saved.items():
-            for name, mine in self._tensors(i).items():
-                if name in adapter:
-                    mine.copy_(adapter[name])
-        self._versions = [-1] * len(self._adapted)  # the weights may come from elsewhere
+        for adapter in self._adapters:
+            adapter.follow()
+        inner, saved, num_steps = state_of_inner(state_dict, self._places())
+        self.optimizer.load_state_dict(inner)
+        self.num_steps = num_steps
+        for adapter, theirs in saved:
+            for name, mine in adapter.tensors().items():
+                if name in theirs:
+                    mine.copy_(theirs[name])
+            adapter.version = -1  # the weights may come from elsewhere
+        if self._starts_period():
+            self._drop_inner_state()  # torch.distributed.checkpoint mixes in that of the step that made it
 
     def save_peft(self, model: nn.Module, folder: str | Path, *, base: str = "") -> None:
         """Write a peft LoRA adapter that turns the model as it was at the start into what it is now.
@@ -484,17 +430,17 @@ class LoRAOptimizer(OptimizerWrapper):
         """
         if self.variant != "lora":
             raise ValueError(f"peft has no adapter for variant={self.variant!r}: save the whole model")
-        num_others = sum(len(group.params) for group in self._groups) - len(self._adapted)
+        num_others = sum(len(group.params) for group in self._groups) - len(self._adapters)
         if num_others:
             raise ValueError(
                 f"{num_others} parameters were trained without low rank and would be missing in the adapter: "
                 "give LoRAOptimizer only matrices, or save the whole model"
             )
-        pairs: list[tuple[Tensor, Tensor]] = list(zip(self._a, self._b, strict=True))
+        pairs: list[tuple[Tensor, Tensor]] = [(adapter.a, adapter.b) for adapter in self._adapters]
         if self.init == "symmetric":
+            starts = [adapter.anchors for adapter in self._adapters]
             pairs = [
-                (torch.cat([a, a0]), torch.cat([b, -b0], 1))
-                for (a, b), (a0, b0) in zip(pairs, self._anchors, strict=True)
+                (torch.cat([a, a0]), torch.cat([b, -b0], 1)) for (a, b), (a0, b0) in zip(pairs, starts, strict=True)
             ]
-        layers = layers_of(model, self._adapted)
+        layers = layers_of(model, [adapter.param for adapter in self._adapters])
         write_adapter(Path(folder), layers, pairs, alpha=self.scale * len(pairs[0][0]), base=base)

@@ -20,7 +20,9 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import StateDict
 
 from suzoo.distributed import all_reduce_mean, all_true
-from suzoo.optimizers._rule import check_not_negative
+from suzoo.optimizers._accumulation import only_makes_state
+from suzoo.optimizers._compiled import run_eagerly
+from suzoo.optimizers._rule import NOT_NEGATIVE
 from suzoo.optimizers._tensors import compute_dtype, local
 from suzoo.optimizers._wrapper import OptimizerWrapper
 from suzoo.optimizers.accumulated import Accumulated
@@ -58,7 +60,7 @@ class ParameterSearch(OptimizerWrapper):
     """MGS around any optimizer, which takes the mean of the candidates as its negative gradient.
 
         mle_loss.backward()
-        result = search.step(lambda: repetition(decode(model, batch)))
+        search.step(lambda: repetition(decode(model, batch)))
         search.zero_grad()
 
     A training loop that calls `step()` by itself finds the task loss in `search.task_loss`, set before every step, and
@@ -100,7 +102,7 @@ class ParameterSearch(OptimizerWrapper):
         max_grad_norm: float | None = 1.0,
         seed: int = 0,
     ):
-        check_not_negative(beta=beta)
+        NOT_NEGATIVE.check("ParameterSearch", "beta", beta)
         if num_candidates < 1:
             raise ValueError(f"num_candidates must be at least 1, not {num_candidates}")
         if not (noise > 0 and math.isfinite(noise)):
@@ -149,13 +151,15 @@ class ParameterSearch(OptimizerWrapper):
         placements = [Partial() if p.is_shard() else Replicate() for p in param.placements]
         return DTensor.from_local(values, param.device_mesh, placements, run_check=False).full_tensor()
 
+    @run_eagerly
     @torch.no_grad()
-    def step(self, task_loss: Callable[[], float] | None = None) -> SearchResult:
-        """One update.
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update; returns the task loss before it, and leaves what it saw in `result`.
 
         Args:
-            task_loss: called num_candidates + 1 times, without gradients, with the model's parameters disturbed in
-                place; returns the loss to lower (a rank's own, in distributed training). Default: `self.task_loss`.
+            closure: the task loss. Called num_candidates + 1 times, without gradients, with the model's parameters
+                disturbed in place; returns the loss to lower (a rank's own, in distributed training). Default:
+                `self.task_loss`.
 
         Raises:
             ValueError: no task loss, no parameter has a gradient, a gradient or a task loss is not finite, or the
@@ -167,7 +171,10 @@ class ParameterSearch(OptimizerWrapper):
                     "ParameterSearch disturbs the model's parameters but was given flat copies of them, as DeepSpeed "
                     "ZeRO makes them: use DDP or FSDP2"
                 )
-        task_loss = task_loss or self.task_loss
+        if only_makes_state(self):
+            self.optimizer.step()
+            return None
+        task_loss = closure or self.task_loss
         if task_loss is None:
             raise ValueError("ParameterSearch.step needs a task loss: give it one, or set search.task_loss before")
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
@@ -223,7 +230,7 @@ class ParameterSearch(OptimizerWrapper):
         self.optimizer.step()
         self.num_steps += 1
         self.result = SearchResult(current, losses, weights)
-        return self.result
+        return current
 
     def _dot(self, a: Tensor, b: Tensor, sigma: Tensor, param: Tensor) -> Tensor:
         """a·b over all shards, in units of the density's σ²; a tensor without gradient has no noise and counts 0."""
@@ -251,8 +258,19 @@ class ParameterSearch(OptimizerWrapper):
         return self.param_groups[0]["params"][0].device
 
     def state_dict(self) -> StateDict:
-        return {**self.optimizer.state_dict(), "search": {"num_steps": self.num_steps}}
+        """The inner optimizer's, with the number of steps in the groups."""
+        state = self.optimizer.state_dict()
+        for group in state["param_groups"]:
+            group["search_steps"] = self.num_steps
+        return state
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        self.optimizer.load_state_dict({k: v for k, v in state_dict.items() if k != "search"})
-        self.num_steps = state_dict["search"]["num_steps"]
+        groups = [dict(group) for group in state_dict["param_groups"]]
+        steps = [group.pop("search_steps", None) for group in groups]
+        if None in steps:
+            raise ValueError(
+                "ParameterSearch.load_state_dict: this is the state of an optimizer alone, without the number of "
+                "steps; load it into search.optimizer"
+            )
+        self.optimizer.load_state_dict({**state_dict, "param_groups": groups})
+        self.num_steps = steps[0]

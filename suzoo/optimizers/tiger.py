@@ -9,29 +9,32 @@ end, and the window's decay happens at its first finite gradient (his is lost wh
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
-from suzoo.optimizers._accumulation import HiddenAccumulation
-from suzoo.optimizers._compiled import compiled, number, stored
-from suzoo.optimizers._rule import Call, check_not_negative
-from suzoo.optimizers._tensors import (
-    Rounding,
-    cache_pieces,
-    compute_dtype,
-    full,
-    gradient_of,
-    local,
-    read,
-    root_mean_square,
+from suzoo.optimizers._compiled import scalar, stored
+from suzoo.optimizers._driver import RuleOptimizer, momentum_dtype
+from suzoo.optimizers._rule import (
+    BELOW_1,
+    COUNT,
+    MOMENTUM_DTYPE,
+    NOT_NEGATIVE,
+    Group,
+    Job,
+    Kernel,
+    Rule,
+    apply_in_pieces,
+    check_bfloat16_momentum,
+    kernel_of_update,
+    number,
 )
+from suzoo.optimizers._tensors import Rounding, cache_pieces, compute_dtype, full, local, read, root_mean_square
 from suzoo.optimizers.param_groups import KINDS, SHAPED
 
 
@@ -124,67 +127,29 @@ def tiger_pass(
     grad: Tensor,
     momentum: Tensor,
     square_sum: Tensor,
-    new_square_sum: Tensor,
+    finite: Tensor,
     lr: Tensor,
     weight_decay: Tensor,
     weight: Tensor,
+    shrink_ratio: Tensor,
     *,
     kind: str,
     rms_floor: float,
 ) -> None:
-    """`tiger_update` in place and in one pass over memory, as if the gradient were finite: to read it once before would
-    cost a sixth of the time. `tiger_undo` can take the pass back.
+    """`tiger_update` of a matrix or an embedding, in place and in one pass over memory. `weight` is 1 - β.
 
-    `weight` is 1 - β. `square_sum` of a matrix is 0-d and of an embedding (R, 1). `new_square_sum` becomes that of the
-    new weights, or NaN where the gradient was not finite.
+    `square_sum` is Σθ² of a matrix, 0-d, or of the rows of an embedding, (R, 1); it becomes that of the new weights.
     """
     rows = kind == "embedding"
-    rms = stored(_rms_of_sum(param, square_sum))
-    old, finite = momentum.to(param.dtype), grad.isfinite()
-    # NaN and infinity could not be taken out of the momentum again
-    new_momentum = torch.where(finite, old + (grad - old) * weight, old)
+    rms = stored((square_sum / (param.shape[-1] if rows else param.numel())).sqrt())
+    old = momentum.to(param.dtype)
+    new_momentum = old + (grad - old) * weight
     new_param = tiger_step(param, new_momentum, rms, kind=kind, lr=lr, weight_decay=weight_decay, rms_floor=rms_floor)
-    # one sum for both: inductor does not put two into one loop
-    squares = torch.where(finite, new_param.square(), math.nan)
-    new_square_sum.copy_(squares.sum(-1, keepdim=True) if rows else squares.sum())
-    momentum.copy_(new_momentum)
+    new_param = torch.where(finite, new_param, shrink_ratio * param)
+    squares = new_param.square()
+    square_sum.copy_(squares.sum(-1, keepdim=True) if rows else squares.sum())
+    momentum.copy_(torch.where(finite, new_momentum, old))
     param.copy_(new_param)
-
-
-def tiger_undo(
-    param: Tensor,
-    grad: Tensor,
-    momentum: Tensor,
-    rms: Tensor,
-    *,
-    lr: float,
-    beta: float,
-    weight_decay: float,
-    rms_floor: float,
-) -> tuple[Tensor, Tensor]:
-    """Parameter and momentum before `tiger_pass`, up to rounding. `rms` is that of the old weights.
-
-    A momentum of which rounding has left less than two bits, because (1 - β) g was so much larger, becomes 0.
-    """
-    precision = torch.finfo(momentum.dtype).eps
-    momentum, folded = momentum.to(param.dtype), (1 - beta) * grad
-    rate = lr * rms.clamp_min(rms_floor)
-    old_param = (param + rate * momentum.sign()) / (1 - rate * weight_decay)
-    # with beta = 0 no step looks at an old momentum
-    old_momentum = (momentum - folded) / (beta or math.inf)
-    old_momentum.masked_fill_(old_momentum.abs() < 4 * precision * folded.abs(), 0.0)
-    return old_param, torch.where(grad.isfinite(), old_momentum, momentum)
-
-
-class TigerPass(NamedTuple):
-    """A `tiger_pass`, to be called once, with Σθ² of the weights before and after it."""
-
-    kernel: Callable[[], object]
-    square_sum: Tensor
-    new_square_sum: Tensor
-
-    def __call__(self) -> None:
-        self.kernel()
 
 
 def tiger_update_foreach(
@@ -198,9 +163,10 @@ def tiger_update_foreach(
     weight_decay: float,
     rms_floor: float,
     shrink_ratio: float,
+    finite: Tensor | None = None,
 ) -> None:
-    """`tiger_update` on lists, in place. Waits for the device once, to see whether all gradients are finite."""
-    if not bool(torch.stack([grad.sum() for grad in grads]).isfinite().all()):
+    """`tiger_update` on lists, in place. Without `finite`, waits for the device to see whether gradients are."""
+    if finite is None and not bool(torch.stack([grad.sum() for grad in grads]).isfinite().all()):
         for param, grad, momentum in zip(params, grads, momenta, strict=True):
             new_param, new_momentum = tiger_update(
                 param, grad, momentum, kind=kind, lr=lr, beta=beta, weight_decay=weight_decay, rms_floor=rms_floor,
@@ -224,26 +190,99 @@ def tiger_update_foreach(
             torch._foreach_sub_(some_params, directions)
 
 
-class Tiger(HiddenAccumulation):
+def _facts(job: Job) -> dict[str, Any]:
+    """What the update must know of the whole matrix when it is run on a piece of it."""
+    value = read(job.param, job.state.get("compensation"))
+    facts: dict[str, Any] = {"rms": local(tiger_rms(value, job.kind)) if job.kind in SHAPED else None}
+    if job.grad is None:
+        num_finite = job.state["num_finite"]
+        num_bad = job.state["folded"].to(num_finite.device) - num_finite
+        shrink = job.group["shrink_ratio"] ** num_bad.to(job.state["momentum"].dtype)
+        facts |= {"num_finite": num_finite, "shrink": shrink}
+    elif job.arguments["finite"] is None:
+        facts["finite"] = local(all_finite(job.grad))
+    return facts
+
+
+def _with_facts(job: Job) -> Job:
+    return replace(job, arguments=job.arguments | _facts(job))
+
+
+def _kernel(job: Job) -> Kernel | None:
+    param, grad, momentum = job.param, job.grad, job.state["momentum"]
+    if (
+        grad is None
+        or isinstance(param, DTensor)
+        or job.kind not in SHAPED
+        or not (param.dtype == grad.dtype == compute_dtype(param))
+        or not all(t.is_contiguous() for t in (param, grad, momentum))
+    ):
+        return kernel_of_update(_with_facts(job))
+    by_rows, group, finite = job.kind == "embedding", job.group, job.arguments["finite"]
+    numbers = (group["lr"], group["weight_decay"], 1 - group["beta"], group["shrink_ratio"])
+    return Kernel(
+        tiger_pass,
+        (
+            param.detach(),
+            grad,
+            momentum,
+            job.sums.of(param, None, by_rows),
+            all_finite(grad) if finite is None else finite,
+            *(scalar(value, param.dtype, param.device) for value in numbers),
+        ),
+        {"kind": job.kind, "rms_floor": group["rms_floor"]},
+        flat=not by_rows,
+        square_sum=True,
+    )
+
+
+def _fold(job: Job, first: bool) -> None:
+    """m ← [(β - 1) χ + 1] m + (1 - β) / k g, for a finite g; χ is 1 at the first finite one of a window."""
+    group, grad = job.group, job.grad
+    assert grad is not None
+    momentum, num_finite = local(job.state["momentum"]), job.state["num_finite"]
+    finite = local(all_finite(grad))
+    keep = 1 - (1 - group["beta"]) * (num_finite == 0).to(momentum.dtype)
+    folded = momentum * keep + local(grad).to(momentum.dtype) * ((1 - group["beta"]) / group["accumulation_steps"])
+    momentum.copy_(torch.where(finite, folded, momentum))
+    num_finite += finite
+
+
+def _new_state(param: Tensor, group: Group, kind: str) -> dict[str, Tensor]:
+    if kind in SHAPED and param.numel() > 0 and group["rms_floor"] == 0 and not full(param.ne(0).sum()):
+        warnings.warn(
+            f"Tiger will not move an all-zero parameter of shape {(*param.shape,)}, because its step is proportional "
+            "to the RMS of the weights; set rms_floor=1e-3",
+            stacklevel=6,
+        )
+    return {"momentum": torch.zeros_like(param, dtype=momentum_dtype(group, param))}
+
+
+def _check(options: Group) -> None:
+    check_bfloat16_momentum(options, options["beta"])
+    if (kind := options.get("kind")) is not None and kind not in KINDS:
+        raise ValueError(f"Tiger: a group's kind must be one of {', '.join(KINDS)}, not {kind!r}")
+
+
+class Tiger(RuleOptimizer):
     """Tiger (TIGht-fisted optimizER). Pass it `param_groups(model, weight_decay=...)`, which name the kinds.
 
     Args:
         params: groups with a `kind`: "matrix" steps by lr * RMS(matrix), "embedding" by lr * RMS(row), "bias" and
             "norm" by lr / 2 without decay. A group without `kind` treats tensors of two dimensions or more as matrices
-            and the rest as biases, so its embeddings are not recognized.
+            and the rest as biases, so its embeddings are not recognized; one warning says so.
         lr: relative change per step, 1e-3 to 2e-3 at the peak.
         beta: 0.965 for language, 0.945 for vision.
         weight_decay: decoupled and relative like the step. Groups of kind "bias" and "norm" ignore it, as the author's.
         rms_floor: least RMS. The author's 0 never moves an all-zero matrix (LoRA's B, a zero-initialized head), about
             which one warning is given; 1e-3 is AdaFactor's choice.
         shrink_ratio: a parameter whose gradient has a NaN or infinity shrinks by this factor (norm weights towards 1)
-            and its momentum waits. 1 only skips.
-        accumulation_steps: micro-steps per update, see `HiddenAccumulation`.
+            and its momentum waits. 1 only skips. Who knows already that all gradients are finite, from their norm for
+            instance, may set `optimizer.found_inf` to a tensor of 0 around `step`, as `suzoo.engine.fit` does: else a
+            step reads them once more.
+        accumulation_steps: micro-steps per update, see `RuleOptimizer`.
         free_gradients: fold gradients during backward and free them.
-        rounding, foreach, compile: see `RuleOptimizer`. A compiled step sees only at its end that a gradient was not
-            finite, and is taken back: the momentum then returns up to rounding, so that a sign near 0 may differ later,
-            and becomes 0 beside a finite (1 - β) g two million times as large (of a bf16 momentum, 32 times). On a GPU
-            it waits for the device once per group.
+        rounding, foreach, compile: see `RuleOptimizer`.
         momentum_dtype: see `Lion`; float32 when accumulating.
 
     Raises:
@@ -251,13 +290,33 @@ class Tiger(HiddenAccumulation):
         RuntimeError: at `step`, a group of matrices holds a flat parameter (FSDP1, DeepSpeed ZeRO): the RMS of a slice
             is not that of the matrix.
 
-    State: one float per parameter.
+    GradScaler skips a step that overflowed, as with every optimizer. State: one float per parameter.
     """
 
-    _state_names = ("momentum",)
-    _needs_matrices = True
-    _update = staticmethod(tiger_update)
-    _update_foreach = staticmethod(tiger_update_foreach)
+    rule = Rule(
+        update=tiger_update,
+        states=("momentum",),
+        options={
+            "beta": BELOW_1,
+            "rms_floor": NOT_NEGATIVE,
+            "shrink_ratio": number("a number in (0, 1]", lambda v: 0 < v <= 1),
+            "momentum_dtype": MOMENTUM_DTYPE,
+            "accumulation_steps": COUNT,
+        },
+        check=_check,
+        kind=lambda group, param: group.get("kind") or ("matrix" if param.dim() > 1 else "bias"),
+        new_state=_new_state,
+        foreach=tiger_update_foreach,
+        apply=lambda job: apply_in_pieces(_with_facts(job)),
+        kernel=_kernel,
+        needs_matrices=True,
+        row_kinds=("embedding",),
+        knows_finite=True,
+        fold=_fold,
+        move=tiger_move,
+        counters=("num_finite",),
+    )
+    _warned_of_kinds: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -277,157 +336,25 @@ class Tiger(HiddenAccumulation):
     ):
         super().__init__(
             params,
-            {
-                "lr": lr, "beta": beta, "weight_decay": weight_decay, "rms_floor": rms_floor,
-                "shrink_ratio": shrink_ratio, "accumulation_steps": accumulation_steps, "micro_step": 0, "lazy": False,
-            },
+            lr=lr,
+            beta=beta,
+            weight_decay=weight_decay,
+            rms_floor=rms_floor,
+            shrink_ratio=shrink_ratio,
+            accumulation_steps=accumulation_steps,
+            free_gradients=free_gradients,
             rounding=rounding,
             momentum_dtype=momentum_dtype,
             foreach=foreach,
             compile=compile,
-        )  # fmt: skip
-        self._start_accumulating(free_gradients)
-
-    def _check_options(self, options: dict[str, Any]) -> None:
-        super()._check_options(options)
-        check_not_negative(rms_floor=options["rms_floor"])
-        kind, accumulates = options.get("kind"), options["accumulation_steps"] > 1 or self._free_gradients
-        if kind is not None and kind not in KINDS:
-            raise ValueError(f"Tiger: a group's kind must be one of {', '.join(KINDS)}, not {kind!r}")
-        if not 0 <= options["beta"] < 1:
-            raise ValueError(f"beta must be in [0, 1), not {options['beta']}")
-        if not 0 < options["shrink_ratio"] <= 1:
-            raise ValueError(f"shrink_ratio must be in (0, 1], not {options['shrink_ratio']}")
-        if options["lazy"]:
-            raise ValueError("Tiger has no lazy=True: a row without gradient moves by its momentum")
-        if options["momentum_dtype"] == "bfloat16" and accumulates:
-            raise ValueError("accumulation adds small parts to the momentum, which bfloat16 would lose: use float32")
-
-    def _slowest_beta(self, options: dict[str, Any]) -> float:
-        return options["beta"]
-
-    def _kind(self, group: dict[str, Any], param: Tensor) -> str:
-        return group.get("kind") or ("matrix" if param.dim() > 1 else "bias")
-
-    def _new_state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        shaped = self._kind(group, param) in SHAPED and param.numel() > 0
-        if shaped and group["rms_floor"] == 0 and not full(param.ne(0).sum()):
+        )
+        groups = self.param_groups
+        matrices = any(param.dim() > 1 for group in groups for param in group["params"])
+        if matrices and not any("kind" in group for group in groups) and not Tiger._warned_of_kinds:
+            Tiger._warned_of_kinds = True
             warnings.warn(
-                f"Tiger will not move an all-zero parameter of shape {(*param.shape,)}, because its step is "
-                "proportional to the RMS of the weights; set rms_floor=1e-3",
-                stacklevel=4,
+                "Tiger was given no kinds of parameters: embeddings step as other matrices and the gains of norms as "
+                "biases. Pass param_groups(model, weight_decay=...) of suzoo.optimizers (transformers' Trainer: "
+                "optimizers=(Tiger(param_groups(...)), None))",
+                stacklevel=2,
             )
-        state = super()._new_state(param, group)
-        if self.folds_gradients:
-            state["num_finite"] = torch.zeros((), dtype=torch.float32, device=param.device)
-        return state
-
-    def _options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
-        names = ("lr", "beta", "weight_decay", "rms_floor", "shrink_ratio")
-        return {"kind": self._kind(group, param), **{name: group[name] for name in names}}
-
-    def _whole_matrix(self, update: Callable, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
-        """What a rule must know of the whole matrix when it is run on a piece of it."""
-        kind = self._kind(group, param)
-        value = read(param, self.state[param].get("compensation"))
-        known = {"rms": local(tiger_rms(value, kind)) if kind in SHAPED else None}
-        return known | ({"finite": local(all_finite(gradient_of(param)))} if update is self._update else {})
-
-    def _update_plain(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> None:
-        super()._update_plain(update, group, param, options | self._whole_matrix(update, group, param))
-
-    def _compiled_update(self, update: Callable, group: dict[str, Any], param: Tensor, options: dict[str, Any]) -> Call:
-        if update is self._update and self._passes(group, param):
-            return self._one_pass(group, param)
-        return super()._compiled_update(update, group, param, options | self._whole_matrix(update, group, param))
-
-    def _passes(self, group: dict[str, Any], param: Tensor) -> bool:
-        grad, momentum = gradient_of(param), self.state[param]["momentum"]
-        return (
-            not isinstance(param, DTensor)
-            and self._kind(group, param) in SHAPED
-            and param.dtype == grad.dtype == compute_dtype(param)
-            and all(t.is_contiguous() for t in (param, grad, momentum))
-        )
-
-    def _one_pass(self, group: dict[str, Any], param: Tensor) -> TigerPass:
-        kind, grad = self._kind(group, param), gradient_of(param)
-        by_rows = kind == "embedding"
-        square_sum = self._square_sum(param, by_rows)
-        new_square_sum = torch.empty_like(square_sum)
-        numbers = (group["lr"], group["weight_decay"], 1 - group["beta"])
-        kernel = compiled(
-            tiger_pass,
-            (
-                param.detach(),
-                grad,
-                self.state[param]["momentum"],
-                square_sum,
-                new_square_sum,
-                *(number(value, param.dtype, param.device) for value in numbers),
-            ),
-            flat=not by_rows,
-            kind=kind,
-            rms_floor=group["rms_floor"],
-        )
-        return TigerPass(kernel, square_sum, new_square_sum)
-
-    def _settle(self, group: dict[str, Any], passes: dict[Tensor, TigerPass]) -> None:
-        """Take back the passes whose gradient was not finite, and do those steps in the plain form."""
-        # one wait for the device, and almost always the end
-        sums = torch.cat([done.new_square_sum.view(-1) for done in passes.values()])
-        all_finite = bool(sums.isfinite().all())
-        for param, done in passes.items():
-            if all_finite or done.new_square_sum.isfinite().all():
-                self.state[param]["square_sum"] = done.new_square_sum
-                continue
-            del self.state[param]["square_sum"]  # what follows does not keep it up to date
-            self._take_back(group, param, done.square_sum)
-            self._update_plain(self._update, group, param, self._options(group, param))
-
-    def _take_back(self, group: dict[str, Any], param: Tensor, square_sum: Tensor) -> None:
-        options = {name: group[name] for name in ("lr", "beta", "weight_decay", "rms_floor")}
-        rms = _rms_of_sum(param, square_sum)
-        for piece in cache_pieces([param], [gradient_of(param)], [self.state[param]["momentum"]], [rms]):
-            values, grads, momenta, rms_of_piece = (tensors[0] for tensors in piece)
-            old_values, old_momenta = tiger_undo(values, grads, momenta, rms_of_piece, **options)
-            values.copy_(old_values)
-            momenta.copy_(old_momenta)
-
-    def _foreach_can(self, group: dict[str, Any], param: Tensor) -> bool:
-        return not isinstance(param, DTensor) and super()._foreach_can(group, param)
-
-    def _by_rows(self, group: dict[str, Any], param: Tensor) -> bool:
-        return self._kind(group, param) == "embedding"
-
-    # --- accumulation
-
-    def _fold_states(self, group: dict[str, Any], param: Tensor, grad: Tensor, first: bool) -> None:
-        momentum, num_finite = local(self.state[param]["momentum"]), self.state[param]["num_finite"]
-        finite = local(all_finite(gradient_of(param)))
-        # m ← [(β - 1) χ + 1] m + (1 - β) / k g
-        keep = 1 - (1 - group["beta"]) * (num_finite == 0).to(momentum.dtype)
-        folded = momentum * keep + grad.to(momentum.dtype) * ((1 - group["beta"]) / group["accumulation_steps"])
-        momentum.copy_(torch.where(finite, folded, momentum))
-        num_finite += finite
-
-    def _move_options(self, group: dict[str, Any], param: Tensor) -> dict[str, Any]:
-        state = self.state[param]
-        num_bad = state["folded"].to(param.device) - state["num_finite"]
-        return {
-            **{name: group[name] for name in ("lr", "weight_decay", "rms_floor")},
-            "kind": self._kind(group, param),
-            "num_finite": state["num_finite"],
-            "shrink": group["shrink_ratio"] ** num_bad.to(state["momentum"].dtype),
-        }
-
-    _move = staticmethod(tiger_move)
-
-    def _update_params(self, group: dict[str, Any], params: list[Tensor], calls: dict[Tensor, Call]) -> None:
-        super()._update_params(group, params, calls)
-        passes = {param: call for param, call in calls.items() if isinstance(call, TigerPass)}
-        if passes:
-            self._settle(group, passes)
-        if self.folds_gradients:
-            for param in params:
-                self.state[param]["num_finite"].zero_()

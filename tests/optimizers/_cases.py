@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from suzoo.optimizers import Accumulated, AccumulatedAdamW, AccumulatedSGD, AdaFactor, AdaX, AdaXW, Lion, Tiger
+from tests.optimizers._signum import Signum
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ CASES = {
     "AccumulatedSGD, k=2": Case(lambda p, lr=0.03, **o: AccumulatedSGD(p, lr, accumulation_steps=2, **o), k=2),
     "AccumulatedAdamW, k=2": Case(lambda p, lr=0.03, **o: AccumulatedAdamW(p, lr, accumulation_steps=2, **o), k=2),
     "Accumulated(Lion, 2)": Case(_wrapped_lion, k=2, compile=False),
+    "Signum": Case(lambda p, lr=0.03, **o: Signum(p, lr, **o)),  # the smallest rule, of CONTRIBUTING.md
 }
 
 # scalar, vector, matrix, matrix large enough to be factored, convolution, one row, nothing at all

@@ -278,12 +278,6 @@ def test_accumulated_oracle_path():
     assert path == pytest.approx([0, 0.15, 0.15, 0.485, 0.485, 0.9865, 0.9865, 1.63785], abs=1e-10)
 
 
-def test_accumulated_stale_is_the_keras_original():
-    xs = [1.0, 2, 3, 4, 5, 6, 7, 8]
-    path = toy_path(lambda p: Accumulated(torch.optim.SGD(p, 0.1), 2, stale=True), xs, 0.0)
-    assert path == pytest.approx([0, 0, 0.15, 0.15, 0.4925, 0.4925, 1.010375, 1.010375], abs=1e-10)
-
-
 def test_accumulated_weights_give_the_token_mean():
     """Losses 2.0 on 10 tokens and 4.0 on 30: the mean is 3.5, not 3."""
     param = nn.Parameter(torch.zeros(1))
@@ -309,11 +303,10 @@ def test_accumulated_clips_the_mean():
     torch.testing.assert_close(param.detach(), -tensor([0.6, 0.8]), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("stale", [False, True])
-def test_accumulated_resumes_in_the_middle_of_a_window(stale):
+def test_accumulated_resumes_in_the_middle_of_a_window():
     def build():
         model = mlp()
-        return model, Accumulated(torch.optim.AdamW(model.parameters(), 0.1), 4, stale=stale)
+        return model, Accumulated(torch.optim.AdamW(model.parameters(), 0.1), 4)
 
     model, optimizer = build()
     train(model, optimizer, 6)

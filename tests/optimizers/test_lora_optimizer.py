@@ -38,9 +38,9 @@ def steps(optimizer, weight, count: int):
 
 def set_adapter(optimizer, a, b) -> None:
     with torch.no_grad():
-        for target in (optimizer._a[0], optimizer._anchors[0][0]):
+        for target in (optimizer._adapters[0].a, optimizer._adapters[0].anchors[0]):
             target.copy_(tensor(a))
-        for target in (optimizer._b[0], optimizer._anchors[0][1]):
+        for target in (optimizer._adapters[0].b, optimizer._adapters[0].anchors[1]):
             target.copy_(tensor(b))
 
 
@@ -56,7 +56,10 @@ def test_lora_oracle_values(inner, expected):
     torch.testing.assert_close(steps(optimizer, weight, 3), tensor(expected), rtol=0, atol=1e-9)
     if inner is sgd:
         torch.testing.assert_close(
-            optimizer._b[0].detach(), tensor([[0.2501079062], [-0.1308497125], [0.3896512578]]), rtol=0, atol=1e-9
+            optimizer._adapters[0].b.detach(),
+            tensor([[0.2501079062], [-0.1308497125], [0.3896512578]]),
+            rtol=0,
+            atol=1e-9,
         )
 
 
@@ -133,7 +136,7 @@ def test_lora_equals_peft(inner):
     layers = [peft_model.base_model.model.first, peft_model.base_model.model.second]
     with torch.no_grad():
         for i, layer in enumerate(layers):
-            layer.lora_A["default"].weight.copy_(optimizer._a[i])
+            layer.lora_A["default"].weight.copy_(optimizer._adapters[i].a)
     theirs = inner([p for p in peft_model.parameters() if p.requires_grad])
     for _ in range(5):
         train(model, optimizer, 1)
@@ -196,7 +199,7 @@ def test_projection_holds_its_matrices_for_the_period():
     seen = []
     for _ in range(6):
         weight.grad = torch.ones(5, 4).double()
-        seen.append(optimizer._anchors[0][0])
+        seen.append(optimizer._adapters[0].anchors[0])
         optimizer.step()
     assert seen[0] is seen[2] and seen[3] is seen[5] and not torch.equal(seen[2], seen[3])
 
@@ -208,7 +211,7 @@ def test_other_parameters_go_to_the_inner_optimizer():
     train(model, optimizer, 1)
     train(plain, sgd(plain.parameters()), 1)
     assert torch.equal(model.first.bias, plain.first.bias) and not torch.equal(model.first.bias, bias)
-    assert len(optimizer._adapted) == 2
+    assert len(optimizer._adapters) == 2
     embedding = nn.Embedding(9, 5)
     groups = [*param_groups(embedding, weight_decay=0.0), {"params": [nn.Parameter(torch.ones(4, 4))], "lora": False}]
     with pytest.raises(ValueError, match="found no matrix"):
@@ -481,9 +484,9 @@ def test_lora_follows_its_matrices_to_the_gpu(dtype):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"r": 0}, "at least 1"),
+        ({"r": 0}, "r must be a whole number from 1 on, not 0"),
         ({"r": 6}, "found no matrix"),
-        ({"variant": "galore"}, "unknown variant"),
+        ({"variant": "galore"}, "variant must be one of lora, projection, additive"),
         ({"variant": "additive", "r": 3}, "divide both sides"),
         ({"variant": "additive", "alpha": 2}, "alpha"),
         ({"variant": "projection", "init": "peft"}, "init='peft'"),
@@ -509,7 +512,7 @@ def test_lora_refuses_what_belongs_around_it(wrapper, name):
 @pytest.mark.parametrize("inner", [sgd, adam, lambda g: AccumulatedSGD(g, 0.1)])
 def test_lora_refuses_another_checkpoint_and_stays_as_it_was(inner):
     def without_b(state):
-        del state["lora"]["adapters"][0]["b"]
+        del state["state"][0]["b"]
         return state
 
     model, twin = net(), net()

@@ -66,7 +66,8 @@ def search_once(values, **options):
     guide = torch.cat([-p.grad.flatten() for p in params])
     search = ParameterSearch(torch.optim.SGD(params, lr=1.0), max_grad_norm=None, **options)
     spy = Spy(params, values)
-    result = search.step(spy)
+    assert search.step(spy) == search.result.current  # as torch: the value of the closure
+    result = search.result
     flat = lambda tensors: torch.cat([x.detach().flatten() for x in tensors])  # noqa: E731
     deltas = torch.stack([flat(seen) - flat(start) for seen in spy.seen[1:]])
     assert torch.equal(flat(spy.seen[0]), flat(start))
@@ -149,8 +150,7 @@ def test_a_loop_that_steps_by_itself_sets_the_task_loss_before():
     with pytest.raises(ValueError, match="set search"):
         search.step()
     search.task_loss = lambda: float(param.square().sum())
-    found = search.step()
-    assert found is search.result and found.current == 3.0
+    assert search.step() == search.result.current == 3.0
 
 
 def test_parameter_search_resumes():

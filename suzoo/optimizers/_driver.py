@@ -1,0 +1,498 @@
+"""The one step of all optimizers here: check, gather, update, store, for any `Rule`.
+
+Accumulation hidden in momentum is a mode of that step: gradients are folded into the states at once, and the states
+move the parameters at the end of a window (see `_accumulation`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Generator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim.optimizer import ParamsT, StateDict
+
+from suzoo.optimizers._accumulation import GradientHooks, only_makes_state
+from suzoo.optimizers._compiled import compiled, run_eagerly, scalar
+from suzoo.optimizers._rule import COUNT, Group, Job, Kernel, Rule, SquareSums
+from suzoo.optimizers._tensors import LOW_PARTS, Rounding, cache_pieces, compute_dtype, gradient_of, local, read
+from suzoo.optimizers.param_groups import is_flat_piece
+
+COMPILE_FROM = 1 << 18  # elements; smaller tensors are not worth a compilation for their shape
+Ready = list[tuple[dict[str, Any], list[Tensor]]]  # groups with those of their parameters that a step is about
+
+
+class RuleOptimizer(torch.optim.Optimizer):
+    """Base of the optimizers: state in float32 whatever the parameters are, exact resume, sharded parameters.
+
+    What every subclass promises, and `tests/optimizers/test_conformance.py` checks:
+
+    - state is created at a parameter's first gradient; a parameter without gradient is not touched and does not count
+      the step; state_dict holds tensors and plain JSON types and resumes to the same bits, also for bf16 parameters;
+    - `lr` of the group is read at every step, so any torch scheduler drives it;
+    - FSDP2 (DTensor) parameters give what unsharded ones give;
+    - rounding: how a bf16 or fp16 parameter takes a new value. "nearest" loses every update smaller than half a unit in
+      the last place (bf16: 0.4 % of the weight) and says so once. "kahan" keeps the lost part in one more low-precision
+      tensor, "master" in a float32 one: together with the parameter that is float32 training to the bit. "stochastic"
+      (bf16) rounds up or down at random so that the mean is right, on all ranks alike;
+    - foreach (in-place kernels on lists; off only with False) and compile (one pass over memory by inductor, for
+      large tensors) change the speed, not the result up to the last bits. `torch.compile` of `step` leaves it as it is.
+
+    With `accumulation_steps` above 1 (where a class has it) gradients hide in the momentum: `step()` follows every
+    micro-batch, and every `accumulation_steps`-th call moves the parameters. The training loop itself must not
+    accumulate, and steps its schedule when `at_boundary` is True. It must not clip gradients (the mean of clipped
+    gradients is not the clipped mean), not use GradScaler (a skipped step would leave half a window in the momentum)
+    and, on several ranks, not use `no_sync` (each gradient is folded in for good, so it must be the reduced one).
+    GradScaler is refused; gradients changed between backward and `step` are refused in a single process.
+
+    With `free_gradients=True` a hook folds each gradient into the state the moment backward has it, and frees it: a
+    full set of gradients never exists. Nothing can be clipped or logged then. `close()` removes the hooks. Where
+    `accelerator.prepare` puts sharded parameters into the place of those given (FSDP2), the hooks move to them at the
+    first `step`, so that the gradients of that one micro-step are all there at once.
+    """
+
+    rule: ClassVar[Rule]
+    # set around a step by GradScaler, or by a loop that knows the norm: 0 where all gradients are finite
+    found_inf: Tensor | None = None
+    accumulation_steps: int = 1
+    _hooks: GradientHooks | None = None
+    _warned_of_rounding = False
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        rounding: Rounding = "nearest",
+        foreach: bool | None = None,
+        compile: bool = False,
+        accumulation_steps: int = 1,
+        free_gradients: bool = False,
+        **options: Any,
+    ):
+        rule, name = self.rule, type(self).__name__
+        known = {"lr", "weight_decay", *rule.options}
+        if unknown := set(options) - known:
+            raise TypeError(f"{name} got an unexpected keyword argument {sorted(unknown)[0]!r}")
+        if missing := known - {"accumulation_steps"} - set(options):
+            raise TypeError(f"{name} gives no {sorted(missing)[0]!r} to the driver")
+        options |= {"rounding": rounding, "foreach": foreach, "compile": compile}
+        if rule.fold is not None:
+            options |= {"accumulation_steps": accumulation_steps, "micro_step": 0}
+        self._sums = SquareSums()
+        self._free_gradients = free_gradients
+        super().__init__(params, _plain_types(options))
+        self.accumulation_steps = self.param_groups[0].get("accumulation_steps", 1)
+        if self.folds_gradients:
+            self._set_hooks()
+
+    # --- groups
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if isinstance(param_group, dict):  # of other types torch says what is wrong
+            param_group.update(_plain_types(param_group))
+            self._check_options({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+        try:
+            for param in self.param_groups[-1]["params"]:
+                self._check_param(param, self.param_groups[-1])
+        except ValueError:
+            del self.param_groups[-1]
+            raise
+        if self._hooks is not None:
+            self._hooks.follow(self.param_groups)
+
+    def _check_options(self, options: dict[str, Any]) -> None:
+        name = type(self).__name__
+        self.rule.check_options(name, options)
+        if self.rule.fold is None:
+            return
+        k = options["accumulation_steps"]
+        COUNT.check(name, "accumulation_steps", k)
+        window = (self.param_groups or [options])[0]["accumulation_steps"]
+        if k != window:
+            raise ValueError(
+                f"{name}: all groups share a window, and their accumulation_steps must be equal, not {window} and {k}"
+            )
+        if options.get("momentum_dtype") == "bfloat16" and (k > 1 or self._free_gradients):
+            raise ValueError("accumulation adds small parts to the momentum, which bfloat16 would lose: use float32")
+
+    def _check_param(self, param: Tensor, group: dict[str, Any]) -> None:
+        if not param.is_floating_point():
+            raise ValueError(f"{type(self).__name__} trains real parameters, not one of {param.dtype}")
+        if param.dtype == torch.float16 and group["rounding"] == "stochastic":
+            raise ValueError("stochastic rounding is for bfloat16 parameters; use 'kahan' for float16")
+
+    # --- the step
+
+    @run_eagerly
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update. `closure`, if given, reevaluates the loss first; its value is returned.
+
+        Raises:
+            RuntimeError: a gradient that cannot be used. Nothing has changed then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+
+        # check
+        ready: Ready = [(group, [p for p in group["params"] if p.grad is not None]) for group in self.param_groups]
+        for group, params in ready:
+            self._check_group(group)
+            for param in params:
+                self._check_gradient(param)
+        if self._scaler_skips(ready):
+            return loss
+
+        # gather
+        makes_state = self.folds_gradients and only_makes_state(self)
+        for group, params in ready:
+            for param in params:
+                self._make_state(param, group)
+        if makes_state:
+            return loss
+        if self.folds_gradients:
+            ready = self._fold(ready)
+        jobs = self._jobs(ready)
+        kernels, together, alone = self._sorted(jobs)  # compiles, the last that can fail
+
+        # update and store
+        if not jobs:
+            return loss
+        torch._foreach_add_([job.state["step"] for job in jobs], 1)
+        watched = self._watched(jobs)
+        with _noise_of_step(jobs):
+            for job in alone:
+                self.rule.apply(job)
+            for bucket in together:
+                self._update_together(bucket)
+            self._run(kernels)
+        self._warn_of_rounding(watched)
+        for job in jobs:
+            if job.grad is None:
+                self._close_window(job.state)
+        return loss
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        name = type(self).__name__
+        if self.folds_gradients and group.get("lazy"):
+            raise ValueError(
+                f"{name}: lazy=True needs the whole gradient of an update to see which rows to leave out, and "
+                "accumulation folds its parts in before: use accumulation_steps=1, or Accumulated around it"
+            )
+        if not self.rule.needs_matrices:
+            return
+        for param in group["params"]:
+            if getattr(param, "_is_flat_param", False) or is_flat_piece(group, param):
+                raise RuntimeError(
+                    f"{name} looks at whole matrices but was given a flat piece of one, of shape {(*param.shape,)}, as "
+                    "FSDP1 and DeepSpeed ZeRO do; use FSDP2 (fully_shard) or DDP"
+                )
+
+    def _check_gradient(self, param: Tensor) -> None:
+        assert param.grad is not None
+        name = type(self).__name__
+        if param.grad.layout != torch.strided:
+            raise RuntimeError(
+                f"{name} got a sparse gradient for a parameter of shape {(*param.shape,)}; build the embedding with "
+                "sparse=False"
+            )
+        if self._hooks is not None and self._hooks.seen.is_changed(param):
+            raise RuntimeError(
+                f"{name} accumulates in its momentum, and a gradient was changed between backward and step: gradient "
+                "clipping is not possible here (the mean of clipped gradients is not the clipped mean). Turn it off "
+                "(in transformers' Trainer: max_grad_norm=0)"
+            )
+
+    def _make_state(self, param: Tensor, group: dict[str, Any]) -> None:
+        state, rule = self.state[param], self.rule
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
+            if rule.new_state is None:
+                dtypes = {"momentum": momentum_dtype(group, param)}
+                for name in rule.states:
+                    state[name] = torch.zeros_like(param, dtype=dtypes.get(name, compute_dtype(param)))
+            else:
+                state.update(rule.new_state(param, group, self._kind(group, param)))
+        if rule.fold is not None and "folded" not in state and self.folds_gradients:
+            # gradients folded in since the window began; only then does the parameter move at its end
+            state["folded"] = torch.zeros((), dtype=torch.float32, device="cpu")
+            state.update({name: torch.zeros((), device=param.device) for name in rule.counters})
+        keeps_low_part = group["rounding"] in LOW_PARTS and param.dtype != compute_dtype(param)
+        if keeps_low_part and "compensation" not in state:
+            dtype = param.dtype if group["rounding"] == "kahan" else compute_dtype(param)
+            state["compensation"] = torch.zeros_like(param, dtype=dtype)
+        elif not keeps_low_part and "compensation" in state:
+            # of a bf16 run that goes on in float32, or with another rounding
+            param.copy_(read(param, state.pop("compensation")))
+
+    def _kind(self, group: dict[str, Any], param: Tensor) -> Any:
+        return None if self.rule.kind is None else self.rule.kind(group, param)
+
+    def _jobs(self, ready: Ready) -> list[Job]:
+        """What to do with each parameter."""
+        rule, moves = self.rule, self.folds_gradients
+        update = rule.move if moves else rule.update
+        assert update is not None
+        known_finite = rule.knows_finite and self.found_inf is not None and not bool(self.found_inf)
+        jobs = []
+        for group, params in ready:
+            arguments: dict[tuple, dict[str, Any]] = {}  # by all that they depend on: many parameters share them
+            for param in params:
+                state, kind = self.state[param], self._kind(group, param)
+                key = kind, param.device, 0.0 if rule.derived is None else float(state["step"]) + 1
+                if key not in arguments:
+                    arguments[key] = rule.arguments(update, group, kind, key[-1])
+                    if rule.knows_finite and not moves:
+                        arguments[key]["finite"] = scalar(True, torch.bool, param.device) if known_finite else None
+                names = rule.states if rule.new_state is None else tuple([n for n in rule.states if n in state])
+                grad = None if moves else gradient_of(param)
+                jobs.append(Job(rule, param, grad, state, group, kind, update, names, arguments[key], self._sums))
+        return jobs
+
+    def _sorted(self, jobs: list[Job]) -> tuple[list[tuple[Job, Kernel, Callable]], list[list[Job]], list[Job]]:
+        """Jobs with kernels of their own, those of multi-tensor kernels in buckets, and the others."""
+        kernels, alone = [], []
+        together: dict[tuple, list[Job]] = {}
+        for job in jobs:
+            if job.group["compile"] and local(job.param).numel() >= COMPILE_FROM:
+                kernel = self.rule.kernel(job)
+                call = kernel and compiled(kernel.function, kernel.tensors, flat=kernel.flat, **kernel.options)
+                if kernel is not None and call is not None:
+                    kernels.append((job, kernel, call))
+                    continue
+            if self._can_foreach(job):
+                together.setdefault((id(job.arguments), job.param.dtype, job.param.device), []).append(job)
+            else:
+                alone.append(job)
+        return kernels, list(together.values()), alone
+
+    def _can_foreach(self, job: Job) -> bool:
+        """Multi-tensor kernels want one dtype throughout; a compiled optimizer uses them for its small tensors."""
+        rule, param, grad, dtype = self.rule, job.param, job.grad, job.param.dtype
+        return (
+            rule.foreach is not None
+            and grad is not None
+            and job.group["foreach"] is not False
+            and grad.dtype == dtype == compute_dtype(param)
+            and not job.lazy
+            and all([job.state[name].dtype == dtype for name in job.names])
+            and not (rule.needs_matrices and isinstance(param, DTensor))
+            and rule.can_foreach(job)
+        )
+
+    def _update_together(self, jobs: list[Job]) -> None:
+        foreach, arguments = self.rule.foreach, jobs[0].arguments
+        assert foreach is not None
+        params, grads = [local(job.param).detach() for job in jobs], [local(job.grad) for job in jobs]
+        states = [[local(job.state[name]) for job in jobs] for name in jobs[0].names]
+        # a rule that needs whole matrices makes the pieces itself
+        whole = self.rule.needs_matrices
+        for piece in [(params, grads, *states)] if whole else cache_pieces(params, grads, *states):
+            foreach(*piece, **arguments)
+
+    def _run(self, kernels: list[tuple[Job, Kernel, Callable]]) -> None:
+        # one after the other: each drives the interpreter's own data out of the cache, and what prepares a call would
+        # take twice as long between them
+        for _, _, call in kernels:
+            call()
+        # kernels write behind autograd's back, which is to notice a graph that still needs the old weights
+        torch.autograd.graph.increment_version([local(job.param) for job, _, _ in kernels])
+        for job, kernel, _ in kernels:
+            if kernel.square_sum:
+                self._sums.keep(job.param)
+
+    # --- bf16 that does not move
+
+    def _watched(self, jobs: list[Job]) -> list[tuple[Job, Tensor]]:
+        """At steps 1, 10, 100 and 1000, one low-precision matrix of a group with its values."""
+        watched: dict[int, tuple[Job, Tensor]] = {}
+        for job in jobs:
+            param, group = job.param, job.group
+            if param.dtype == compute_dtype(param) or group["rounding"] != "nearest" or self._warned_of_rounding:
+                continue
+            matrix = group["lr"] > 0 and param.dim() > 1 and local(param).numel() > 0
+            if matrix and id(group) not in watched and job.state["step"].item() in (1, 10, 100, 1000):
+                watched[id(group)] = job, local(param).clone()
+        return list(watched.values())
+
+    def _warn_of_rounding(self, watched: list[tuple[Job, Tensor]]) -> None:
+        for job, before in watched:
+            # gradients that were folded into the state are gone: then every element should have moved
+            asked = torch.ones_like(before, dtype=torch.bool) if job.grad is None else local(job.grad).ne(0)
+            moved = (local(job.param).ne(before) & asked).sum().item()
+            if moved < 0.5 * asked.sum().item() and not self._warned_of_rounding:
+                self._warned_of_rounding = True
+                warnings.warn(
+                    f"{type(self).__name__} with lr {job.group['lr']:g} left most elements of a {before.dtype} "
+                    f"parameter of shape {(*job.param.shape,)} unchanged: the updates are smaller than its precision. "
+                    "Use rounding='kahan', 'master' or 'stochastic', or float32 parameters with autocast",
+                    stacklevel=5,
+                )
+
+    # --- gradient scalers
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:  # the question GradScaler.step asks first
+        if self.folds_gradients:
+            raise RuntimeError(
+                f"{type(self).__name__} accumulates in its momentum and cannot be stepped by GradScaler: a skipped "
+                "step would leave half a window in the momentum. Use bf16 autocast, which needs no scaler"
+            )
+        return self.rule.knows_finite
+
+    def _scaler_skips(self, ready: Ready) -> bool:
+        """Do what GradScaler leaves to an optimizer that supports it, by setting `found_inf` and `grad_scale` around a
+        step: skip it if gradients overflowed, or divide them by the scale. `found_inf` alone comes from a training loop
+        that knows the norm, and skips nothing."""
+        if "grad_scale" not in self.__dict__:
+            return False
+        if bool(self.found_inf):
+            return True
+        if (scale := self.__dict__["grad_scale"]) is not None:
+            inverse = scale.double().reciprocal().float()
+            for _, params in ready:
+                for param in params:
+                    assert param.grad is not None
+                    param.grad.mul_(inverse.to(param.device))
+        return False
+
+    # --- accumulation in the states
+
+    @property
+    def folds_gradients(self) -> bool:
+        """True when a training loop must not clip, scale or leave unsynchronized the gradients of this optimizer."""
+        return self.accumulation_steps > 1 or self._free_gradients
+
+    @property
+    def at_boundary(self) -> bool:
+        """True when the last `step()` closed a window, so that the schedule should step too."""
+        return self.param_groups[0].get("micro_step", 0) % self.accumulation_steps == 0
+
+    def _set_hooks(self) -> None:
+        self._hooks = GradientHooks(self._take if self._free_gradients else None)
+        self._hooks.follow(self.param_groups)
+
+    def close(self) -> None:
+        """Remove the hooks; gradients are then folded in `step`."""
+        if self._hooks is not None:
+            self._hooks.remove()
+        self._hooks, self._free_gradients = None, False
+
+    @torch.no_grad()
+    def _take(self, index: int, param: Tensor) -> None:
+        """A gradient out of backward."""
+        self._check_gradient(param)
+        self._make_state(param, self.param_groups[index])
+        self._fold_one(self.param_groups[index], param)
+
+    def _fold_one(self, group: dict[str, Any], param: Tensor) -> None:
+        rule, state = self.rule, self.state[param]
+        assert rule.fold is not None
+        kind, grad = self._kind(group, param), gradient_of(param)
+        job = Job(rule, param, grad, state, group, kind, rule.update, rule.states, {}, self._sums)
+        rule.fold(job, int(state["folded"]) == 0)
+        state["folded"] += 1
+
+    def _fold(self, ready: Ready) -> Ready:
+        """Count a micro-step and fold its gradients in; the parameters to move, none inside a window."""
+        for group, params in ready:
+            for param in params:
+                self._fold_one(group, param)
+        if self._hooks is not None:
+            self._hooks.seen.clear()
+            self._hooks.follow(self.param_groups)
+        for group in self.param_groups:
+            group["micro_step"] += 1
+        if not self.at_boundary:
+            return []
+        folded = lambda p: self.state.get(p) and int(self.state[p]["folded"])  # noqa: E731
+        return [(group, [p for p in group["params"] if folded(p)]) for group in self.param_groups]
+
+    def _close_window(self, state: dict[str, Tensor]) -> None:
+        for name in ("folded", *self.rule.counters):
+            state[name].zero_()
+
+    # --- checkpoints and copies
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._sums.clear()  # a copy computes them anew, and both are to give the same bits
+        return super().__getstate__()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.accumulation_steps = self.param_groups[0].get("accumulation_steps", 1)
+        self._sums = SquareSums()
+        self.__dict__.setdefault("_free_gradients", False)
+        if self.folds_gradients and self._hooks is None:
+            self._set_hooks()
+
+    def state_dict(self) -> StateDict:
+        """As torch's. The sums of squares that compiled kernels leave to the next step are computed anew after it, so
+        that a resumed run gives the same bits whatever it is loaded with."""
+        self._sums.clear()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """As torch's, hooks included, but state keeps the dtype it was saved in (torch would cut the float32 state of a
+        bf16 parameter down to bf16), and `foreach` and `compile` stay as they are here: they change the speed, not the
+        result."""
+        speeds = [{name: group[name] for name in ("foreach", "compile")} for group in self.param_groups]
+        loaded: list[StateDict] = []
+
+        def note(_, state_dict: StateDict) -> None:
+            loaded.append(state_dict)
+
+        def restore(_) -> None:
+            for group, speed in zip(self.param_groups, speeds, strict=True):
+                group.update(speed)
+            saved_ids = [index for group in loaded[-1]["param_groups"] for index in group["params"]]
+            params = [param for group in self.param_groups for param in group["params"]]
+            for index, param in zip(saved_ids, params, strict=True):
+                for name, value in loaded[-1]["state"].get(index, {}).items():
+                    if isinstance(value, Tensor):
+                        # a copy, so that two optimizers loaded from one dict do not share their state
+                        device = torch.device("cpu") if name in ("step", "folded") else param.device
+                        self.state[param][name] = value.detach().to(device, copy=True)
+
+        # after the hooks of others that change what is loaded, before those that look at the result
+        after_theirs = self.register_load_state_dict_pre_hook(note)
+        before_theirs = self.register_load_state_dict_post_hook(restore, prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            after_theirs.remove()
+            before_theirs.remove()
+
+
+def momentum_dtype(group: Group, param: Tensor) -> torch.dtype:
+    name = group.get("momentum_dtype")
+    return getattr(torch, name) if name else compute_dtype(param)
+
+
+def _plain_types(options: dict[str, Any]) -> dict[str, Any]:
+    """As groups keep options, because checkpoints hold plain types: a dtype by its name."""
+    return {
+        name: str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
+        for name, value in options.items()
+    }
+
+
+@contextlib.contextmanager
+def _noise_of_step(jobs: list[Job]) -> Generator[None]:
+    """Random numbers that follow from the step: copies of the weights on several ranks round alike, and a resumed run
+    as the one that was not interrupted. The generators of the caller stay as they are."""
+    if not any(job.group["rounding"] == "stochastic" for job in jobs):
+        yield
+        return
+    devices = {job.param.device.index for job in jobs if job.param.is_cuda}
+    with torch.random.fork_rng(sorted(devices)):
+        for generator in (torch.default_generator, *(torch.cuda.default_generators[i] for i in devices)):
+            generator.manual_seed(int(jobs[0].state["step"]))
+        yield
