@@ -20,11 +20,19 @@ import torch
 import tyro
 from timing import paired
 
-from suzoo.optimizers import AdaFactor, AdaX, Lion, Tiger
+from suzoo.optimizers import AccumulatedAdamW, AdaFactor, AdaX, Lion, Tiger
+
+
+def knowing(tiger: Tiger) -> Tiger:
+    """As `suzoo.engine.fit` steps it, which clips and so knows that the gradients are finite."""
+    tiger.found_inf = torch.tensor(0.0)
+    return tiger
+
 
 OPTIMIZERS = {
     "Lion": lambda groups: Lion(groups, weight_decay=0.1, compile=True),
     "Tiger": lambda groups: Tiger(groups, compile=True),
+    "Tiger, norm known": lambda groups: knowing(Tiger(groups, compile=True)),
     "AdaX": lambda groups: AdaX(groups, compile=True),
     "AdaFactor": lambda groups: AdaFactor(groups, compile=True),
     "Lion, plain": lambda groups: Lion(groups, weight_decay=0.1, foreach=False),
@@ -37,6 +45,14 @@ OPTIMIZERS = {
     "AdaFactor, foreach": lambda groups: AdaFactor(groups, foreach=True),
     "torch Adafactor": lambda groups: torch.optim.Adafactor(groups),
 }
+# what a step costs without the arithmetic, against torch.optim.AdamW(foreach=True)
+SMALL = {
+    "Lion": lambda params: Lion(params),
+    "Tiger": lambda params: Tiger([{"params": params, "kind": "bias"}]),
+    "AdaX": lambda params: AdaX(params),
+    "AdaFactor": lambda params: AdaFactor(params),
+    "AccumulatedAdamW": lambda params: AccumulatedAdamW(params),
+}
 
 
 @dataclass
@@ -48,6 +64,8 @@ class Options:
     device: str = "cpu"
     compile_times: bool = False
     """Also the first step of the compiled ones in fresh processes."""
+    small: bool = False
+    """Instead, 200 vectors of 64 elements against torch.optim.AdamW(foreach=True): the overhead of a step."""
     first_step: str = ""
     """Internal: print the seconds of the first step of this one, and stop."""
 
@@ -101,9 +119,30 @@ def first_step_alone(name: str, device: str, environment: dict[str, str]) -> flo
     return float(run.stdout)
 
 
+def small_tensors(options: Options) -> None:
+    def vectors() -> list[torch.nn.Parameter]:
+        generator = torch.Generator(options.device).manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(64, generator=generator, device=options.device)) for _ in range(200)]
+        for param in params:
+            param.grad = torch.randn(64, generator=generator, device=options.device)
+        return params
+
+    for name, make in SMALL.items():
+        ours, adamw = make(vectors()), torch.optim.AdamW(vectors(), foreach=True)
+        ratio = paired(step_of(ours, options.device), step_of(adamw, options.device), 20 * options.rounds, warmup=5)
+        print(
+            f"{name:20} {1 / ratio.median:5.2f} ({1 / ratio.q90:.2f}-{1 / ratio.q10:.2f})  "
+            f"{1000 * ratio.ours:5.2f} ms, AdamW {1000 * ratio.peer:5.2f} ms, its drift {100 * ratio.drift:.0f} %",
+            flush=True,
+        )
+
+
 def main(options: Options) -> None:
     if options.first_step:
         print(first_step(options.first_step, options.device))
+        return
+    if options.small:
+        small_tensors(options)
         return
     print(f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads, {options.rounds} rounds")
     for name in options.names:

@@ -456,10 +456,11 @@ class RuleOptimizer(torch.optim.Optimizer):
             params = [param for group in self.param_groups for param in group["params"]]
             for index, param in zip(saved_ids, params, strict=True):
                 for name, value in loaded[-1]["state"].get(index, {}).items():
-                    if isinstance(value, Tensor):
-                        # a copy, so that two optimizers loaded from one dict do not share their state
-                        device = torch.device("cpu") if name in ("step", "folded") else param.device
-                        self.state[param][name] = value.detach().to(device, copy=True)
+                    # a copy, so that two optimizers loaded from one dict do not share their state
+                    if name in ("step", "folded"):
+                        self.state[param][name] = torch.tensor(float(value))
+                    elif isinstance(value, Tensor):
+                        self.state[param][name] = value.detach().to(param.device, copy=True)
 
         # after the hooks of others that change what is loaded, before those that look at the result
         after_theirs = self.register_load_state_dict_pre_hook(note)
