@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 
-from suzoo.cli import chat, encoders, explain, folders, language_models
+from suzoo.cli import chat, encoders, explain, folders, language_models, vocabulary
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -24,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         return sub
 
-    for module in (encoders, language_models, chat, explain, folders):
+    for module in (encoders, language_models, vocabulary, chat, explain, folders):
         module.add_commands(command)
     return parser
 

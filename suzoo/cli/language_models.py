@@ -1,4 +1,4 @@
-"""`suzoo score`, `suzoo summarize` and `suzoo slim-vocab`."""
+"""`suzoo score` and `suzoo summarize`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import argparse
 import csv
 import io
 import math
-import shutil
 import sys
-from pathlib import Path
 
 from suzoo.cli._chunks import add_resume_option, run_in_chunks
-from suzoo.cli._files import check_output, iterate_texts, json_lines, read_texts
+from suzoo.cli._files import check_output, iterate_texts, json_lines
 from suzoo.cli._models import (
     add_model_options,
     add_self_terminating_option,
-    add_source_options,
     load_tokenizer,
     loading,
     on_device,
@@ -138,69 +135,6 @@ def summarize(options: argparse.Namespace) -> int:
     return 0
 
 
-def slim_vocab(options: argparse.Namespace) -> int:
-    out = Path(options.output)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not an empty folder: choose another")
-    if options.column is not None and options.corpus is None:
-        raise ValueError("--column is for --corpus")
-    texts = None if options.bert4keras_rule else read_texts(options.corpus, options.column)
-
-    import torch
-
-    from suzoo.data.vocabulary import slim_vocabulary, tokens_to_keep
-    from suzoo.hub.golden import write_golden
-    from suzoo.hub.verify import GOLDEN_FILE
-
-    with loading(options.model):
-        model, tokenizer = _load_as_saved(options)
-    keep = tokens_to_keep(tokenizer, texts, min_count=options.min_count)
-    old_tokens, old_parameters = len(tokenizer), model.num_parameters()
-    probe = torch.randint(len(keep), (4, 16), generator=torch.Generator().manual_seed(0))  # ids after the cut
-
-    @torch.no_grad()
-    def answer(ids):
-        return model(input_ids=ids)[0]
-
-    before = answer(torch.tensor(keep)[probe])
-    if model.get_output_embeddings() is not None:
-        before = before[..., keep]
-    tokenizer = slim_vocabulary(model, tokenizer, keep)
-    difference = float((answer(probe) - before).abs().max())
-    if not difference <= 1e-5 * max(1.0, float(before.abs().max())):
-        raise ValueError(f"{options.model} answers differently without the tokens: nothing was written")
-    try:
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
-        if (Path(options.model) / GOLDEN_FILE).is_file():
-            write_golden(model, tokenizer, out)  # what could be verified can be verified
-    except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
-        raise
-    parameters = f"{old_parameters / 1e6:.2f} M to {model.num_parameters() / 1e6:.2f} M parameters"
-    print(
-        f"{old_tokens} to {len(keep)} tokens, {parameters}, outputs for the kept tokens differ by {difference:.1e}, "
-        f"written to {out}",
-        file=sys.stderr,
-    )
-    return 0
-
-
-def _load_as_saved(options: argparse.Namespace):
-    """(model, tokenizer), the model in the class it was saved from."""
-    import transformers
-
-    import suzoo.models
-
-    config = transformers.AutoConfig.from_pretrained(options.model, **source(options))
-    saved_as = (config.architectures or ["nothing"])[0]
-    model_class = getattr(suzoo.models, saved_as, None) or getattr(transformers, saved_as, None)
-    if model_class is None:
-        raise ValueError(f"it was saved from {saved_as}, a class that neither transformers nor suzoo has")
-    tokenizer = load_tokenizer(config, options)
-    return model_class.from_pretrained(options.model, **source(options)).eval(), tokenizer
-
-
 def add_commands(command) -> None:
     sub = command("score", score, "Pseudo-log-likelihoods of texts under a T-TA model, in one pass each.")
     add_model_options(sub)
@@ -226,15 +160,3 @@ def add_commands(command) -> None:
     sub.add_argument("--batch-size", type=positive, default=16, help="texts computed at once (default: 16)")
     sub.add_argument("--overwrite", action="store_true", help="replace an existing output")
     add_resume_option(sub)
-
-    sub = command("slim-vocab", slim_vocab, "Cut a model and its tokenizer to the tokens that are used.")
-    sub.add_argument("model", help="folder of a saved model, or its name on the Hub; its tokenizer is WordPiece")
-    sub.add_argument("output", help="folder to write")
-    add_source_options(sub)
-    rule = sub.add_mutually_exclusive_group(required=True)
-    rule.add_argument("--corpus", help="keep the tokens of these texts: txt, jsonl, csv, tsv or parquet")
-    rule.add_argument(
-        "--bert4keras-rule", action="store_true", help="drop tokens of several characters with an ideograph or sign"
-    )
-    sub.add_argument("--column", help="column of the corpus with the text (default: text, or the only one)")
-    sub.add_argument("--min-count", type=positive, default=1, help="keep what occurs so often (default: 1)")
