@@ -39,7 +39,7 @@ def eager_attention_forward(
         scaling: factor of the scores.
         dropout: probability of dropping an attention weight.
         position_bias: (B or 1, H, L, S) added to the scaled scores.
-        relative: NEZHA's `(index (L, S), table (R, K))`, see `_positions`.
+        relative: NEZHA's `(index (1 or B, L, S), table (R, K))`, see `_positions`.
         kwargs: what transformers passes to every attention function and this one does not need.
 
     Returns:
@@ -47,8 +47,8 @@ def eager_attention_forward(
     """
     scores_BHLS = query @ key.transpose(2, 3)
     if relative is not None:
-        index_LS, table_RK = relative
-        index_BHLS = index_LS.expand(*scores_BHLS.shape)
+        index_BLS, table_RK = relative
+        index_BHLS = index_BLS[:, None].expand(*scores_BHLS.shape)
         scores_BHLS = scores_BHLS + (query @ table_RK.T).gather(-1, index_BHLS)
     scores_BHLS = scores_BHLS * scaling
     if position_bias is not None:

@@ -119,10 +119,15 @@ class DialogueLayout:
         return kept
 
 
-def speaker_types(input_ids: Tensor, sep_id: int) -> Tensor:
-    """(B, T) speakers of the blog layout where the first turn is speaker 0: the number of [SEP] before, modulo 2."""
+def speaker_types(input_ids: Tensor, sep_id: int, documents: Tensor | None = None) -> Tensor:
+    """(B, T) speakers of the blog layout where the first turn is speaker 0: the number of [SEP] before, modulo 2.
+    `documents` (1 or B, T) number the dialogues of a packed row; each starts with speaker 0."""
     is_sep = (input_ids == sep_id).long()
-    return (is_sep.cumsum(-1) - is_sep) % 2
+    before = is_sep.cumsum(-1) - is_sep
+    if documents is not None:
+        is_start = documents.diff(dim=-1, prepend=documents[:, :1] - 1) != 0
+        before = before - torch.where(is_start, before, 0).cummax(-1).values
+    return before % 2
 
 
 def extend_speaker_types(input_ids: Tensor, token_type_ids: Tensor, sep_id: int) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -10,6 +13,8 @@ from transformers import Cache, GenerationConfig, PreTrainedConfig
 
 from ._versions import CACHE
 
+# slots of the prompt in the innermost `generate()` of this thread
+_PROMPT_SLOTS: ContextVar[int | None] = ContextVar("prompt_slots", default=None)
 PER_TOKEN = ("input_ids", "inputs_embeds", "token_type_ids", "position_ids", "attention_mask")
 
 
@@ -24,6 +29,22 @@ def take_prompt(inputs: Tensor | None, kwargs: dict[str, Any], bos_token_id: int
         kwargs["input_ids"] = torch.full((1, 1), bos_token_id, device=device)
 
 
+@contextmanager
+def prompt_of(num_slots: int) -> Generator[None]:
+    """Inside, `num_prompt_slots()` says how long the prompt was. No argument of `generate()` could: those also go to
+    assistant models of other classes."""
+    token = _PROMPT_SLOTS.set(num_slots)
+    try:
+        yield
+    finally:
+        _PROMPT_SLOTS.reset(token)
+
+
+def num_prompt_slots() -> int | None:
+    """Slots before the first generated token; None outside of `generate()`."""
+    return _PROMPT_SLOTS.get()
+
+
 def setting(name: str, kwargs: dict[str, Any], *configs: GenerationConfig | None) -> Any:
     """A generation parameter as `generate()` resolves it: by name, then by the given config, then by the model's."""
     if name in kwargs:
@@ -32,22 +53,35 @@ def setting(name: str, kwargs: dict[str, Any], *configs: GenerationConfig | None
     return next((value for value in values if value is not None), None)
 
 
-def left_pad_prompt(kwargs: dict[str, Any], pad_token_id: int | None, num_past: int) -> tuple[Tensor, Tensor] | None:
+def left_pad_prompt(
+    kwargs: dict[str, Any], num_past: int, *configs: GenerationConfig | None
+) -> tuple[Tensor, Tensor] | None:
     """Move the padding of a batch of prompts to the left, in place, in everything that has one entry per token.
 
     `generate()` continues after the last slot, so a prompt with padding there would be continued from padding. Without
-    `attention_mask`, padding is where `input_ids` are the padding id, as transformers guesses too. On top of a cache
-    nothing can move, but where `remember_move` says that its prompt was moved, the mask of that prompt follows.
+    `attention_mask`, padding is where `input_ids` are the padding id, unless that also ends texts, as transformers
+    guesses too. On top of a cache nothing can move, but where `remember_move` says that its prompt was moved, the mask
+    of that prompt follows. An assistant model moves nothing: the model that it assists reads what it returns.
+
+    Args:
+        configs: where the padding and the end id are looked up after `kwargs`, see `setting`.
 
     Returns:
         The mask (B, L) as given and as moved, or None where nothing moved.
     """
+    if setting("is_assistant", kwargs, *configs):
+        return None
     if num_past:
         _follow_move(kwargs)
         return None
     input_ids = kwargs.get("input_ids")
     if kwargs.get("attention_mask") is None:
-        if input_ids is None or pad_token_id is None or not (input_ids == pad_token_id).any():
+        pad_token_id = setting("pad_token_id", kwargs, *configs)
+        ends = setting("eos_token_id", kwargs, *configs)
+        ends = ends.flatten().tolist() if isinstance(ends, Tensor) else ends if isinstance(ends, list) else [ends]
+        if input_ids is None or pad_token_id is None or pad_token_id in ends:
+            return None
+        if not (input_ids == pad_token_id).any():
             return None
         kwargs["attention_mask"] = (input_ids != pad_token_id).long()
     mask = kwargs["attention_mask"]

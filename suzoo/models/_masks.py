@@ -27,10 +27,19 @@ def bidirectional_mask(config: PreTrainedConfig, inputs_embeds: Tensor, attentio
 
 
 def causal_mask(
-    config: PreTrainedConfig, inputs_embeds: Tensor, attention_mask: Tensor | None, cache: Cache | None = None
+    config: PreTrainedConfig,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor | None,
+    cache: Cache | None = None,
+    position_ids: Tensor | None = None,
 ):
-    """A token sees itself and what stands before it, cached or not. `attention_mask` (B, S) covers the cache too."""
-    return create_causal_mask(config, inputs_embeds, attention_mask, cache)
+    """A token sees itself and what stands before it, cached or not, in its own document.
+
+    Args:
+        attention_mask: (B, S) over cached and new tokens.
+        position_ids: (1 or B, L); without mask and cache, documents packed into a row start where they do not go on.
+    """
+    return create_causal_mask(config, inputs_embeds, attention_mask, cache, position_ids=position_ids)
 
 
 def prefix_mask(
@@ -39,6 +48,8 @@ def prefix_mask(
     attention_mask: Tensor | None,
     is_source: Tensor,
     cache: Cache | None = None,
+    position_ids: Tensor | None = None,
+    documents: Tensor | None = None,
 ):
     """Source tokens see the whole source; target tokens see the source and the target up to themselves.
 
@@ -47,18 +58,28 @@ def prefix_mask(
 
     Args:
         is_source: (B, L) boolean, True where the new token belongs to the source.
+        position_ids: as in `causal_mask`.
+        documents: (1 or B, L) `document_ids` of packed rows, so that a source sees its own document only.
     """
     if attention_mask is not None and len(attention_mask.shape) == 4:
         return attention_mask  # before the cache is asked: compiled with a static cache, its length is unknown here
     if cache is not None and cache.get_seq_length() > 0:
         return causal_mask(config, inputs_embeds, attention_mask, cache)
     # tokens of one block see each other; -1 is no block, which leaves the causal rule
-    blocks_BL = torch.where(is_source, 0, -1)
-    return create_causal_mask(config, inputs_embeds, attention_mask, cache, block_sequence_ids=blocks_BL)
-
-
-def off_diagonal_mask(config: PreTrainedConfig, inputs_embeds: Tensor, attention_mask: Tensor | None):
-    """Every token sees every token but itself (kexue.fm 7661). The row of a lone token is empty: see `_attention`."""
-    return create_bidirectional_mask(
-        config, inputs_embeds, attention_mask, and_mask_function=lambda batch, head, query, key: query != key
+    blocks_BL = torch.where(is_source, 0 if documents is None else documents, -1)
+    return create_causal_mask(
+        config, inputs_embeds, attention_mask, cache, position_ids=position_ids, block_sequence_ids=blocks_BL
     )
+
+
+def off_diagonal_mask(
+    config: PreTrainedConfig, inputs_embeds: Tensor, attention_mask: Tensor | None, documents: Tensor | None = None
+):
+    """Every token sees every token of its document but itself (kexue.fm 7661). The row of a lone token is empty: see
+    `_attention`. `documents` (B, L) are the `document_ids` of packed rows."""
+
+    def may_see(batch, head, query, key):
+        other = query != key
+        return other if documents is None else other & (documents[batch, query] == documents[batch, key])
+
+    return create_bidirectional_mask(config, inputs_embeds, attention_mask, and_mask_function=may_see)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from transformers import Cache
 
 
 def count_positions(
@@ -30,15 +31,39 @@ def relative_sinusoids(max_relative_position: int, head_size: int, device: torch
     return _sinusoids(rows_R, head_size, 10000.0).to(dtype)
 
 
-def relative_index(
-    num_past: int | Tensor, num_new: int, num_keys: int, max_relative_position: int, device: torch.device
-) -> Tensor:
-    """(L, S) row of NEZHA's table for each query and key: key minus query slot, clipped. The first query stands at
-    slot `num_past`; slots, not position ids, because padding shifts queries and keys alike."""
-    queries_L = torch.arange(num_new, device=device) + num_past
-    keys_S = torch.arange(num_keys, device=device)
-    distance_LS = keys_S[None, :] - queries_L[:, None]
-    return distance_LS.clamp(-max_relative_position, max_relative_position) + max_relative_position
+def document_ids(position_ids: Tensor | None, attention_mask: Tensor | None, cache: Cache | None) -> Tensor | None:
+    """(1 or B, L) which document of its packed row a token belongs to; None where every row is one document.
+
+    A document starts where a position is not its left neighbour's plus one, as in transformers, which looks for packed
+    rows where there is no cache and no mask; a mask of ones is none here.
+    """
+    if position_ids is None or cache is not None or position_ids.dim() != 2:
+        return None
+    tracing = torch.compiler.is_compiling()
+    if attention_mask is not None and (tracing or attention_mask.dim() != 2 or not attention_mask.all()):
+        return None
+    is_start = position_ids.diff(dim=-1) != 1
+    if not tracing and not is_start.any():
+        return None
+    return torch.nn.functional.pad(is_start.cumsum(-1), (1, 0))
+
+
+def key_positions(attention_mask: Tensor | None, num_keys: int, device: torch.device) -> Tensor:
+    """(1 or B, S) positions of cached and new tokens: tokens without padding are counted.
+
+    Args:
+        attention_mask: (B, 1, L, S) as eager attention adds it. The last query sees every token that is no padding.
+    """
+    if attention_mask is None:
+        return torch.arange(num_keys, device=device)[None]
+    seen_BS = attention_mask[:, 0, -1] > torch.finfo(attention_mask.dtype).min
+    return (seen_BS.cumsum(-1) - 1).clamp_min(0)
+
+
+def relative_index(query_positions: Tensor, key_positions: Tensor, max_relative_position: int) -> Tensor:
+    """(1 or B, L, S) row of NEZHA's table for each query (1 or B, L) and key (1 or B, S): key minus query, clipped."""
+    distance_BLS = key_positions[:, None, :] - query_positions[:, :, None]
+    return distance_BLS.clamp(-max_relative_position, max_relative_position) + max_relative_position
 
 
 def rotary_angles(position_ids: Tensor, head_size: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ._attention import SelfAttention
-from ._positions import relative_index, relative_sinusoids, rotary_angles
+from ._positions import key_positions, relative_index, relative_sinusoids, rotary_angles
 
 
 class Embeddings(nn.Module):
@@ -42,11 +42,16 @@ class Embeddings(nn.Module):
         if word_BLD is not None:
             hidden_BLD = word_BLD + hidden_BLD
         if self.position_embeddings is not None:
-            if position_ids.shape[-1] > self.position_embeddings.num_embeddings:
-                raise ValueError(
-                    f"{position_ids.shape[-1]} tokens, but the model has {self.position_embeddings.num_embeddings} "
-                    "absolute positions: truncate the input"
-                )
+            num_positions = self.position_embeddings.num_embeddings
+            # elsewhere the look at the values would make the CPU wait for the device in every step
+            look = position_ids.shape[-1] > num_positions or position_ids.device.type == "cpu"
+            if look and not torch.compiler.is_compiling() and position_ids.numel():
+                num_needed = int(position_ids.max()) + 1
+                if num_needed > num_positions:
+                    raise ValueError(
+                        f"{num_needed} positions are needed, and the model has {num_positions} absolute positions: "
+                        "truncate the input"
+                    )
             hidden_BLD = hidden_BLD + self.position_embeddings(position_ids)
         return self.dropout(self.LayerNorm(hidden_BLD))
 
@@ -154,15 +159,19 @@ class Encoder(nn.Module):
         if self.position_embedding_type == "rope":
             kwargs["rotary"] = rotary_angles(position_ids, self.head_size, self.rope_theta, hidden_BLD.dtype)
         elif self.position_embedding_type == "nezha":
-            num_past, num_new = num_cached(cache), hidden_BLD.shape[1]
+            num_new, device, clip = hidden_BLD.shape[1], hidden_BLD.device, self.max_relative_position
             num_keys = num_new if cache is None else cache.get_mask_sizes(num_new, 0)[0]
-            device, clip = hidden_BLD.device, self.max_relative_position
+            queries = keys = position_ids
+            if num_keys != num_new:
+                keys = key_positions(attention_mask, num_keys, device)
+                queries = keys[:, torch.arange(num_new, device=device) + num_cached(cache)]
             kwargs["relative"] = (
-                relative_index(num_past, num_new, num_keys, clip, device),
+                relative_index(queries, keys, clip),
                 relative_sinusoids(clip, self.head_size, device, hidden_BLD.dtype),
             )
         for layer in self.layer:
-            hidden_BLD = layer(hidden_BLD, attention_mask, memory_BSD, cache=cache, **kwargs)
+            # flash attention finds the documents of a packed row in the position ids
+            hidden_BLD = layer(hidden_BLD, attention_mask, memory_BSD, cache=cache, position_ids=position_ids, **kwargs)
         return hidden_BLD if self.LayerNorm is None else self.LayerNorm(hidden_BLD)
 
 

@@ -21,9 +21,17 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from ._dialogue import extend_speaker_types, speaker_types
-from ._generation import left_pad_prompt, prompt_length_must_fit, remember_move, setting, take_prompt
+from ._generation import (
+    left_pad_prompt,
+    num_prompt_slots,
+    prompt_length_must_fit,
+    prompt_of,
+    remember_move,
+    setting,
+    take_prompt,
+)
 from ._masks import causal_mask
-from ._positions import count_positions
+from ._positions import count_positions, document_ids
 from ._self_terminating import add_self_termination
 from ._transformer import (
     BACKBONE_IGNORES,
@@ -80,23 +88,30 @@ class DialoGPTModel(DialoGPTPreTrainedModel):
         cache = one_cache(cache, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give DialoGPT either input_ids or inputs_embeds")
+        documents = document_ids(position_ids, attention_mask, cache)
+        if documents is not None:
+            attention_mask = None  # of ones
         if token_type_ids is None:
-            token_type_ids = self._default_token_types(input_ids, inputs_embeds, cache)
+            token_type_ids = self._default_token_types(input_ids, inputs_embeds, cache, documents)
         if inputs_embeds is None:
             inputs_embeds = self.embeddings.word_embeddings(input_ids)
         num_new, device = inputs_embeds.shape[1], inputs_embeds.device
+        # before a cache is made, with which transformers would not look for documents
+        mask = causal_mask(self.config, inputs_embeds, attention_mask, cache, position_ids)
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         if position_ids is None:
             position_ids = count_positions(attention_mask, num_cached(cache), num_new, device)
-
-        mask = causal_mask(self.config, inputs_embeds, attention_mask, cache)
         hidden_BLD = self.embeddings(inputs_embeds, token_type_ids, position_ids)
         hidden_BLD = self.encoder(hidden_BLD, mask, position_ids, cache=cache, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=hidden_BLD, **cache_field(cache if use_cache else None))
 
     def _default_token_types(
-        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, cache: Cache | None
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        cache: Cache | None,
+        documents: Tensor | None,
     ) -> Tensor:
         if self.config.layout != "blog":
             new = inputs_embeds if input_ids is None else input_ids
@@ -107,7 +122,7 @@ class DialoGPTModel(DialoGPTPreTrainedModel):
                 "the blog layout keeps speakers in token_type_ids; embeddings or tokens on top of a cache do not tell "
                 "whose turn it is, so pass token_type_ids"
             )
-        return speaker_types(input_ids, self.config.turn_end_id)
+        return speaker_types(input_ids, self.config.turn_end_id, documents)
 
 
 class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, GenerationMixin):
@@ -141,7 +156,8 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
             attention_mask: (B, S) 1 for tokens, 0 for padding on either side, over cached and new tokens.
             token_type_ids: (B, L) speakers in the blog layout, where they default to what the [SEP] of `input_ids` say
                 with speaker 0 first; 0 in the other layouts.
-            position_ids: (B, L), default counts tokens without padding.
+            position_ids: (B, L), default counts tokens without padding. Without mask and cache, documents packed into a
+                row start where they do not go on, and do not see each other.
             past_key_values, cache: a dynamic or static cache, under the older or the newer name.
             inputs_embeds: (B, L, D) instead of `input_ids`.
             labels: (B, L) token ids, shifted inside; -100 is ignored.
@@ -185,7 +201,7 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
         take_prompt(inputs, kwargs, setting("bos_token_id", kwargs, *configs), self.device)
         cache = take_cache(kwargs)
         num_past = 0 if cache is None else int(cache.get_seq_length())
-        move = left_pad_prompt(kwargs, setting("pad_token_id", kwargs, *configs), num_past)
+        move = left_pad_prompt(kwargs, num_past, *configs)
         prompt_length_must_fit(kwargs, setting("max_new_tokens", kwargs, *configs), self.config)
         add_self_termination(kwargs, self.config, setting("eos_token_id", kwargs, *configs))
         if self.config.layout == "blog":
@@ -194,18 +210,18 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
                 raise ValueError("the blog layout reads from the [SEP]s of input_ids whose turn it is: pass input_ids")
             if types is None or not types.any():
                 kwargs["token_type_ids"] = speaker_types(input_ids, self.config.turn_end_id)
-            kwargs["num_given_types"] = input_ids.shape[1]
-        output = super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
+        prompt = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
+        with prompt_of(0 if prompt is None else prompt.shape[1]):
+            output = super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
         if num_past == 0:
             remember_move(output, cache, move)
         return output
 
-    def prepare_inputs_for_generation(
-        self, input_ids, *args: Any, inputs_embeds=None, num_given_types: int | None = None, **kwargs: Any
-    ):
-        if num_given_types is not None:
+    def prepare_inputs_for_generation(self, input_ids, *args: Any, inputs_embeds=None, **kwargs: Any):
+        num_given = num_prompt_slots()
+        if num_given is not None and self.config.layout == "blog":
             # behind the prompt transformers repeats the last type; a [SEP] hands over to the other speaker
-            given_BP = kwargs["token_type_ids"][:, :num_given_types]
+            given_BP = kwargs["token_type_ids"][:, :num_given]
             kwargs["token_type_ids"] = extend_speaker_types(input_ids, given_BP, self.config.turn_end_id)
         return super().prepare_inputs_for_generation(  # ty: ignore[invalid-argument-type]
             input_ids, *args, inputs_embeds=inputs_embeds, **kwargs

@@ -28,7 +28,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from ._masks import off_diagonal_mask
-from ._positions import count_positions
+from ._positions import count_positions, document_ids
 from ._spelling import confusions, same_script
 from ._transformer import (
     BACKBONE_IGNORES,
@@ -81,21 +81,26 @@ class TTAModel(TTAPreTrainedModel):
         batch_size, num_tokens = inputs_embeds.shape[:2]
         if token_type_ids is None:
             token_type_ids = torch.zeros(batch_size, num_tokens, dtype=torch.long, device=inputs_embeds.device)
+        documents = document_ids(position_ids, attention_mask, None)
+        if documents is not None:
+            documents = documents.expand(batch_size, -1)
         if position_ids is None:
             position_ids = count_positions(attention_mask, 0, num_tokens, inputs_embeds.device)
 
-        mask = off_diagonal_mask(self.config, inputs_embeds, attention_mask)
+        mask = off_diagonal_mask(self.config, inputs_embeds, attention_mask, documents)
         memory_BLD = self.embeddings(inputs_embeds, token_type_ids, position_ids)
         query_BLD = None
         if self.config.query_init == "mask":
-            mask_id, table_VD = self.config.mask_token_id, self.embeddings.word_embeddings.weight
+            mask_id, num_embeddings = self.config.mask_token_id, self.config.vocab_size
             assert mask_id is not None
-            if mask_id >= len(table_VD):
+            if mask_id >= num_embeddings:
                 raise ValueError(
-                    f"mask_token_id {mask_id} is outside the {len(table_VD)} tokens to which the embeddings were cut: "
+                    f"mask_token_id {mask_id} is outside the {num_embeddings} tokens to which the embeddings were cut: "
                     "queries start from [MASK], so keep it and set config.mask_token_id"
                 )
-            query_BLD = table_VD[mask_id].expand_as(memory_BLD)
+            # the module and not its weight: quantizers and adapters put others in its place
+            mask_ids = torch.tensor(mask_id, device=inputs_embeds.device)
+            query_BLD = self.embeddings.word_embeddings(mask_ids).expand_as(memory_BLD)
         query_BLD = self.embeddings(query_BLD, token_type_ids, position_ids)
         hidden_BLD = self.encoder(query_BLD, mask, position_ids, memory_BSD=memory_BLD, **kwargs)
         return BaseModelOutput(last_hidden_state=hidden_BLD)

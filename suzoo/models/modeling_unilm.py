@@ -23,9 +23,17 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from ._generation import left_pad_prompt, prompt_length_must_fit, remember_move, setting, take_prompt
+from ._generation import (
+    left_pad_prompt,
+    num_prompt_slots,
+    prompt_length_must_fit,
+    prompt_of,
+    remember_move,
+    setting,
+    take_prompt,
+)
 from ._masks import prefix_mask
-from ._positions import count_positions
+from ._positions import count_positions, document_ids
 from ._self_terminating import add_self_termination
 from ._transformer import (
     BACKBONE_IGNORES,
@@ -84,18 +92,29 @@ class UniLMModel(UniLMPreTrainedModel):
         batch_size, num_new = inputs_embeds.shape[:2]
         device = inputs_embeds.device
         if token_type_ids is None:
+            if input_ids is None:
+                raise ValueError(
+                    "UniLM got embeddings without token_type_ids, as from peft's prompt tuning and p-tuning; it would "
+                    "silently become a causal model. Pass token_type_ids (0 source, 1 target), or tune with LoRA"
+                )
             if cache is not None and cache.get_seq_length() > 0:
                 raise ValueError(
                     "UniLM got a filled cache without token_type_ids, as peft's prefix tuning does; the source would "
                     "silently turn into target. Pass token_type_ids (0 source, 1 target), or tune with LoRA"
                 )
             token_type_ids = torch.ones(batch_size, num_new, dtype=torch.long, device=device)
+        documents = document_ids(position_ids, attention_mask, cache)
+        if documents is not None:
+            attention_mask = None  # of ones
+        # before a cache is made, with which transformers would not look for documents
+        mask = prefix_mask(
+            self.config, inputs_embeds, attention_mask, token_type_ids == 0, cache, position_ids, documents
+        )
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         if position_ids is None:
             position_ids = count_positions(attention_mask, num_cached(cache), num_new, device)
 
-        mask = prefix_mask(self.config, inputs_embeds, attention_mask, token_type_ids == 0, cache)
         hidden_BLD = self.embeddings(inputs_embeds, token_type_ids, position_ids)
         hidden_BLD = self.encoder(hidden_BLD, mask, position_ids, cache=cache, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=hidden_BLD, **cache_field(cache if use_cache else None))
@@ -136,7 +155,8 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
                 with four dimensions as the attention implementation wants it.
             token_type_ids: (B, L) 0 source, 1 target. Default: all target, that is a causal language model. What
                 follows a filled cache is target.
-            position_ids: (B, L), default counts tokens without padding.
+            position_ids: (B, L), default counts tokens without padding. Without mask and cache, pairs of source and
+                target packed into a row start where they do not go on, and do not see each other.
             past_key_values, cache: a dynamic or static cache, under the older or the newer name.
             inputs_embeds: (B, L, D) instead of `input_ids`.
             labels: (B, L) token ids, shifted inside; -100 is ignored, and so are labels on source tokens, because their
@@ -159,7 +179,7 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
         loss = None
         if labels is not None:
             if token_type_ids is not None:
-                labels = labels.masked_fill(token_type_ids == 0, -100)
+                labels = self._labels_of_target(labels, token_type_ids, kwargs)
             loss = self.language_model_loss(logits_BLV, labels, (labels[:, 1:] != -100).sum(), kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
@@ -168,6 +188,25 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
             attentions=outputs.attentions,
             **cache_field(outputs.get(CACHE)),
         )
+
+    @staticmethod
+    def _labels_of_target(labels: Tensor, token_type_ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """`labels` without those of source tokens, also without them in the count `num_items_in_batch` of `kwargs`."""
+        targets = labels.masked_fill(token_type_ids == 0, -100)
+        if kwargs.get("num_items_in_batch") is None:
+            return targets
+        num_given, num_left = (int((some[:, 1:] != -100).sum()) for some in (labels, targets))
+        num_items = int(kwargs["num_items_in_batch"])
+        # a smaller number did not count these labels, but something else
+        if num_given == num_left or num_items < num_given:
+            return targets
+        if num_items > num_given:
+            raise ValueError(
+                f"{num_given - num_left} labels lie on source tokens, where UniLM learns nothing, and "
+                "num_items_in_batch counts those of several batches: set labels to -100 where token_type_ids are 0"
+            )
+        kwargs["num_items_in_batch"] = max(num_left, 1)
+        return targets
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, generation_config=None, *args: Any, **kwargs: Any):
@@ -193,11 +232,12 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
         if prompt is not None:
             if kwargs.get("token_type_ids") is None:
                 kwargs["token_type_ids"] = torch.zeros(prompt.shape[:2], dtype=torch.long, device=prompt.device)
-            kwargs["num_source_slots"] = num_past or prompt.shape[1]
-            move = left_pad_prompt(kwargs, setting("pad_token_id", kwargs, *configs), num_past)
+            move = left_pad_prompt(kwargs, num_past, *configs)
             prompt_length_must_fit(kwargs, setting("max_new_tokens", kwargs, *configs), self.config)
         add_self_termination(kwargs, self.config, setting("eos_token_id", kwargs, *configs))
-        output = super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
+        num_source = num_past or (0 if prompt is None else prompt.shape[1])
+        with prompt_of(num_source):
+            output = super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
         if num_past == 0:
             remember_move(output, cache, move)
         return output
@@ -244,13 +284,12 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
                 targets[row] = text
         return targets
 
-    def prepare_inputs_for_generation(
-        self, input_ids, *args: Any, inputs_embeds=None, num_source_slots: int | None = None, **kwargs: Any
-    ):
-        if num_source_slots is not None:
+    def prepare_inputs_for_generation(self, input_ids, *args: Any, inputs_embeds=None, **kwargs: Any):
+        num_source = num_prompt_slots()
+        if num_source is not None and kwargs.get("token_type_ids") is not None:
             # behind the prompt transformers repeats the last type, which is source
             kwargs["token_type_ids"] = kwargs["token_type_ids"].clone()
-            kwargs["token_type_ids"][:, num_source_slots:] = 1
+            kwargs["token_type_ids"][:, num_source:] = 1
         return super().prepare_inputs_for_generation(  # ty: ignore[invalid-argument-type]
             input_ids, *args, inputs_embeds=inputs_embeds, **kwargs
         )

@@ -6,15 +6,18 @@ import copy
 
 import pytest
 import torch
-from peft import PrefixTuningConfig, get_peft_model
+from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BertLMHeadModel,
     CompileConfig,
     DynamicCache,
     GenerationConfig,
     StaticCache,
     TextStreamer,
+    Trainer,
+    TrainingArguments,
     pipeline,
 )
 
@@ -197,6 +200,68 @@ def test_a_mask_on_top_of_a_cache_follows_the_moved_prompt(family, num_return_se
         assert torch.equal(second.sequences, whole)
 
 
+@pytest.mark.parametrize("family", ["unilm", "dialogpt"])
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_assisted_is_greedy_whatever_ends_the_prompt(family, positions):
+    """Prompts that hold and end in ids which are also padding or the end; nothing of the prompt is reordered."""
+    models = [tiny(family, position_embedding_type=positions, seed=seed, double=False) for seed in (0, 3)]
+    for seed in range(8):
+        prompt = tokens(1, 6, seed=seed)
+        prompt[0, 2], prompt[0, -1] = seed // 2, seed % 4  # the special ids are 0 … 3
+        mask, pad = (torch.ones_like(prompt), 0) if seed % 3 == 0 else (None, (None, 2)[seed % 2])
+        options = {"max_new_tokens": 6, "attention_mask": mask, "pad_token_id": pad, "eos_token_id": 2}
+        expected = models[0].generate(prompt, **options)
+        assert torch.equal(expected[:, :6], prompt)
+        assert torch.equal(models[0].generate(prompt, assistant_model=models[seed % 2], **options), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["unilm", "dialogpt"])
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_assisted_is_greedy_over_300_seeds(family, positions):
+    for seed in range(300):
+        models = [tiny(family, position_embedding_type=positions, seed=n, double=False) for n in (seed, seed + 1)]
+        prompt = tokens(1, 4 + seed % 5, seed=seed)
+        prompt[0, seed % 3], prompt[0, -1] = seed % 4, seed // 4 % 4
+        mask = torch.ones_like(prompt) if seed % 2 else None
+        options = {
+            "max_new_tokens": 10,
+            "attention_mask": mask,
+            "pad_token_id": (0, 2)[seed % 3 > 0],
+            "eos_token_id": 2,
+        }
+        expected = models[0].generate(prompt, **options)
+        assert torch.equal(models[0].generate(prompt, assistant_model=models[1], **options), expected), seed
+
+
+@pytest.mark.parametrize("family", ["unilm", "dialogpt"])
+def test_padding_is_guessed_where_transformers_guesses(family):
+    """As the stock model of the same prompts: where padding also ends texts, a prompt may end in it."""
+    model, prompt = tiny(family), tokens(2, 6)
+    prompt[0, -2:] = torch.tensor([5, 2])
+    options = {"max_new_tokens": 4, "do_sample": False}
+    for ends in (2, [7, 2], torch.tensor([2])):
+        output = model.generate(prompt, pad_token_id=2, eos_token_id=ends, **options)
+        assert torch.equal(output[:, :6], prompt)
+        whole = model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), pad_token_id=2, eos_token_id=ends, **options
+        )
+        assert torch.equal(output, whole)
+    moved = model.generate(prompt, pad_token_id=2, eos_token_id=7, **options)
+    assert moved[0, :6].tolist() == [2, *prompt[0, :5].tolist()]
+
+
+def test_an_assistant_of_another_class_gets_no_keyword_of_ours():
+    """Stock models refuse arguments that they do not know."""
+    config = {key: value for key, value in SIZES.items() if key != "max_relative_position"}
+    stock = BertLMHeadModel(BertConfig(**config, is_decoder=True)).eval()
+    for model in (tiny("unilm"), tiny("dialogpt"), tiny("dialogpt", layout="blog")):
+        prompt = tokens(1, 6)
+        options = {"max_new_tokens": 8, "eos_token_id": None}
+        expected = model.generate(prompt, **options)
+        assert torch.equal(model.generate(prompt, assistant_model=stock, **options), expected)
+
+
 def test_assistant_model_changes_nothing():
     model, prompt = tiny("unilm"), tokens(1, 6)
     options = {"max_new_tokens": 8, "eos_token_id": None}
@@ -229,6 +294,34 @@ def test_labels_on_the_source_do_not_count():
     )
 
 
+def test_a_count_of_labels_knows_those_of_the_source(tmp_path):
+    """transformers' Trainer counts labels before UniLM takes out those of the source."""
+    model = tiny("unilm", double=False, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    ids, types = tokens(4, 20), source_target(4, 15, 5)
+    expected = model(ids, token_type_ids=types, labels=ids).loss.item()
+
+    def trained_loss(batch_size, labels):
+        rows = [
+            dict(zip(("input_ids", "token_type_ids", "labels"), row, strict=True))
+            for row in zip(ids, types, labels, strict=True)
+        ]
+        arguments = TrainingArguments(
+            str(tmp_path), report_to=[], per_device_train_batch_size=batch_size, max_steps=1, learning_rate=0.0,
+            gradient_accumulation_steps=4 // batch_size, logging_steps=1, save_strategy="no", use_cpu=True,
+            disable_tqdm=True,
+        )  # fmt: skip
+        trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows)
+        trainer.train()
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-4)
+        return trainer.state.log_history[0]["loss"]
+
+    on_target = ids.masked_fill(types == 0, -100)
+    assert trained_loss(4, ids) == pytest.approx(expected, abs=1e-3)
+    assert trained_loss(2, on_target) == pytest.approx(expected, abs=1e-3)
+    with pytest.raises(ValueError, match="-100"):
+        trained_loss(2, ids)
+
+
 def test_refuses_what_would_be_silently_wrong():
     model = tiny("unilm", double=False)
     with pytest.raises(ValueError, match="prefill_chunk_size"):
@@ -250,6 +343,11 @@ def test_refuses_what_would_be_silently_wrong():
             task_type="CAUSAL_LM", num_virtual_tokens=2, num_layers=3, token_dim=32, num_attention_heads=4
         ),
     )
+    tuned_prompt = get_peft_model(
+        tiny("unilm", double=False), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    )
+    with pytest.raises(ValueError, match="prompt tuning"), pytest.warns(UserWarning, match="Token type ids"):
+        tuned_prompt(tokens(1, 6), token_type_ids=source_target(1, 3, 3), labels=tokens(1, 6))
     with (
         pytest.raises(ValueError, match="prefix tuning"),
         pytest.warns(UserWarning, match="Token type ids are not supported"),
