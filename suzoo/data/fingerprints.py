@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from suzoo.data.languages import languages_of
+
 _JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True, default=str)
 
 
@@ -28,7 +30,6 @@ class Fingerprint:
         """64 hexadecimal digits."""
         return self._digest.hexdigest()
 
-
 def fingerprint(rows: Iterable) -> str:
     """sha256 (64 hexadecimal digits) of rows: dicts, dataclasses such as `Pair`, strings or lists, in their order.
 
@@ -42,8 +43,8 @@ def fingerprint(rows: Iterable) -> str:
 
 
 def describe(source: str | Sequence[str], split: str | None, rows: Sequence) -> dict[str, Any]:
-    """What run.json keeps of a data set: source or sources, split, number of rows, sha256, and the name (or names) when
-    it is on the Hub."""
+    """What run.json keeps of a data set: source or sources, split, number of rows, sha256, languages, and the name (or
+    names) when it is on the Hub."""
     names = [source] if isinstance(source, str) else list(source)
     hub_ids = [
         name.split(":")[0]
@@ -55,5 +56,6 @@ def describe(source: str | Sequence[str], split: str | None, rows: Sequence) -> 
         "split": split,
         "rows": len(rows),
         "sha256": fingerprint(rows),
+        "languages": languages_of(rows),
         "hub_id": hub_ids[0] if len(hub_ids) == 1 else hub_ids or None,
     }

@@ -15,8 +15,9 @@ No number is typed: everything comes from the saved folder. The training scripts
     {"dev": {"spearman": 0.81, "pearson": 0.80, ...}, "train": {...}}      splits of numbers
 
 Optional: `data.<split>.hub_id` ("owner/name" of a Hub dataset; only such splits can appear on the Hub's leaderboards),
-`data.<split>.task_id` (the task in that benchmark, default the split's name), `recipe.license` (of the weights, an SPDX
-name) and `recipe.language` (list of ISO codes).
+`data.<split>.task_id` (the task in that benchmark, default the split's name), `data.<split>.languages` (ISO codes),
+`recipe.license` (of the weights, an SPDX name) and `recipe.language` (ISO codes, in place of those of the data). The
+card, as all that is pushed, names files and folders without where they lie.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,9 +32,12 @@ import yaml
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 import suzoo.models  # noqa: F401  AutoConfig knows our model types by it
+from suzoo.hub._examples import Examples, examples_in
+from suzoo.hub.citations import citations
+from suzoo.hub.public import is_local, public_record
 from suzoo.hub.verify import read_promise
 
 REPO_PLACEHOLDER = "OWNER/MODEL"  # in the snippets until the model is pushed; push puts the repo id here
@@ -60,7 +63,9 @@ TASKS = {
     "masked-lm": Task("mlm.md", "fill-mask", (), "fill-mask"),
     "t-ta": Task("tta.md", "fill-mask", ("t-ta", "sentence-similarity"), "fill-mask"),
 }
-FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".gz", ".safetensors", ".model")
+# The oldest transformers that opens a folder, see docs/hub.md
+STOCK_NEEDS = "4.57"
+OWN_CODE_NEEDS = "5.17"
 LOSSES = {
     "cosent": "with the CoSENT loss",
     "sbert": "as Sentence-BERT, by a classifier over [u; v; |u-v|], the baseline of the CoSENT article",
@@ -102,7 +107,7 @@ def _base_model(recipe: dict) -> str | None:
     """The Hub name the run started from; None for a local folder or from scratch."""
     name = recipe.get("model")
     is_name = isinstance(name, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)
-    return name if is_name and not Path(name).exists() and not _is_local(name) else None
+    return name if is_name and not Path(name).exists() and not is_local(name) else None
 
 
 def _shown(run: dict) -> dict:
@@ -113,53 +118,26 @@ def _shown(run: dict) -> dict:
     return {k: v for k, v in run["recipe"].items() if not (v is None or v is False or v in ("", []))}
 
 
-def _is_local(text: str) -> bool:
-    """True for what looks like a path of the author's machine, and not like a name on the Hub."""
-    if "://" in text:
-        return False
-    if text.startswith(("/", "~", "./", "../")) or text in (".", "..") or re.match(r"[A-Za-z]:[\\/]|\\\\", text):
-        return True
-    return "/" in text and (text.count("/") > 1 or text.lower().endswith(FILE_SUFFIXES) or Path(text).exists())
+def _widget(kind: str, is_chat: bool, texts: Examples, masked: str | None) -> list[dict[str, Any]]:
+    """Examples for the Hub's page, in the form of the pipeline."""
+    if kind in ("sentence-embedding", "cross-encoder"):
+        return [{"source_sentence": texts.text, "sentences": [texts.similar, texts.other]}]
+    if kind == "causal-lm":
+        turns = (texts.greeting, texts.question)
+        return [{"messages": [{"role": "user", "content": t}]} if is_chat else {"text": t} for t in turns]
+    if kind == "seq2seq-lm":
+        return [{"text": texts.article}]
+    if kind == "classifier":
+        return [{"text": texts.text}, {"text": texts.other}]
+    return [{"text": masked}] if masked else []
 
 
-def _name(text: str) -> str:
-    """A text without the folders of the author, where it is a local path; `--flag=path` too."""
-    flag, equals, value = text.partition("=")
-    if equals and flag.startswith("-"):
-        return f"{flag}={_name(value)}"
-    if not _is_local(text):
-        return text
-    return re.split(r"[\\/]", text.rstrip("\\/"))[-1] if text.strip("./~") else Path(text).expanduser().resolve().name
-
-
-def _public(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_public(part) for part in value]
-    return _name(value) if isinstance(value, str) else value
-
-
-def public_record(run: dict) -> dict:
-    """What `run.json` says, without the paths of the author's machine: files and folders by their names."""
-    command = [part if part == run["script"] else _name(part) for part in shlex.split(run["command"])]
-    data = {
-        split: part if part.get("hub_id") else part | {"source": _name(str(part["source"]))}
-        for split, part in run["data"].items()
-    }
-    settings = {
-        part: {name: _public(value) for name, value in run[part].items()}
-        for part in ("recipe", "settings")
-        if part in run
-    }
-    return run | settings | {"command": shlex.join(command), "data": data}
-
-
-def _widget(kind: str, promise: dict) -> list[dict[str, Any]]:
-    """Examples for the Hub's page, from the golden inputs."""
-    if kind in ("causal-lm", "seq2seq-lm"):
-        return [
-            {"text": prompt} if isinstance(prompt, str) else {"messages": prompt} for prompt in promise["inputs"][:3]
-        ]
-    return [{"text": text} for text in promise.get("masked", [])[:2]]
+def _languages(run: dict) -> list[str]:
+    """ISO codes: those the recipe names, else those of the training texts."""
+    named = run["recipe"].get("language")
+    if named:
+        return [named] if isinstance(named, str) else list(named)
+    return list(dict.fromkeys(code for data in run["data"].values() for code in data.get("languages") or ()))
 
 
 def _model_index(task_type: str, name: str, run: dict, metrics: dict) -> list[dict]:
@@ -199,12 +177,14 @@ def eval_results(run: dict, metrics: dict) -> dict[str, list[dict]]:
     return files
 
 
-def write_card(folder: str | Path, config: PreTrainedConfig | None = None) -> Path:
+def write_card(
+    folder: str | Path, config: PreTrainedConfig | None = None, tokenizer: PreTrainedTokenizerBase | None = None
+) -> Path:
     """Write `README.md` and `.eval_results/` of a finished run from its own records.
 
     Args:
         folder: the run's output folder: weights, `golden.safetensors`, `run.json`, `metrics.json`.
-        config: the model's; None reads it from the folder.
+        config, tokenizer: the model's; None reads them from the folder.
 
     Returns:
         Path of the README. Its snippets name the repository `OWNER/MODEL` until `suzoo push` fills in the real one.
@@ -217,6 +197,9 @@ def write_card(folder: str | Path, config: PreTrainedConfig | None = None) -> Pa
     metrics = _read_record(folder, "metrics.json")
     if config is None:  # it knows every family's name for the number of layers
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    if tokenizer is None:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), config=config, trust_remote_code=False)
+    assert tokenizer is not None
     promise = read_promise(folder)
     base_model = _base_model(run["recipe"])
     run = public_record(run)
@@ -224,15 +207,23 @@ def write_card(folder: str | Path, config: PreTrainedConfig | None = None) -> Pa
     task = TASKS["t-ta" if promise.get("scores") else kind]
     with_st = kind in ("sentence-embedding", "cross-encoder") and promise.get("pooling") != "first-last-avg"
     from_scratch = recipe.get("model") in (None, "")
+    languages = _languages(run)
+    texts = examples_in(languages)
+    masked = texts.masked.format(mask=tokenizer.mask_token) if promise.get("masked") else None
+    vocabulary = len(tokenizer.get_vocab())
+    settings = _shown(run)
+    if "vocab_size" in settings:  # what was asked for is an upper bound
+        settings = settings | {"vocab_size": vocabulary}
+    own_code = any("trust_remote_code" in door for door in promise["doors"])
     metadata = {
         "license": recipe.get("license") or ("apache-2.0" if run["synthetic"] and from_scratch else None),
-        "language": recipe.get("language"),
+        "language": languages,
         "library_name": "sentence-transformers" if with_st else "transformers",
         "pipeline_tag": task.pipeline_tag,
         "tags": [*task.tags, *(["sentence-transformers"] if with_st else []), "suzoo"],
         "base_model": base_model,
         "datasets": sorted({data["hub_id"] for data in run["data"].values() if data.get("hub_id")}),
-        "widget": _widget(kind, promise),
+        "widget": _widget(kind, isinstance(promise["inputs"][0], list), texts, masked),
         "model-index": _model_index(task.task_type, folder.resolve().name, run, metrics),
     }
     metadata = {key: value for key, value in metadata.items() if value}
@@ -248,9 +239,19 @@ def write_card(folder: str | Path, config: PreTrainedConfig | None = None) -> Pa
             promise=promise,
             config=config,
             layout=getattr(config, "layout", None),
-            own_code=any("trust_remote_code" in door for door in promise["doors"]),
+            own_code=own_code,
+            needs=OWN_CODE_NEEDS if own_code else STOCK_NEEDS,
+            ex=texts,
+            masked=masked,
+            vocabulary=f"{vocabulary:,}",
+            citations=citations(
+                run,
+                "t-ta" if promise.get("scores") else kind,
+                getattr(config, "position_embedding_type", None),
+                template_folder() / "citations.bib",
+            ),
             run=run,
-            recipe=_shown(run),
+            recipe=settings,
             trained=LOSSES.get(recipe.get("loss", "cosent"), f"with the loss `{recipe.get('loss')}`"),
             is_cosent=recipe.get("loss", "cosent") == "cosent",
             scores=_scores(metrics),

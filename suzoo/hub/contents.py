@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from suzoo.hub.card import REPO_PLACEHOLDER, public_record
+from suzoo.hub.card import REPO_PLACEHOLDER
+from suzoo.hub.public import public_record
 from suzoo.hub.verify.trust import OURS, named_modules
 
 # Patterns of paths; a star does not cross a "/". What decides how a repository opens, and the record of the run

@@ -23,7 +23,7 @@ def publish(model, tokenizer, folder: str | Path, push_to: str | None = None) ->
         ValueError: a promised door does not open or answers differently, or the push is refused.
     """
     write_golden(model, tokenizer, folder)
-    write_card(folder, model.config)
+    write_card(folder, model.config, tokenizer)
     # code that this run was allowed to run may be run again
     trust = any(type(part).__module__.startswith("transformers_modules") for part in model.modules())
     if push_to is None:

@@ -11,8 +11,15 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from suzoo.hub.card import REPO_PLACEHOLDER, eval_results, template_folder, write_card
+from suzoo.hub._examples import EXAMPLES
+from suzoo.hub.card import OWN_CODE_NEEDS, REPO_PLACEHOLDER, STOCK_NEEDS, eval_results, template_folder, write_card
+from suzoo.hub.citations import ARCHITECTURES, CHOICES, POSITIONS, SWITCHES, read_entries
+from suzoo.hub.contents import contents_of
+from suzoo.hub.public import public_name
+from suzoo.losses.citations import BIBTEX, cite
+from suzoo.models import CoSENTModel
 from tests.hub.folders import LANGUAGE_MODELS, METRICS, RUN, finish_run, make_encoder
+from tests.tiny import tiny_tokenizer
 
 
 @pytest.fixture
@@ -156,3 +163,127 @@ def test_a_backward_model_says_so(language_folders, tmp_path):
     folder = Path(shutil.copytree(language_folders["dialogue"], tmp_path / "backward"))
     card = rewrite(folder, "run.json", RUN | {"recipe": RUN["recipe"] | {"reverse": True}})
     assert "A backward model" in card.text and "| reverse | True |" in card.text
+
+
+# ---- what is said to people of other languages, and what is nobody's business
+
+
+@pytest.mark.parametrize(
+    ("languages", "text"), [(["zh"], "今天天气真好"), (["en"], "The weather"), (["fr", "ja"], "今日")]
+)
+def test_examples_are_in_the_language_of_the_data(folder, languages, text):
+    data = {split: part | {"languages": languages} for split, part in RUN["data"].items()}
+    card = rewrite(folder, "run.json", RUN | {"data": data})
+    assert card.data.language == languages
+    assert f'model.encode(["{text}' in card.text
+    assert card.data.to_dict()["widget"][0]["source_sentence"].startswith(text)
+    others = {"zh": "天气", "en": "weather", "ja": "天気"}
+    assert not any(word in card.text for code, word in others.items() if code not in languages)
+    recipe = RUN["recipe"] | {"language": ["ko"]}
+    assert rewrite(folder, "run.json", RUN | {"recipe": recipe}).data.language == ["ko"]  # who says so knows better
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+@pytest.mark.parametrize("language", EXAMPLES)
+def test_the_code_of_the_card_is_python_in_every_language(name, language, language_folders, tmp_path):
+    folder = Path(shutil.copytree(language_folders[name], tmp_path / name))
+    card = rewrite(folder, "run.json", RUN | {"recipe": RUN["recipe"] | {"language": [language]}})
+    for block in python_blocks(card):
+        compile(block, "card", "exec")
+    assert "{mask}" not in card.text
+    if name in ("mlm", "tta"):
+        assert EXAMPLES[language].masked.format(mask="[MASK]") in card.text
+        assert card.data.to_dict()["widget"] == [{"text": EXAMPLES[language].masked.format(mask="[MASK]")}]
+
+
+def test_examples_stand_in_code_and_keep_their_promises():
+    for texts in EXAMPLES.values():
+        assert not any(sign in text for text in texts for sign in '"\\\n')
+        assert len(texts.typo) == len(texts.corrected) and texts.typo != texts.corrected
+
+
+def test_the_vocabulary_is_counted_and_not_what_was_asked_for(folder):
+    recipe = RUN["recipe"] | {"model": None, "vocab_size": 8000}
+    text = rewrite(folder, "run.json", RUN | {"recipe": recipe}).text
+    assert f"| vocab_size | {len(tiny_tokenizer())} |" in text and "8000" not in text
+    assert f"The tokenizer knows {len(tiny_tokenizer())} tokens" in text
+
+
+def test_every_method_of_the_recipe_is_cited_once(folder, language_folders, tmp_path):
+    recipe = RUN["recipe"] | {"optimizer": "lion", "fgm": 0.1, "pgd": 0.0, "lora_r": 8, "weighting": "pcgrad"}
+    run = RUN | {"recipe": recipe, "citations": cite("cosent_loss", "rdrop_loss")}
+    text = rewrite(folder, "run.json", run).text
+    keys = re.findall(r"@\w+\{(\w+),", text)
+    assert set(keys) == {
+        *("arxiv230206675", "kexue9473", "kexue7234", "arxiv160507725", "arxiv210609685", "kexue8896"),
+        *("arxiv200106782", "cosent2024", "kexue8847", "arxiv210614448", "kexue8496"),
+    }
+    assert len(keys) == len(set(keys))
+    keys = {
+        name: re.findall(r"\{(\w+),\n", (language_folders[name] / "README.md").read_text()) for name in LANGUAGE_MODELS
+    }
+    assert keys["unilm"] == ["kexue6933", "arxiv190503197"] and keys["tta"] == ["kexue7661", "arxiv200408097"]
+    assert keys["blog"] == ["kexue7718", "arxiv191100536", "arxiv190900204"] and keys["mlm"] == ["arxiv181004805"]
+
+
+def test_every_key_has_an_entry_and_every_entry_a_method():
+    entries = read_entries((template_folder() / "citations.bib").read_text())
+    tables = [ARCHITECTURES, POSITIONS, SWITCHES, *CHOICES.values()]
+    assert {key for table in tables for keys in table.values() for key in keys} == set(entries)
+    losses = read_entries(cite(*BIBTEX))
+    assert not set(entries) & set(losses)
+
+
+def test_the_card_says_which_transformers_it_needs(language_folders):
+    for name in LANGUAGE_MODELS:
+        text = (language_folders[name] / "README.md").read_text()
+        needs = OWN_CODE_NEEDS if "trust_remote_code=True" in text else STOCK_NEEDS
+        assert f"opens with transformers {needs} or later" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("/home/me/data/pairs.tsv", "pairs.tsv"),
+        ("~/models/bert/", "bert"),
+        ("../vocabulary", "vocabulary"),
+        ("data/train.jsonl", "train.jsonl"),
+        ("runs/2026/out", "out"),
+        ("C:\\Users\\me\\pairs.tsv", "pairs.tsv"),
+        ("--data=/home/me/pairs.tsv", "--data=pairs.tsv"),
+        ("--columns", "--columns"),
+        ("text1=sentence1", "text1=sentence1"),
+        ("hfl/chinese-macbert-base", "hfl/chinese-macbert-base"),
+        ("sentence-transformers/stsb", "sentence-transformers/stsb"),
+        ("embedded:pairs_zh", "embedded:pairs_zh"),
+        ("betas=(0.95,0.98)", "betas=(0.95,0.98)"),
+        ("hf://datasets/a/b/c.parquet", "hf://datasets/a/b/c.parquet"),
+    ],
+)
+def test_local_paths_become_names(text, name):
+    assert public_name(text) == name
+
+
+def test_nothing_that_is_pushed_says_where_things_lie(folder, tmp_path):
+    """The record, the card, and whatever transformers writes into a folder about where a model came from."""
+    secret = tmp_path / "secret-place"
+    shutil.copytree(folder, secret / "base")
+    model = CoSENTModel.from_pretrained(secret / "base")
+    _ = model.tokenizer
+    model.save_pretrained(folder)
+    recipe = RUN["recipe"] | {
+        "model": f"{secret}/base",
+        "vocabulary": f"{secret}/vocab",
+        "confusion": [f"{secret}/c.txt"],
+    }
+    data = {"train": {"source": f"{secret}/pairs.tsv", "rows": 1, "sha256": "ab", "hub_id": None}}
+    command = f"accelerate launch training/train_cosent.py stsb --data={secret}/pairs.tsv --output-dir {secret}/out"
+    settings = recipe | {"optimizer_options": ["a=1"]}
+    run = RUN | {"recipe": recipe, "data": data, "command": command, "settings": settings}
+    (folder / "run.json").write_text(json.dumps(run))
+    write_card(folder)
+    for path, content in contents_of(folder).items():
+        source = content.source if isinstance(content.source, bytes) else content.source.read_bytes()
+        assert b"secret-place" not in source and b"/home/me" not in source, path
+    assert "--data=pairs.tsv --output-dir out" in (folder / "README.md").read_text()
+    assert "secret-place" in (folder / "run.json").read_text()  # at home the record stays whole
