@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -242,3 +244,37 @@ def test_a_model_of_foreign_code_trains_and_verifies_when_asked_for(tmp_path):
         CoSENTModel.from_pretrained(folder)
     model = CoSENTModel.from_pretrained(folder, trust_remote_code=True)
     assert type(model.encoder).__name__ == "MineModel" and model.encode(["a man"]).shape == (1, 32)
+
+
+def test_every_call_of_an_auto_class_says_whom_it_trusts():
+    """Without a word transformers asks on the terminal, and takes piped input for the answer."""
+    silent = []
+    for path in [*ROOT.glob("suzoo/**/*.py"), *ROOT.glob("training/**/*.py"), *ROOT.glob("hub_scripts/*.py")]:
+        for call in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(call, ast.Call):
+                continue
+            said = any(keyword.arg in (None, "trust_remote_code") for keyword in call.keywords)
+            name = ast.unparse(call.func)
+            asks = re.fullmatch(r"(.*\.)?(Auto\w+|_auto_model)\.from_pretrained", name) or name == "pipeline"
+            if asks and not said:
+                silent.append(f"{path.relative_to(ROOT)}:{call.lineno}")
+    assert silent == []
+
+
+def test_training_from_a_folder_runs_nothing_of_it(language_folders, tmp_path, yes, monkeypatch, capsys):
+    import train_cosent
+    import train_dialogpt
+
+    from tests.training.scripts import refused
+
+    for script, recipe in [(train_dialogpt, "quickstart"), (train_cosent, "quickstart")]:
+        for way in (a_type_of_its_own, a_tokenizer_of_its_own):
+            evil = Hostile(language_folders["unilm"], tmp_path / f"{script.__name__} {way.__name__}")
+            way(evil)
+            flags = ["--model", evil.folder, "--output-dir", tmp_path / "out", "--max-train-samples", "8"]
+            said = refused(monkeypatch, capsys, script, recipe, *flags, "--max-dev-samples", "4")
+            assert (
+                said
+                == "error: the model needs Python code that it brings along: read it, then give --trust-remote-code"
+            )
+            assert evil.ran() == []

@@ -121,6 +121,10 @@ class Output:
     """Continue the run in the output folder from its newest checkpoint, with the flags and data it began with."""
     push_to: Annotated[str | None, Setting(resume=True, shown=False)] = None
     """Hub repository (owner/name) to push the verified model to."""
+    license: Annotated[str | None, Setting(resume=True, shown=False)] = None
+    """Licence of the weights for the model card, as apache-2.0 or mit; default leaves it undeclared."""
+    language: Annotated[tuple[str, ...], Setting(resume=True, shown=False)] = ()
+    """Languages for the model card, as zh en; default is what the scripts and words of the data say."""
     tracker: Annotated[
         Literal["none", "tensorboard", "wandb", "mlflow", "trackio", "all"], Setting(resume=True, shown=False)
     ] = "none"

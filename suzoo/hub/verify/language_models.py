@@ -94,7 +94,7 @@ def open_bert_for_masked_lm(folder: str, promise: dict) -> dict:
 
     model = BertForMaskedLM.from_pretrained(folder, **float32()).eval()
     # with a stock config at hand, transformers does not ask about the code in the folder
-    tokenizer = AutoTokenizer.from_pretrained(folder, config=model.config)
+    tokenizer = AutoTokenizer.from_pretrained(folder, config=model.config, trust_remote_code=False)
     return {"source_logits": answer_texts(model, tokenizer, promise)["logits"]}
 
 
