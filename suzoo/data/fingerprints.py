@@ -30,6 +30,7 @@ class Fingerprint:
         """64 hexadecimal digits."""
         return self._digest.hexdigest()
 
+
 def fingerprint(rows: Iterable) -> str:
     """sha256 (64 hexadecimal digits) of rows: dicts, dataclasses such as `Pair`, strings or lists, in their order.
 

@@ -140,11 +140,17 @@ def _languages(run: dict) -> list[str]:
     return list(dict.fromkeys(code for data in run["data"].values() for code in data.get("languages") or ()))
 
 
+def _hub_ids(data: dict) -> list[str]:
+    """The Hub datasets of a split; of several sources there may be several."""
+    names = data.get("hub_id") or []
+    return [names] if isinstance(names, str) else names
+
+
 def _model_index(task_type: str, name: str, run: dict, metrics: dict) -> list[dict]:
     results = []
     for split, metric, value in _scores({split: values for split, values in metrics.items() if split != "train"}):
         data = run["data"].get(split, run["data"].get("dev", {}))  # a split without data of its own is a view of dev
-        source = data.get("hub_id") or data.get("source", split)
+        source = " ".join(_hub_ids(data)) or data.get("source", split)
         results.append(
             EvalResult(
                 task_type=task_type,
@@ -167,10 +173,11 @@ def eval_results(run: dict, metrics: dict) -> dict[str, list[dict]]:
     """
     files: dict[str, list[dict]] = {}
     for split, values in metrics.items():
-        hub_id = run["data"].get(split, {}).get("hub_id")
+        hub_ids = _hub_ids(run["data"].get(split, {}))
         first = next(iter(_scores({split: values})), None)
-        if split == "train" or run["synthetic"] or not hub_id or first is None:
+        if split == "train" or run["synthetic"] or len(hub_ids) != 1 or first is None:
             continue
+        (hub_id,) = hub_ids
         task = {"id": hub_id, "task_id": run["data"][split].get("task_id", split)}
         entry = {"dataset": task, "value": first[2], "notes": f"{first[1]}, split {split}"}
         files.setdefault(f"{hub_id.replace('/', '__')}.yaml", []).append(entry)
@@ -222,7 +229,7 @@ def write_card(
         "pipeline_tag": task.pipeline_tag,
         "tags": [*task.tags, *(["sentence-transformers"] if with_st else []), "suzoo"],
         "base_model": base_model,
-        "datasets": sorted({data["hub_id"] for data in run["data"].values() if data.get("hub_id")}),
+        "datasets": sorted({name for data in run["data"].values() for name in _hub_ids(data)}),
         "widget": _widget(kind, isinstance(promise["inputs"][0], list), texts, masked),
         "model-index": _model_index(task.task_type, folder.resolve().name, run, metrics),
     }

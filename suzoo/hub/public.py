@@ -13,10 +13,7 @@ FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".gz", "
 def public_record(run: dict) -> dict:
     """What `run.json` says, with files and folders of the author's machine by their names alone."""
     command = [part if part == run["script"] else public_name(part) for part in shlex.split(run["command"])]
-    data = {
-        split: part if part.get("hub_id") else part | {"source": public_name(str(part["source"]))}
-        for split, part in run["data"].items()
-    }
+    data = {split: part | {"source": _sources(str(part["source"]))} for split, part in run["data"].items()}
     fields = {name: _public(run[name]) for name in ("recipe", "settings") if name in run}
     return run | fields | {"command": shlex.join(command), "data": data}
 
@@ -38,6 +35,11 @@ def public_name(text: str) -> str:
     if not is_local(text):
         return text
     return re.split(r"[\\/]", text.rstrip("\\/"))[-1] if text.strip("./~") else Path(text).expanduser().resolve().name
+
+
+def _sources(text: str) -> str:
+    """One source, or several with a space between."""
+    return public_name(text) if Path(text).exists() else " ".join(map(public_name, text.split(" ")))
 
 
 def _public(value: Any) -> Any:

@@ -264,6 +264,16 @@ def test_local_paths_become_names(text, name):
     assert public_name(text) == name
 
 
+def test_of_several_sources_each_is_named(folder):
+    data = {
+        "train": {"source": "a/b /home/me/x.tsv data/*.jsonl", "rows": 2, "sha256": "ab", "hub_id": "a/b"},
+        "dev": {"source": "a/b c/d", "rows": 2, "sha256": "ab", "hub_id": ["a/b", "c/d"]},
+    }
+    card = rewrite(folder, "run.json", RUN | {"data": data})
+    assert "| train | a/b x.tsv *.jsonl | 2 |" in card.text and card.data.datasets == ["a/b", "c/d"]
+    assert eval_results(RUN | {"data": data}, METRICS) == {}  # one number of two data sets belongs on no leaderboard
+
+
 def test_nothing_that_is_pushed_says_where_things_lie(folder, tmp_path):
     """The record, the card, and whatever transformers writes into a folder about where a model came from."""
     secret = tmp_path / "secret-place"
