@@ -5,10 +5,18 @@ Without an initialised process group every function is the identity on one rank,
 
 from __future__ import annotations
 
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+Result = TypeVar("Result")
 
 
 def is_distributed() -> bool:
@@ -70,9 +78,7 @@ def gather_numbers(local: np.ndarray) -> np.ndarray:
     """`local` (N_rank, ...) of all ranks end to end, in rank order; N may differ."""
     if not is_distributed():
         return local
-    # NCCL takes tensors of its own device only
-    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
-    return gather(torch.from_numpy(np.ascontiguousarray(local)).to(device)).cpu().numpy()
+    return gather(torch.from_numpy(np.ascontiguousarray(local)).to(_meeting_place())).cpu().numpy()
 
 
 def all_reduce_sum(value: Tensor) -> Tensor:
@@ -100,3 +106,86 @@ def all_true(flag: bool, device: torch.device | str = "cpu") -> bool:
 def barrier() -> None:
     if is_distributed():
         dist.barrier()
+
+
+def all_gather_objects(value: Any) -> list[Any]:
+    """`value` of every rank (numbers, texts, lists, dicts), in rank order: for what is small and decides something."""
+    if not is_distributed():
+        return [value]
+    device = _meeting_place()
+    mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
+    sizes = _sizes(len(mine), device)
+    padded = mine.new_zeros(max(sizes))
+    padded[: len(mine)] = mine
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded)
+    return [json.loads(bytes(part[:size].tolist())) for part, size in zip(parts, sizes, strict=True)]
+
+
+def broadcast_bytes(value: bytes, *, source: int) -> bytes:
+    """What rank `source` gives, on every rank."""
+    if not is_distributed():
+        return value
+    device = _meeting_place()
+    size = torch.tensor([len(value)], device=device)
+    dist.broadcast(size, source)
+    data = torch.frombuffer(bytearray(value), dtype=torch.uint8) if rank() == source and value else None
+    data = torch.empty(int(size), dtype=torch.uint8) if data is None else data
+    data = data.to(device)
+    if len(data):
+        dist.broadcast(data, source)
+    return data.cpu().numpy().tobytes()
+
+
+def _meeting_place() -> torch.device:
+    """NCCL takes tensors of its own device only."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+
+
+def together(work: Callable[[], Result]) -> Result:
+    """Run `work` on every rank; where it fails on one, none goes on, and all raise that rank's sentence.
+
+    Raises:
+        ValueError, OSError: as `work` raised them here, or ValueError with what another rank raised.
+    """
+    error: Exception | None = None
+    result: Any = None
+    try:
+        result = work()
+    except (ValueError, OSError) as caught:
+        error = caught
+    messages = all_gather_objects(None if error is None else str(error))
+    if error is not None:
+        raise error
+    for number, message in enumerate(messages):
+        if message is not None:
+            raise ValueError(f"process {number} stopped: {message}")
+    return result
+
+
+_LAST_WORDS = "suzoo/last_words"
+
+
+def leave_word(message: str) -> None:
+    """Tell the other ranks why this one stops, for `word_of_another`."""
+    if is_distributed():
+        with contextlib.suppress(RuntimeError, OSError):  # the store may be gone with the rank that held it
+            _store().set(_LAST_WORDS, json.dumps([rank(), message]))
+
+
+def word_of_another() -> str | None:
+    """Why another rank stopped, where one said so before this rank lost its connection."""
+    if not is_distributed():
+        return None
+    with contextlib.suppress(RuntimeError, OSError, ValueError):
+        store = _store()
+        for _ in range(20):
+            if store.check([_LAST_WORDS]):
+                number, message = json.loads(store.get(_LAST_WORDS))
+                return None if number == rank() else f"process {number} stopped: {message}"
+            time.sleep(0.1)
+    return None
+
+
+def _store() -> Any:
+    return dist.distributed_c10d._get_default_store()

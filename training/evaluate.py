@@ -9,8 +9,7 @@ import tyro
 from transformers import AutoConfig
 
 from suzoo.data import read_pairs
-from suzoo.engine import run_script
-from suzoo.engine.record import format_scores
+from suzoo.engine import format_scores, run_script
 from suzoo.evaluation import pair_cosines, pair_metrics
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel
 

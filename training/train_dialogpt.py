@@ -58,7 +58,7 @@ def main() -> None:
         batch = dialogue_batch(examples, pad_token_id=tokenizer.pad_token_id, token_types=is_ours)
         return {**batch, "labels": next_token(batch["labels"])}
 
-    batches = token_batches(recipe, [encode(turns) for turns in train], collate)
+    batches = token_batches(recipe, run, [encode(turns) for turns in train], collate)
     held_out = dev_batches(recipe, [encode(turns) for turns in dev], collate)
     module = LabelledLoss(model, choose_token_loss(recipe), recipe.chunk_size, head)
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance)

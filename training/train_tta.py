@@ -78,7 +78,7 @@ def main() -> None:
         options = {"probability": recipe.mask_probability, "whole_words": recipe.words != "single"}
         return masked_batch(examples, tokenizer=tokenizer, generator=generator, **options)
 
-    batches = token_batches(recipe, [encode(text) for text in train], collate)
+    batches = token_batches(recipe, run, [encode(text) for text in train], collate)
     # the dev loss of a masked model hides the same tokens every time
     hidden_in_dev = torch.Generator().manual_seed(0)
     held_out = dev_batches(recipe, [encode(text) for text in dev], lambda rows: collate(rows, hidden_in_dev))

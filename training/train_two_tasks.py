@@ -7,7 +7,6 @@ model, step, loop, evaluation, save, verify, push.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from recipes.choices import choose_tokenizer, make_encoder
 from recipes.command_line import parse
@@ -89,24 +88,21 @@ def main() -> None:
     def also_loss(batch):
         return recipe.also_weight * cross_entropy_loss(module(classify=True, **batch[0]), batch[1])
 
-    latest: dict[str, Any] = {}  # the loss of each task when it was last in a step
-
     def step(tagged):
         pairs, texts = ([batch for name, batch in tagged if name == task] for task in parts)
-        losses = {}
+        losses, weighted = {}, {}
         if recipe.weighting != "sum":
             tasks = similarity_loss(pairs[0])[0], also_loss(texts[0])
             weights = multitask_backward(tasks, model.parameters(), WEIGHTINGS[recipe.weighting])
             losses = {"similarity_loss": tasks[0].detach(), "also_loss": tasks[1].detach()}
-            latest.update(similarity_weight=weights[0], also_weight=weights[1])
+            weighted = {"similarity_weight": weights[0], "also_weight": weights[1]}
         elif len(pairs) > 1:
             losses["similarity_loss"] = batch_coupled_backward(accelerator, module, pairs, scores_of, cosent(pairs))
         elif pairs:
             losses["similarity_loss"] = mean_backward(accelerator, pairs, similarity_loss)["loss"]
         if texts and recipe.weighting == "sum":
             losses["also_loss"] = mean_backward(accelerator, texts, also_loss)["loss"]
-        latest.update(losses)
-        return {"loss": sum(losses.values()), **latest}
+        return {"loss": sum(losses.values()), **losses, **weighted}
 
     # Loop
     def evaluate() -> dict[str, float]:

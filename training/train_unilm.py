@@ -70,7 +70,7 @@ def main() -> None:
         batch = unilm_batch(examples, pad_token_id=tokenizer.pad_token_id)
         return {**batch, "labels": next_token(batch["labels"])}
 
-    batches = token_batches(recipe, [encode(row) for row in train], collate)
+    batches = token_batches(recipe, run, [encode(row) for row in train], collate)
     held_out = dev_batches(recipe, [encode(row) for row in dev], collate)
     search: list[ParameterSearch] = []
 

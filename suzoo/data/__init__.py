@@ -7,10 +7,10 @@ from suzoo.data.dialogpt import dialogue_batch, encode_dialogue, encode_dialogue
 from suzoo.data.fingerprints import describe, fingerprint
 from suzoo.data.flat import flat_batch
 from suzoo.data.mlm import encode_word_lists, encode_words, masked_batch, segment_chinese
+from suzoo.data.queries import read_queries
 from suzoo.data.readers import Pair, Ranked, check_labels, parse_columns, read_pairs, read_ranked, read_rows, read_texts
 from suzoo.data.sequences import SourceTarget, read_dialogues, read_seq2seq
 from suzoo.data.stored import StoredRows, cache_folder, numbers
-from suzoo.data.token_batches import TokenBatches
 from suzoo.data.tokenizer import train_unigram, train_wordpiece
 from suzoo.data.tokens import Examples, tokenize_rows, tokenizer_key
 from suzoo.data.tta import encode_sentence, encode_sentences, tta_batch
@@ -29,7 +29,6 @@ __all__ = [
     "Ranked",
     "SourceTarget",
     "StoredRows",
-    "TokenBatches",
     "Turn",
     "add_tokens",
     "added_ids",
@@ -58,6 +57,7 @@ __all__ = [
     "read_confusions",
     "read_dialogues",
     "read_pairs",
+    "read_queries",
     "read_ranked",
     "read_rows",
     "read_seq2seq",

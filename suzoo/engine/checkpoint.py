@@ -1,8 +1,10 @@
 """Checkpoints: safetensors and JSON with a manifest of checksums, renamed into place. No pickle is read or written.
 
-A folder `step-00000120/` holds `tensors.safetensors` (weights, optimizer and schedule state), `state.json` (what is not
-a tensor, with references into it), `rng-<rank>.json` and `manifest.json` (SHA-256 of every file). It appears under its
-name only when complete, so a killed run leaves the last complete one.
+A folder `step-00000120/` holds `shard-00000.safetensors` (weights, optimizer and schedule state; where they are
+sharded, every rank writes its own part as `shard-<rank>`), `state.json` (what is not a tensor, with references into the
+shards), `random.json` (the generators of every rank) and `manifest.json` (SHA-256 of every file). It appears under its
+name only when complete, so a killed run leaves the last complete one. Machines without a shared disk each keep what
+their own ranks need, see `suzoo.engine.disks`.
 """
 
 from __future__ import annotations
@@ -19,24 +21,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from suzoo.distributed import barrier, rank
+from suzoo.distributed import all_gather_objects, barrier, rank, world_size
+from suzoo.engine.disks import Disks
 
 logger = logging.getLogger(__name__)
 
 
 def encode(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
-    """`value` as plain JSON; its tensors go to `tensors` under names that begin with `name`.
-
-    Sharded tensors are gathered whole, which every rank must take part in.
-    """
+    """`value` as plain JSON; its tensors, of sharded ones this rank's part, go to `tensors` under names that begin with
+    `name`."""
     if isinstance(value, DTensor):
-        placements = [p.dim if isinstance(p, Shard) else None for p in value.placements]
-        tensors[name] = value.full_tensor().cpu()
-        return {"!": "sharded", "name": name, "placements": placements}
+        if len(value.placements) != 1:
+            raise ValueError("checkpoints keep weights sharded along one dimension of ranks, not a mesh of several")
+        (placement,) = value.placements
+        dim = placement.dim if isinstance(placement, Shard) else None
+        tensors[name] = value.to_local().detach().cpu()
+        return {"!": "sharded", "name": name, "dim": dim, "shape": list(value.shape)}
     if isinstance(value, Tensor):
         tensors[name] = value.detach().cpu()
         return {"!": "tensor", "name": name}
@@ -50,20 +55,94 @@ def encode(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
     raise TypeError(f"{name} is a {type(value).__name__}: a checkpoint keeps tensors, numbers, texts, lists and dicts")
 
 
-def decode(value: Any, tensors: dict[str, Tensor], mesh: Any = None) -> Any:
-    """The inverse of `encode`; `mesh` is where sharded tensors go."""
-    if not isinstance(value, dict):
-        return value
-    kind = value["!"]
-    if kind == "tensor":
-        return tensors[value["name"]].clone()
-    if kind == "sharded":
-        placements = [Replicate() if dim is None else Shard(dim) for dim in value["placements"]]
-        return distribute_tensor(tensors[value["name"]].to(mesh.device_type), mesh, placements)
-    if kind == "dict":
-        return {key: decode(item, tensors, mesh) for key, item in value["items"]}
-    items = [decode(item, tensors, mesh) for item in value["items"]]
-    return tuple(items) if kind == "tuple" else items
+class Reader:
+    """The tensors of a checkpoint, however many ranks wrote it: each by name, whole or the rows that are asked for."""
+
+    def __init__(self, folder: Path, num_shards: int, aliases: dict[str, str], mesh: Any = None):
+        """
+        Args:
+            mesh: of the ranks that tensors are to be sharded over; None keeps them whole.
+        """
+        self.aliases, self.mesh = aliases, mesh
+        self.shards = [safe_open(folder / _shard_name(number), framework="pt") for number in range(num_shards)]
+        # a rank reads its own shard, where as many ranks run as wrote
+        self.was_whole = num_shards == 1
+        self.own = self.shards[rank()] if num_shards == world_size() else self.shards[0]
+
+    def whole(self, value: dict) -> Tensor:
+        dim = value.get("dim")  # along which it lies in the shards; None where each has it whole
+        if dim is None:
+            return self.own.get_tensor(self._stored(value["name"]))
+        return self.rows(value, dim, 0, value["shape"][dim])
+
+    def rows(self, value: dict, dim: int, start: int, stop: int) -> Tensor:
+        """The part from `start` to `stop` along `dim`, read from the shards that hold some of it."""
+        if value.get("dim") != dim:
+            return self.whole(value).narrow(dim, start, stop - start)
+        name, parts, begin = self._stored(value["name"]), [], 0
+        for shard in self.shards:
+            part = shard.get_slice(name)
+            end = begin + part.get_shape()[dim]
+            if (begin < stop and start < end) or (begin == start == stop and not parts):
+                wanted = slice(max(start - begin, 0), min(stop, end) - begin)
+                parts.append(part[(slice(None),) * dim + (wanted,)])
+            begin = end
+        return torch.cat(parts, dim) if parts else self.whole(value).narrow(dim, 0, 0)
+
+    def shape(self, value: dict) -> list[int]:
+        return (
+            value["shape"] if value["!"] == "sharded" else self.own.get_slice(self._stored(value["name"])).get_shape()
+        )
+
+    def decode(self, value: Any, like: Any = None) -> Any:
+        """The inverse of `encode`. What was sharded is sharded again over the ranks that now run, where there is a
+        mesh, and whole elsewhere; what was not is sharded where the same place of `like` holds a sharded tensor."""
+        if not isinstance(value, dict):
+            return value
+        kind = value["!"]
+        if kind in ("tensor", "sharded"):
+            return self._tensor(value, like)
+        if kind == "dict":
+            inside = like if isinstance(like, dict) else {}
+            return {key: self.decode(item, inside.get(key)) for key, item in value["items"]}
+        items = [self.decode(item) for item in value["items"]]
+        return tuple(items) if kind == "tuple" else items
+
+    def _tensor(self, value: dict, like: Any) -> Tensor:
+        shape, like_is_sharded = self.shape(value), isinstance(like, DTensor)
+        sharded_now = value["!"] == "sharded" or (self.was_whole and like_is_sharded and shape)
+        if self.mesh is None or not sharded_now:
+            return self.whole(value)
+        dim = value.get("dim")  # of which this rank keeps its part, None where it keeps all
+        if like_is_sharded and list(like.shape) == shape:
+            (placement,) = like.placements
+            dim = placement.dim if isinstance(placement, Shard) else None
+        if dim is None:
+            local = self.whole(value)
+        else:
+            local = self.rows(value, dim, *_range_of(shape[dim], rank(), world_size()))
+        size = torch.Size(shape)
+        return DTensor.from_local(
+            local.contiguous().to(self.mesh.device_type),
+            self.mesh,
+            [Replicate() if dim is None else Shard(dim)],
+            run_check=False,
+            shape=size,
+            stride=torch.empty(size, device="meta").stride(),
+        )
+
+    def _stored(self, name: str) -> str:
+        return self.aliases.get(name, name)
+
+
+def _range_of(length: int, place: int, parts: int) -> tuple[int, int]:
+    """Which of `length` rows lie on a rank, as torch shards them."""
+    most = -(-length // parts)
+    return min(place * most, length), min((place + 1) * most, length)
+
+
+def _shard_name(number: int) -> str:
+    return f"shard-{number:05d}.safetensors"
 
 
 def rng_state() -> dict:
@@ -95,42 +174,87 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The weights as plain CPU tensors; gathers sharded ones, which every rank must take part in."""
+def full_state_dict(model: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
+    """The weights as plain CPU tensors; gathers sharded ones one by one, which every rank must take part in.
+
+    Args:
+        keep: False on ranks that need not have them: they get an empty dict, and never hold more than one tensor.
+    """
     state = {}
     for name, value in model.state_dict().items():
-        state[name] = (value.full_tensor() if isinstance(value, DTensor) else value.detach()).cpu()
+        whole = (value.full_tensor() if isinstance(value, DTensor) else value.detach()).cpu()
+        if keep:
+            state[name] = whole
     return state
 
 
-@contextlib.contextmanager
-def written_whole(folder: Path):
-    """A temporary folder to write into; it gets a manifest and the name `folder` when the block ends well."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+def sync_folder(path: Path) -> None:
+    """Have the disk write a file, or the names in a folder, before going on."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders, and its renames are journalled
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        yield partial
-        manifest = {path.name: sha256(path) for path in sorted(partial.iterdir())}
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=2))
-        for path in [*partial.iterdir(), partial]:
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-    except BaseException:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def written_whole(folder: Path, disks: Disks):
+    """A temporary folder for all ranks to write into; it gets a manifest, the same on all disks, and the name `folder`
+    when the block ended well on every rank. What a rank wrote is what it found new after its own block."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    if disks.leads:
         shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    barrier()
+    written: list[str] = []
+    try:
+        yield partial, written
+        mine = {name: sha256(partial / name) for name in written}
+        manifest = {name: digest for files in all_gather_objects(mine) for name, digest in files.items()}
+        if disks.leads:
+            content = {"ranks": world_size(), "files": manifest}
+            (partial / "manifest.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+            for path in [*partial.iterdir(), partial]:
+                sync_folder(path)
+    except BaseException:
+        if disks.leads:
+            shutil.rmtree(partial, ignore_errors=True)
         raise
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    barrier()  # no disk shows it before all have it
+    if disks.leads:
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+        sync_folder(folder.parent)
+    barrier()
+
+
+def read_manifest(folder: Path) -> dict | None:
+    """What `manifest.json` says: {"ranks": number, "files": {name: SHA-256}}; None when it says nothing of the kind."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    named = isinstance(files, dict) and all(isinstance(digest, str) for digest in files.values())
+    return manifest if named and {"state.json", "random.json"} <= files.keys() else None
+
+
+def sound_files(folder: Path, manifest: dict) -> set[str]:
+    """Names of the files that are here with the checksum of the manifest."""
+    sound = set()
+    for name, digest in manifest["files"].items():
+        with contextlib.suppress(OSError):
+            if sha256(folder / name) == digest:
+                sound.add(name)
+    return sound
 
 
 def is_whole(folder: Path) -> bool:
-    """True when every file is there and has the checksum of the manifest."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        return all(sha256(folder / name) == digest for name, digest in manifest.items())
-    except (OSError, ValueError):
-        return False
+    """True when every file that the manifest names is here and has its checksum."""
+    manifest = read_manifest(folder)
+    return manifest is not None and sound_files(folder, manifest) == set(manifest["files"])
 
 
 def _shared(tensors: dict[str, Tensor]) -> dict[str, str]:
@@ -144,60 +268,77 @@ def _shared(tensors: dict[str, Tensor]) -> dict[str, str]:
     return aliases
 
 
-def save_checkpoint(folder: Path, *, model: nn.Module, state: dict) -> None:
-    """Write the weights of `model` (unwrapped) and `state`, from rank 0; every rank must call it.
+def save_checkpoint(folder: Path, *, model: nn.Module, state: dict, disks: Disks | None = None) -> None:
+    """Write the weights of `model` (unwrapped) and `state`; every rank must call it.
 
     `state` may nest dicts, lists and tuples of tensors, numbers and texts: state dicts of optimizers and schedules.
+    Where anything is sharded every rank writes its part, else one rank of each disk writes all.
     """
+    disks = disks or Disks.shared()
+    weights = dict(model.state_dict())
     tensors: dict[str, Tensor] = {}
-    encoded = encode({"model": dict(model.state_dict()), "state": state}, tensors, "")
+    encoded = encode({"model": weights, "state": state}, tensors, "")
+    sharded = any(isinstance(value, DTensor) for value in weights.values())
+    generators = all_gather_objects(rng_state())
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # written before the rename, next to the folder, by every rank
-    rng = folder.with_name(f".{folder.name}.rng-{rank()}.json")
-    rng.write_text(json.dumps(rng_state()))
-    barrier()
-    if rank() == 0:
-        with written_whole(folder) as partial:
-            aliases = _shared(tensors)
+    with written_whole(folder, disks) as (partial, written):
+        aliases = _shared(tensors)
+        if sharded or disks.leads:
+            written.append(_shard_name(rank() if sharded else 0))
             kept = {name: tensor.contiguous() for name, tensor in tensors.items() if name not in aliases}
-            save_file(kept, partial / "tensors.safetensors")
-            (partial / "state.json").write_text(json.dumps({"state": encoded, "aliases": aliases}))
-            for path in folder.parent.glob(f".{folder.name}.rng-*.json"):
-                shutil.move(path, partial / path.name.removeprefix(f".{folder.name}."))
-    barrier()
+            save_file(kept, partial / written[0])
+        if disks.leads:
+            content = {"state": encoded, "aliases": aliases, "shards": world_size() if sharded else 1}
+            for name, part in (("state.json", content), ("random.json", generators)):
+                (partial / name).write_text(json.dumps(part), encoding="utf-8")
+                written.append(name)
 
 
-def load_checkpoint(folder: Path, *, model: nn.Module) -> dict:
+def load_checkpoint(folder: Path, *, model: nn.Module, optimizer: Any = None) -> dict:
     """Put the weights into `model` and this rank's random numbers into place; returns the `state` that was saved.
 
+    Another number of ranks than wrote it may read it: sharded tensors are cut anew, and random numbers begin anew.
+
+    Args:
+        model: unwrapped; a sharded one gets its own part of each weight.
+        optimizer: of sharded parameters: its state in the result is sharded as they are.
+
     Raises:
-        ValueError: the weights are of another model, or the checkpoint of fewer processes.
+        ValueError: the weights are of another model, or the checkpoint is damaged.
     """
-    tensors = load_file(folder / "tensors.safetensors")
-    content = json.loads((folder / "state.json").read_text())
-    tensors |= {name: tensors[source] for name, source in content["aliases"].items()}
     own = model.state_dict()
     mesh = next((value.device_mesh for value in own.values() if isinstance(value, DTensor)), None)
-    saved = decode(content["state"], tensors, mesh)
-    weights = saved["model"]
-    if weights.keys() != own.keys() or any(weights[name].shape != value.shape for name, value in own.items()):
+    try:
+        content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        generators = json.loads((folder / "random.json").read_text(encoding="utf-8"))
+        reader = Reader(folder, content["shards"], content["aliases"], mesh)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ValueError(f"{folder} is damaged ({error}): delete it, and --resume takes the one before") from error
+    encoded = dict(content["state"]["items"])
+    named = {name: reader.shape(value) for name, value in encoded["model"]["items"]}
+    if named != {name: list(value.shape) for name, value in own.items()}:
         raise ValueError(
             f"{folder} holds the weights of another model: resume with the flags and the data that the run began with"
         )
-    model.load_state_dict(weights)
-    path = folder / f"rng-{rank()}.json"
-    if not path.exists():
-        raise ValueError(f"{folder} was written by fewer processes than now run: resume with the same number")
-    set_rng_state(json.loads(path.read_text()))
-    return saved["state"]
+    model.load_state_dict(reader.decode(encoded["model"], own))
+    state = reader.decode(encoded["state"], {"optimizer": sharded_like(optimizer)} if optimizer is not None else None)
+    if len(generators) == world_size():
+        set_rng_state(generators[rank()])
+    return state
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first; a damaged one is named in a warning and left out."""
-    found = []
-    for path in sorted(folder.glob("step-*")):
-        if is_whole(path):
-            found.append(path)
-        else:
-            logger.warning("%s is damaged (checksums differ) and is not used", path)
-    return found
+class _StateLike(dict):
+    """For every name of a parameter's state, what a tensor of that state is sharded like."""
+
+    def __init__(self, param: DTensor):
+        super().__init__()
+        self.param = param
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return self.param
+
+
+def sharded_like(optimizer: Any) -> dict | None:
+    """In the layout of the optimizer's state dict: its sharded parameters in the place of their state."""
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    return {"state": {i: _StateLike(param) for i, param in enumerate(params) if isinstance(param, DTensor)}}

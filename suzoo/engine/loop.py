@@ -21,8 +21,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from suzoo.distributed import all_reduce_mean, all_true
-from suzoo.engine.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from suzoo.engine.record import RunFolder
+from suzoo.engine.checkpoint import load_checkpoint, save_checkpoint
+from suzoo.engine.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Batches(Protocol):
 
 
 @dataclass
-class FitResult:
+class Progress:
     """How a run stands; saved in every checkpoint."""
 
     step: int = 0
@@ -50,24 +50,44 @@ class FitResult:
 
 
 class Interrupted(SystemExit):
-    """The run was asked to stop (SIGTERM, Ctrl-C) and has written a checkpoint; the exit code is 128 + the signal."""
+    """The run was asked to stop and has written a checkpoint; the exit code is 128 + the signal."""
+
+
+class _Means:
+    """Means of the numbers of each step since the last point of the log; kept in checkpoints."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, list[float]] = {}
+
+    def add(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            total, count = self.sums.get(name, (0.0, 0))
+            self.sums[name] = [total + float(value), count + 1]
+
+    def take(self) -> dict[str, float]:
+        found = {name: total / count for name, (total, count) in self.sums.items()}
+        self.sums = {}
+        return found
 
 
 class _Signals:
-    """Notes SIGTERM and SIGINT instead of dying; a second Ctrl-C dies."""
+    """Notes SIGTERM, SIGHUP and SIGINT instead of dying; a second Ctrl-C dies, a second of the others says no more."""
 
     def __enter__(self):
         self.received: int | None = None
         self._old = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for name in ("SIGTERM", "SIGHUP", "SIGINT"):  # Windows has no SIGHUP
+            number = getattr(signal, name, None)
+            if number is None or signal.getsignal(number) is signal.SIG_IGN:  # nohup stays nohup
+                continue
             with contextlib.suppress(ValueError):  # not in the main thread: no signal arrives there
                 self._old[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame) -> None:
-        if self.received is not None:
+        if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = number
+        self.received = self.received or number
 
     def __exit__(self, *exc) -> None:
         for number, handler in self._old.items():
@@ -90,10 +110,11 @@ def fit(
     monitor: str = "spearman",
     greater_is_better: bool = True,
     patience: int | None = None,
+    save_every: int | None = None,
     keep_checkpoints: int = 2,
     resume: bool = False,
     log_every: int = 10,
-) -> FitResult:
+) -> Progress:
     """Train for `num_steps` optimizer steps and leave the best weights in `model`.
 
     Args:
@@ -113,7 +134,9 @@ def fit(
         monitor, greater_is_better: by which number the best weights are chosen, and in which direction. A NaN is never
             the best: it counts as no gain, with one warning.
         patience: stop after this many evaluations without a gain.
-        resume: continue from the newest complete checkpoint of `run`.
+        save_every: also write a checkpoint every so many steps; each evaluation writes one.
+        resume: continue from the newest complete checkpoint of `run`, with any number of processes. With the number
+            that wrote it the run goes on to the same bits.
 
     Raises:
         ValueError: the loss is not finite (names the step and rows; the last checkpoint stays), or the optimizer
@@ -126,39 +149,49 @@ def fit(
     # NCCL reduces tensors of its own device only; alone, numbers stay on the CPU, which has float64 everywhere
     meeting_place = accelerator.device if accelerator.num_processes > 1 else torch.device("cpu")
     evaluate_every = evaluate_every or batches.steps_per_epoch
-    result = FitResult()
+    result = Progress()
+
+    means = _Means()
 
     def save(folder: Path, **state) -> None:
-        save_checkpoint(folder, model=bare, state=state)
+        save_checkpoint(folder, model=bare, state=state, disks=run.disks)
 
     def save_all() -> None:
         result.seconds = time.perf_counter() - started
         save(
             run.checkpoints / f"step-{result.step:08d}",
             fit=asdict(result),
+            means=means.sums,
             optimizer_class=type(_own(optimizer)).__name__,
             optimizer=optimizer.state_dict(),
             schedule=schedule.state_dict() if schedule else None,
             scaler=accelerator.scaler.state_dict() if accelerator.scaler else None,
         )
-        if accelerator.is_main_process:
-            run.prune(keep_checkpoints, result.best_step)
+        run.prune(keep_checkpoints, result.best_step)
 
     started = time.perf_counter()
     if resume:
-        found = checkpoints(run.checkpoints)
+        found = run.newest_checkpoint()
         if found:
-            state = load_checkpoint(found[-1], model=bare)
-            result = FitResult(**state["fit"])
+            state = load_checkpoint(found, model=bare, optimizer=optimizer)
+            result = Progress(**state["fit"])
+            means.sums = state["means"]
             ours = type(_own(optimizer)).__name__
             if (theirs := state["optimizer_class"]) != ours:
-                raise ValueError(f"{found[-1]} holds the state of {theirs}, not of {ours}: resume with that optimizer")
+                raise ValueError(f"{found} holds the state of {theirs}, not of {ours}: resume with that optimizer")
             optimizer.load_state_dict(state["optimizer"])
             if schedule:
                 schedule.load_state_dict(state["schedule"])
             if accelerator.scaler:
                 accelerator.scaler.load_state_dict(state["scaler"])
-            logger.info("resumed from %s", found[-1])
+            logger.info("resumed from %s", found)
+            if run.processes_then != accelerator.num_processes:
+                logger.warning(
+                    "the run began on %d process(es) and goes on with %d: same batches, steps and schedule; dropout is "
+                    "drawn anew, and sums are rounded in another order",
+                    run.processes_then,
+                    accelerator.num_processes,
+                )
         started -= result.seconds
         if accelerator.is_main_process:
             run.forget_after(result.step)
@@ -197,10 +230,11 @@ def fit(
                 schedule.step()
             result.step += 1
             bar.update()
+            means.add({name: sum(float(metrics[name]) for metrics in seen) / len(seen) for name in seen[0]})
 
             if result.step % log_every == 0 or result.step == num_steps:
                 now = time.perf_counter()
-                values = {name: sum(float(metrics[name]) for metrics in seen) / len(seen) for name in seen[0]}
+                values = means.take()
                 values["lr"] = optimizer.param_groups[0]["lr"]
                 values["epoch"] = result.step / batches.steps_per_epoch
                 values["steps_per_second"] = (result.step - last_step) / (now - last_log)
@@ -243,7 +277,7 @@ def fit(
                 result.stopped_early = patience is not None and result.evaluations_without_gain >= patience
                 last_log, last_step = time.perf_counter(), result.step
                 save_all()
-            elif result.step % evaluate_every == 0:
+            elif result.step % (save_every or evaluate_every) == 0:
                 save_all()
 
             if not all_true(signals.received is None, accelerator.device):
@@ -252,7 +286,13 @@ def fit(
                 raise Interrupted(128 + (signals.received or signal.SIGTERM))
     result.seconds = time.perf_counter() - started
     if result.best_step is not None and result.best_step != result.step:
-        load_checkpoint(run.checkpoints / f"best-{result.best_step:08d}", model=bare)
+        best = run.checkpoints / f"best-{result.best_step:08d}"
+        if run.fetch(best):
+            load_checkpoint(best, model=bare)
+        else:
+            logger.warning(
+                "%s is damaged (checksums differ): the weights of the last step, %d, take its place", best, result.step
+            )
     model.eval()
     return result
 
@@ -298,9 +338,9 @@ def _accumulation_steps(optimizer: Any, accelerator: Accelerator, max_grad_norm:
 def _refuse_loss(loss: float, step: int, batches: Batches, run: RunFolder) -> None:
     rows = list(batches.rows(step))
     shown = ", ".join(str(int(row)) for row in rows[:8]) + (", …" if len(rows) > 8 else "")
-    kept = checkpoints(run.checkpoints)
+    kept = run.last_whole()
     raise ValueError(
         f"loss is {loss} at step {step} (epoch {step // batches.steps_per_epoch}, training rows {shown}); "
-        + (f"the last good checkpoint is {kept[-1]}: " if kept else "no checkpoint was written yet: ")
+        + (f"the last good checkpoint is {kept}: " if kept else "no checkpoint was written yet: ")
         + "look at those rows, or lower the learning rate"
     )

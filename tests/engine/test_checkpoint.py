@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import random
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
-from suzoo.engine.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from suzoo.distributed import barrier, rank, world_size
+from suzoo.engine import RunFolder
+from suzoo.engine.checkpoint import is_whole, load_checkpoint, save_checkpoint
 from tests.ranks import run_ranks
 
 
@@ -50,20 +55,28 @@ def test_weights_optimizer_and_random_numbers_continue_exactly(tmp_path):
     assert torch.equal(other.head.weight, expected[0]) and other.head.weight is other.embedding.weight
     assert (random.random(), np.random.rand()) == expected[1:3] and torch.equal(torch.rand(2), expected[3])
     files = sorted(path.name for path in (tmp_path / "step-00000003").iterdir())
-    assert files == ["manifest.json", "rng-0.json", "state.json", "tensors.safetensors"]
+    assert files == ["manifest.json", "random.json", "shard-00000.safetensors", "state.json"]
 
 
 def test_a_damaged_or_unfinished_checkpoint_is_not_used(tmp_path, caplog):
-    model = Tied()
+    run, model = RunFolder(tmp_path / "run"), Tied()
     for step in (1, 2, 3):
-        save_checkpoint(tmp_path / f"step-{step:08d}", model=model, state={})
-    (tmp_path / ".step-00000004.partial").mkdir()
-    weights = tmp_path / "step-00000003/tensors.safetensors"
+        save_checkpoint(run.checkpoints / f"step-{step:08d}", model=model, state={})
+    (run.checkpoints / ".step-00000004.partial").mkdir()
+    weights = run.checkpoints / "step-00000003/shard-00000.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000001", "step-00000002"]
+    assert run.newest_checkpoint() == run.last_whole() == run.checkpoints / "step-00000002"
     assert "step-00000003 is damaged" in caplog.text
+    # a manifest that names nothing, or is of another kind, vouches for nothing
+    for content in ("{}", "[]", "null", "7", '{"files": {}}', '{"files": {"state.json": 3}}', "\x00"):
+        (run.checkpoints / "step-00000002/manifest.json").write_text(content)
+        assert not is_whole(run.checkpoints / "step-00000002")
+    assert run.newest_checkpoint() == run.checkpoints / "step-00000001"
+    (run.checkpoints / "step-00000001/state.json").unlink()
+    with pytest.raises(ValueError, match=r"no checkpoint in .* is whole: start anew with --overwrite"):
+        run.newest_checkpoint()
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
@@ -78,7 +91,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(tmp_path / "step-00000002", model=model, state={})
-    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000001"]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"] and is_whole(tmp_path / "step-00000001")
 
 
 @pytest.mark.parametrize("other", [nn.Linear(2, 3), nn.Linear(3, 2, bias=False), nn.Sequential(nn.Linear(3, 2))])
@@ -93,34 +106,88 @@ def test_what_is_not_plain_is_refused(tmp_path):
         save_checkpoint(tmp_path / "step-1", model=Tied(), state={"function": print})
 
 
-def sharded_round_trip(folder: str) -> dict:
-    from pathlib import Path
-
+def sharded_or_not(sharded: bool):
     from torch.distributed.device_mesh import init_device_mesh
 
-    def sharded():
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3))
-        fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
-        return model, torch.optim.AdamW(model.parameters(), lr=0.1)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3), nn.Linear(3, 1))  # uneven shards, and an empty one
+    if sharded:
+        fully_shard(model, mesh=init_device_mesh("cpu", (world_size(),)))
+    return model, torch.optim.AdamW(model.parameters(), lr=0.1)
 
-    def steps(model, optimizer):
-        for step in range(3):
-            model(torch.full((2, 5), step + 1.0)).pow(2).mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
 
-    model, optimizer = sharded()
-    steps(model, optimizer)
+def take_steps(model, optimizer):
+    for step in range(3):
+        model(torch.full((2, 5), step + 1.0)).pow(2).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return [p.full_tensor() if isinstance(p, DTensor) else p.detach() for p in model.parameters()]
+
+
+def save_after_steps(folder: str, sharded: bool) -> list:
+    model, optimizer = sharded_or_not(sharded)
+    take_steps(model, optimizer)
     save_checkpoint(Path(folder) / "step-1", model=model, state={"optimizer": optimizer.state_dict()})
-    steps(model, optimizer)
-    again, optimizer = sharded()
-    state = load_checkpoint(Path(folder) / "step-1", model=again)
+    return take_steps(model, optimizer)
+
+
+def go_on(folder: str, sharded: bool) -> list:
+    model, optimizer = sharded_or_not(sharded)
+    state = load_checkpoint(Path(folder) / "step-1", model=model, optimizer=optimizer)
     optimizer.load_state_dict(state["optimizer"])
-    steps(again, optimizer)
-    pairs = zip(model.parameters(), again.parameters(), strict=True)
-    return {"same": all(torch.equal(a.full_tensor(), b.full_tensor()) for a, b in pairs)}
+    moments = [value["exp_avg"] for value in optimizer.state.values()]
+    assert all(isinstance(moment, DTensor) == sharded for moment in moments)
+    return take_steps(model, optimizer)
 
 
-def test_sharded_weights_and_optimizer_state_come_back_on_two_ranks(tmp_path):
-    assert all(result["same"] for result in run_ranks(sharded_round_trip, str(tmp_path)))
+@pytest.mark.parametrize("before", [(1, False), (2, True), (3, True)], ids=["one", "two-shards", "three-shards"])
+def test_any_number_of_ranks_goes_on_with_what_any_other_wrote(tmp_path, before):
+    """Sharded or not, weights and optimizer state are those of the run before."""
+    size, sharded = before
+    write = (save_after_steps, str(tmp_path), sharded)
+    expected = run_ranks(*write, world_size=size)[0] if size > 1 else save_after_steps(*write[1:])
+    written = sorted(path.name for path in (tmp_path / "step-1").glob("shard-*"))
+    assert len(written) == (size if sharded else 1)  # every rank its own part
+    found = [go_on(str(tmp_path), False)]
+    if size != 3:
+        found += run_ranks(go_on, str(tmp_path), True)
+    for weights in found:
+        for one, other in zip(weights, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
+def on_two_disks(folder: str) -> list:
+    """Each rank with a folder of its own, as on machines that share no disk; the second one lost its checkpoint."""
+    run = RunFolder(Path(folder) / str(rank()))
+    assert run.disks.number == 2 and run.disks.leads
+    model = nn.Linear(3, 2)
+    for step in (1, 2):
+        save_checkpoint(run.checkpoints / f"step-{step:08d}", model=model, state={"n": step}, disks=run.disks)
+    barrier()
+    if rank() == 1:
+        shutil.rmtree(run.checkpoints / "step-00000002")
+    if rank() == 0:
+        (run.checkpoints / "step-00000002/random.json").write_text("[]")
+    barrier()
+    newest = run.newest_checkpoint()  # one disk has nothing of the second, the other a part
+    return [newest.name, is_whole(newest), load_checkpoint(newest, model=nn.Linear(3, 2))["n"]]
+
+
+def test_machines_without_a_shared_disk_agree_on_a_checkpoint(tmp_path):
+    assert run_ranks(on_two_disks, str(tmp_path)) == [["step-00000001", True, 1]] * 2
+
+
+def copied(folder: str) -> list:
+    run = RunFolder(Path(folder) / str(rank()))
+    save_checkpoint(run.checkpoints / "step-00000001", model=nn.Linear(3, 2), state={}, disks=run.disks)
+    barrier()
+    if rank() == 1:
+        shutil.rmtree(run.checkpoints / "step-00000001")
+    barrier()
+    return [run.newest_checkpoint().name, is_whole(run.checkpoints / "step-00000001")]
+
+
+def test_a_machine_that_lost_its_disk_gets_the_checkpoint_of_another(tmp_path):
+    assert run_ranks(copied, str(tmp_path)) == [["step-00000001", True]] * 2
+    names = [sorted(path.name for path in (tmp_path / r / "checkpoints/step-00000001").iterdir()) for r in "01"]
+    assert names[0] == names[1]

@@ -291,12 +291,13 @@ def test_run_folder_refuses_what_would_lose_something(tmp_path):
     again.begin(Accelerator(cpu=True), Flags(), {})
     assert not (run.path / "run.json").exists() and again.checkpoints.exists()
     # until the new run has a checkpoint, also when others are refused between
-    assert (run.path / ".replaced/run.json").exists()
+    replaced = tmp_path / ".run.replaced"
+    assert (replaced / "run.json").exists()
     again = RunFolder(tmp_path / "run", overwrite=True)
     again.begin(Accelerator(cpu=True), Flags(), {})
-    assert (run.path / ".replaced/run.json").exists()
+    assert (replaced / "run.json").exists()
     again.prune(1, None)
-    assert not (run.path / ".replaced").exists()
+    assert not replaced.exists()
     home = tmp_path / "home"
     home.mkdir()
     (home / "thesis.txt").write_text("mine")

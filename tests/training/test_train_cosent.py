@@ -134,9 +134,9 @@ def test_an_overwrite_that_is_refused_late_loses_nothing(tmp_path, monkeypatch, 
     run(monkeypatch, train_cosent, *flags)
     late = [*flags, "--overwrite", *HIDDEN.split(), "--max-grad-norm", "1"]
     assert "set max_grad_norm=None" in refused(monkeypatch, capsys, train_cosent, *late)
-    assert (tmp_path / "run/.replaced/model.safetensors").exists()
+    assert (tmp_path / ".run.replaced/model.safetensors").exists()
     run(monkeypatch, train_cosent, *flags, "--overwrite")
-    assert (tmp_path / "run/model.safetensors").exists() and not (tmp_path / "run/.replaced").exists()
+    assert (tmp_path / "run/model.safetensors").exists() and not (tmp_path / ".run.replaced").exists()
 
 
 def test_an_adapter_alone_is_saved_and_opens(tmp_path, monkeypatch):

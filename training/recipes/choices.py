@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from suzoo.data import added_ids, num_ids, train_wordpiece
+from suzoo.data import added_ids, fingerprint, num_ids, train_wordpiece
+from suzoo.engine import check_same_everywhere
 from suzoo.models import CoSENTModel
 from suzoo.models._stock_encoder import POSITIONS_BEHIND_PADDING, load_tokenizer, missing_weights
 from suzoo.optimizers import (
@@ -87,6 +88,7 @@ def choose_tokenizer(recipe: Training, texts: Iterable[str], *, needs: Sequence[
     else:
         tokenizer = train_wordpiece(texts, vocab_size=recipe.vocab_size)
     missing = [f"[{name.upper()}]" for name in needs if getattr(tokenizer, f"{name}_token") is None]
+    check_same_everywhere({"tokenizer": fingerprint([sorted(tokenizer.get_vocab().items())])})
     if missing:
         raise ValueError(f"the tokenizer of {source} has no {' and no '.join(missing)}, which this model needs")
     return tokenizer

@@ -32,7 +32,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from suzoo.data import describe
-from suzoo.distributed import rank
+from suzoo.distributed import rank, together
 from suzoo.engine import RunFolder, end_training, full_state_dict
 from suzoo.hub.publish import publish
 from suzoo.losses.citations import cite
@@ -45,7 +45,7 @@ def begin(recipe: Training) -> tuple[Accelerator, RunFolder]:
     """Processes, precision, trackers, seed, and the checked output folder."""
     check_ranges(recipe)
     recipe.check()
-    check_files(recipe)
+    check_launch()
     tracker = None if recipe.tracker == "none" else recipe.tracker
     if tracker not in (None, "all", *map(str, get_available_trackers())):
         raise ValueError(f"--tracker {tracker} is not installed here: pip install {tracker}")
@@ -61,10 +61,15 @@ def begin(recipe: Training) -> tuple[Accelerator, RunFolder]:
         # Accelerate knows FSDP on accelerators only; torch shards over CPU processes as well
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise ValueError(
+            "DeepSpeed steps in each backward and keeps weights of its own: train with FSDP2 "
+            "(--config_file training/accelerate/fsdp2.yaml), which shares out the same memory"
+        )
     if recipe.precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError("--precision fp16 needs an accelerator: on a CPU use bf16")
-    main_process = accelerator.is_main_process
-    run = RunFolder(recipe.output_dir, overwrite=recipe.overwrite, resume=recipe.resume, main=main_process)
+    together(lambda: check_files(recipe))
+    run = RunFolder(recipe.output_dir, overwrite=recipe.overwrite, resume=recipe.resume)
     if accelerator.device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(recipe.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
@@ -77,6 +82,16 @@ def begin(recipe: Training) -> tuple[Accelerator, RunFolder]:
         recipe.precision,
     )
     return accelerator, run
+
+
+def check_launch() -> None:
+    """Refuse a launcher that starts several processes without telling them of each other."""
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    if tasks > 1 and "SLURM_PROCID" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            f"srun started {tasks} tasks that know nothing of each other: start one per machine, and in it "
+            "`torchrun --nnodes $SLURM_NNODES --nproc-per-node GPUS --rdzv-backend c10d --rdzv-endpoint HOST:29500 …`"
+        )
 
 
 def check_files(recipe: Training) -> None:
@@ -120,7 +135,8 @@ def read_one(
 ) -> tuple[Sequence[Any], dict[str, Any]]:
     """Rows of one source, and what run.json says about them; `columns` default to --columns."""
     columns = recipe.columns if columns is None else columns
-    rows = reader(source, split=split, columns=columns, skip_bad_rows=recipe.skip_bad_rows, max_rows=max_rows)
+    options: dict[str, Any] = {"split": split, "columns": columns, "max_rows": max_rows}
+    rows = together(lambda: reader(source, **options, skip_bad_rows=recipe.skip_bad_rows))
     return rows, describe(source, split, rows)
 
 
@@ -184,7 +200,7 @@ def finish(
         score: called with the whole model once it is saved, on the one process that saves; may add to `scores`.
     """
     if whole is not model:
-        state = full_state_dict(model)  # every process takes part
+        state = full_state_dict(model, keep=accelerator.is_main_process)  # every process takes part
         if accelerator.is_main_process:
             whole.load_state_dict(state, assign=True)
             whole.tie_weights()

@@ -14,18 +14,20 @@ from tokenizers import models
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from suzoo.data import TokenBatches, without_inner_spaces
+from suzoo.data import token_budget_batches, without_inner_spaces
 from suzoo.distributed import all_reduce_sum, rank, world_size
+from suzoo.engine import RunFolder, TokenBatches
 from suzoo.losses import chunked_loss, cross_entropy_loss
-from suzoo.models._batching import token_budget_batches
 from suzoo.models._self_terminating import SelfTerminatingHead
 from suzoo.models._stock_encoder import sharded_units
 
 IGNORED = -100
 
 
-def token_batches(recipe: LanguageModelTraining, examples: Sequence[dict], collate: Callable) -> TokenBatches:
-    """Steps of `micro_batches` micro-batches of examples of like length."""
+def token_batches(
+    recipe: LanguageModelTraining, run: RunFolder, examples: Sequence[dict], collate: Callable
+) -> TokenBatches:
+    """Steps of `micro_batches` micro-batches of examples of like length, for as many ranks as the run began with."""
     return TokenBatches(
         examples,
         [len(example["input_ids"]) for example in examples],
@@ -33,6 +35,8 @@ def token_batches(recipe: LanguageModelTraining, examples: Sequence[dict], colla
         collate=collate,
         seed=recipe.seed,
         num_micro_batches=recipe.micro_batches,
+        num_ranks=run.processes_then,
+        blank=lambda batch: {**batch, "labels": torch.full_like(batch["labels"], IGNORED)},
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from recipes.classifier import Classification
+from recipes.contrastive import Contrastive
 from recipes.language_model import LanguageModelTraining
 from recipes.step import rdrop_of_tokens
 from recipes.unilm import UniLM
@@ -20,12 +22,16 @@ from suzoo.losses import (
     binary_focal_loss,
     class_balanced_weights,
     class_log_prior,
+    contrastive_logits,
+    contrastive_loss,
     cross_entropy_loss,
     dice_loss,
     f1_weighted_bce,
+    flat_nce_loss,
     focal_loss,
     logit_adjusted_cross_entropy,
     multilabel_cross_entropy,
+    supcon_loss,
     tailr_loss,
 )
 
@@ -87,3 +93,33 @@ def choose_token_loss(recipe: LanguageModelTraining) -> Callable[..., Tensor]:
     if isinstance(recipe, UniLM) and recipe.rdrop:
         return partial(rdrop_of_tokens, alpha=recipe.rdrop)
     return partial(cross_entropy_loss, label_smoothing=recipe.label_smoothing)
+
+
+def choose_contrastive_loss(recipe: Contrastive) -> Callable[[Tensor, Tensor], Tensor]:
+    """(embeddings (B, texts of an example, D), numbers (B, 2) of which rows that agree in one are alike) -> scalar.
+
+    All rows are this rank's; the losses gather those of others.
+    """
+
+    def supcon(embeddings: Tensor, numbers: Tensor) -> Tensor:
+        return supcon_loss(embeddings[:, 0], numbers[:, 0], scale=recipe.scale)
+
+    def logits(embeddings: Tensor, numbers: Tensor) -> dict[str, Any]:
+        return {
+            "anchors": embeddings[:, 0],
+            "positives": embeddings[:, 1],
+            "hard_negatives": embeddings[:, 2:] if embeddings.shape[1] > 2 else None,
+            "hard_negative_weight": recipe.hard_negative_weight,
+            "scale": recipe.scale,
+            "negatives": recipe.negatives,
+            "ids": None if recipe.keep_false_negatives else numbers,
+        }
+
+    def info_nce(embeddings: Tensor, numbers: Tensor) -> Tensor:
+        return contrastive_loss(**logits(embeddings, numbers))
+
+    def flat_nce(embeddings: Tensor, numbers: Tensor) -> Tensor:
+        return flat_nce_loss(*contrastive_logits(**logits(embeddings, numbers)))
+
+    # am_softmax has no batch to contrast with: its loss is the script's own
+    return {"supcon": supcon, "info_nce": info_nce, "flat_nce": flat_nce, "am_softmax": supcon}[recipe.loss]

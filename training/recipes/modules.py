@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from suzoo.data import class_names, class_numbers, flat_batch, read_classes
 from suzoo.evaluation import classification_scores
-from suzoo.losses import RunningF1, SoftmaxPairLoss
+from suzoo.losses import CosineLinear, RunningF1, SoftmaxPairLoss
 from suzoo.models import CoSENTModel
 from suzoo.multitask import inverse_gradient_norm, min_norm, pcgrad, primary_auxiliary
 
@@ -108,3 +108,15 @@ def save_second_task(folder: Path, head: dict[str, Tensor], classes: list[str]) 
     (folder / "second_task").mkdir(exist_ok=True)
     save_file(head, folder / "second_task/head.safetensors")
     (folder / "second_task/classes.json").write_text(json.dumps(classes, ensure_ascii=False), encoding="utf-8")
+
+
+class WithDirections(Extended):
+    """With one learnt direction per class, for AM-Softmax."""
+
+    def __init__(self, encoder: CoSENTModel, num_classes: int):
+        super().__init__(encoder)
+        self.directions = CosineLinear(encoder.config.hidden_size, num_classes)
+
+    def forward(self, **inputs):
+        """(N, C) cosines."""
+        return self.directions(self.encoder(**inputs).sentence_embedding)

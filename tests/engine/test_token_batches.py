@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from suzoo import distributed
-from suzoo.data import TokenBatches
+from suzoo.engine import TokenBatches
 from tests.ranks import run_ranks
 
 LENGTHS = np.random.default_rng(0).lognormal(3.2, 0.6, 3000).astype(int) + 3

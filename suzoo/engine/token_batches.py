@@ -17,7 +17,7 @@ class TokenBatches:
     Each epoch draws anew who meets whom among examples of one length, and the order of the micro-batches; those that do
     not fill a last step are left out, others in every epoch. As the lengths are sorted, the cuts and so the number of
     steps are the same in all epochs, and a step is a pure function of the seed and its number. Do not use it where the
-    loss compares the examples of a batch (CoSENT, SimCSE): labels go with length, use `suzoo.engine.RandomBatches`.
+    loss compares the examples of a batch (CoSENT, SimCSE): labels go with length, use `RandomBatches`.
 
     Args:
         examples: anything indexable.
@@ -26,6 +26,9 @@ class TokenBatches:
         collate: list of examples -> micro-batch.
         seed: of all choices.
         num_micro_batches: micro-batches per optimizer step on each rank.
+        num_ranks: how many ranks the steps are made for; default is how many run. Others may run them, to the same
+            gradient: the micro-batches of a step are shared out anew.
+        blank: micro-batch -> one like it without labels, for ranks that get one less than others.
 
     Raises:
         ValueError: not one length per example; an example longer than `max_tokens`; fewer micro-batches than one step
@@ -41,6 +44,8 @@ class TokenBatches:
         collate: Callable[[list[Any]], Any],
         seed: int = 0,
         num_micro_batches: int = 1,
+        num_ranks: int | None = None,
+        blank: Callable[[Any], Any] | None = None,
     ):
         if len(examples) != len(lengths) or not len(lengths):
             raise ValueError(
@@ -58,7 +63,10 @@ class TokenBatches:
         self.collate = collate
         self.seed = seed
         self.num_micro_batches = num_micro_batches
-        self._per_step = world_size() * num_micro_batches
+        self._per_step = (num_ranks or world_size()) * num_micro_batches
+        self.blank = blank
+        if self._per_step % world_size() and blank is None:
+            raise ValueError(f"{self._per_step} micro-batches of a step can't be shared out to {world_size()} ranks")
         self._epoch: tuple[int, list[np.ndarray]] | None = None
         self.steps_per_epoch = len(self._batches(0)) // self._per_step
         if not self.steps_per_epoch:
@@ -85,5 +93,8 @@ class TokenBatches:
         return np.concatenate(self._of_step(step))
 
     def __getitem__(self, step: int) -> list[Any]:
-        mine = self._of_step(step)[rank() :: world_size()]
-        return [self.collate([self.examples[row] for row in rows]) for rows in mine]
+        everywhere = self._of_step(step)
+        parts = [self.collate([self.examples[row] for row in rows]) for rows in everywhere[rank() :: world_size()]]
+        if self.blank is not None and len(parts) < -(-len(everywhere) // world_size()):
+            parts.append(self.blank(self.collate([self.examples[row] for row in everywhere[0]])))
+        return parts

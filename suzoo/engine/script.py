@@ -1,0 +1,78 @@
+"""How a script begins and ends: one sentence for what a user can get wrong, on every process; a clean exit."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from accelerate import Accelerator
+from safetensors import SafetensorError
+
+from suzoo.distributed import leave_word, word_of_another, world_size
+from suzoo.engine import lock
+
+
+def end_training(accelerator: Accelerator) -> None:
+    """Close the trackers; the process group stays for `run_script` to leave behind.
+
+    `Accelerator.end_training` would destroy it. Its last owner is then the DDP module, which dies with the GIL held and
+    waits for gloo's threads, one of which may want the GIL to free a tensor: one process in some hundred runs hung.
+    """
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's `main`; a user's mistake (ValueError, OSError) becomes one sentence and exit code 2.
+
+    One process of several leaves without Python's clean-up, in which the threads of a process group may abort or hang.
+    The environment variable SUZOO_TRACEBACK=1 shows the traceback instead.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal shows Chinese as escapes
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for noisy in ("httpx", "httpx2", "datasets", "accelerate"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    process = f" (process {os.environ.get('RANK', '?')})" if several else ""
+    code = 0
+    try:
+        main()
+    except KeyboardInterrupt:
+        print(f"interrupted{process}", file=sys.stderr, flush=True)
+        code = 130
+    except Exception as error:
+        if os.environ.get("SUZOO_TRACEBACK") == "1":
+            raise
+        is_mistake = isinstance(error, ValueError | OSError | SafetensorError)
+        message = sentence(error) if is_mistake else f"{type(error).__name__}: {error}"
+        told = None if is_mistake else word_of_another()  # a lost connection is no reason: that rank knew one
+        if told is None:
+            leave_word(message)
+        if told is None and not is_mistake:
+            raise
+        print(f"error{process}: {told or message}", file=sys.stderr, flush=True)
+        code = 2
+    finally:
+        lock.release_all()
+    if world_size() > 1:
+        # gloo's threads abort a process that just ends, and may hang one that destroys the group, see `end_training`
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    if code:
+        sys.exit(code)
+
+
+def sentence(error: Exception) -> str:
+    """What to tell a user whose mistake this is."""
+    message = " ".join(str(error).split())
+    if "trust_remote_code=True" in message:  # transformers' own words are for programmers
+        message = "the model needs Python code that it brings along: read it, then give --trust-remote-code"
+    if "No space left" in message or "File too large" in message:
+        message += "; make room, then go on with --resume in place of --overwrite"
+    return message
