@@ -21,7 +21,7 @@ from suzoo.data import check_labels, flat_batch, read_pairs, read_ranked
 from suzoo.distributed import gather
 from suzoo.engine import RandomBatches, batch_coupled_backward, fit, run_script
 from suzoo.evaluation import pair_cosines, pair_metrics, retrieval_metrics
-from suzoo.losses import cosent_loss
+from suzoo.losses import angle_scores, cosent_loss
 
 
 def main() -> None:
@@ -59,19 +59,21 @@ def main() -> None:
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance)
 
     # Step
-    def cosines(inputs):
+    alike = angle_scores if recipe.loss == "angle" else F.cosine_similarity
+
+    def scores(inputs):
         embeddings = module(**inputs).sentence_embedding
-        return F.cosine_similarity(embeddings[0::2], embeddings[1::2])
+        return alike(embeddings[0::2], embeddings[1::2])
 
     def scores_of(micro_batch):
-        return of_passes(cosines, micro_batch[0], rdrop=recipe.rdrop)
+        return of_passes(scores, micro_batch[0], rdrop=recipe.rdrop)
 
     def cosent_step(micro_batches):
         everywhere = gather(torch.cat([labels for _, labels in micro_batches]))
         loss_of_one_pass = partial(cosent_loss, labels=everywhere, scale=recipe.scale)
 
-        def loss(scores):  # only scores and labels travel between processes
-            return rdrop_of_scores(gather(scores), loss_of_one_pass, alpha=recipe.rdrop, scale=recipe.scale)
+        def loss(local):  # only scores and labels travel between processes
+            return rdrop_of_scores(gather(local), loss_of_one_pass, alpha=recipe.rdrop, scale=recipe.scale)
 
         if len(micro_batches) > 1:
             return {"loss": batch_coupled_backward(accelerator, module, micro_batches, scores_of, loss)}
@@ -79,7 +81,7 @@ def main() -> None:
             recipe,
             lambda: loss(scores_of(micro_batches[0])),
             model,
-            compute_logits=lambda: preferences(gather(cosines(micro_batches[0][0])), recipe.scale),
+            compute_logits=lambda: preferences(gather(scores(micro_batches[0][0])), recipe.scale),
         )
         accelerator.backward(value)
         return numbers
@@ -103,12 +105,12 @@ def main() -> None:
         evaluate=evaluate,
         **recipe.loop_options,
     )
-    scores = {"dev": evaluate()}
+    found = {"dev": evaluate()}
     if recipe.ranked:
-        scores["ranked"] = retrieval_metrics(model.encode, ranked)
+        found["ranked"] = retrieval_metrics(model.encode, ranked)
 
     # Save, verify, push
-    finish(recipe, accelerator, run, model, whole, tokenizer, scores, provenance)
+    finish(recipe, accelerator, run, model, whole, tokenizer, found, provenance)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,16 @@ import argparse
 import os
 import sys
 
-from suzoo.cli import chat, encoders, explain, folders, language_models, vocabulary
+from suzoo import __version__
+from suzoo.cli import chat, encoders, explain, folders, language_models, train, vocabulary
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="suzoo", description="Use, check and publish suzoo's models.", allow_abbrev=False
     )
+    parser.add_argument("--version", action="version", version=f"suzoo {__version__}")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars and no notes; errors stay")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, function, help: str) -> argparse.ArgumentParser:
@@ -24,13 +27,17 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         return sub
 
-    for module in (encoders, language_models, vocabulary, chat, explain, folders):
+    for module in (train, encoders, language_models, vocabulary, chat, explain, folders):
         module.add_commands(command)
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    if options.quiet:  # before the libraries are loaded that read these
+        os.environ.update(
+            TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error", SUZOO_QUIET="1"
+        )
     try:
         return options.function(options)
     except BrokenPipeError:  # the reader of our stdout, such as head, has seen enough

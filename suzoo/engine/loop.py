@@ -277,7 +277,7 @@ def fit(
                 result.stopped_early = patience is not None and result.evaluations_without_gain >= patience
                 last_log, last_step = time.perf_counter(), result.step
                 save_all()
-            elif result.step % (save_every or evaluate_every) == 0:
+            elif result.step % evaluate_every == 0 or (save_every and result.step % save_every == 0):
                 save_all()
 
             if not all_true(signals.received is None, accelerator.device):

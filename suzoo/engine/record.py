@@ -58,8 +58,8 @@ def write_record(
 
 def command_line(script: str) -> str:
     """The command that this run is, for whoever wants to repeat it."""
-    if Path(sys.argv[0]).name == "suzoo":
-        return shlex.join(["suzoo", *sys.argv[1:]])
+    if sys.argv[0].startswith("suzoo train"):
+        return shlex.join([*sys.argv[0].split(), *sys.argv[1:]])
     return shlex.join(["accelerate", "launch", script, *sys.argv[1:]])
 
 

@@ -34,7 +34,8 @@ def run_script(main: Callable[[], None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an ASCII terminal shows Chinese as escapes
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    quiet = os.environ.get("SUZOO_QUIET") == "1"
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
     for noisy in ("httpx", "httpx2", "datasets", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1

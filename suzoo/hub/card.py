@@ -68,6 +68,7 @@ STOCK_NEEDS = "4.57"
 OWN_CODE_NEEDS = "5.17"
 LOSSES = {
     "cosent": "with the CoSENT loss",
+    "angle": "with AnglE, CoSENT's loss on angles in complex space",
     "sbert": "as Sentence-BERT, by a classifier over [u; v; |u-v|], the baseline of the CoSENT article",
 }
 

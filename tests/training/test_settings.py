@@ -75,7 +75,17 @@ def test_the_card_shows_what_had_an_effect():
 
 def test_only_what_changes_nothing_may_change_at_a_resume():
     assert changeable(CoSENT()) == {
-        *("output_dir", "overwrite", "resume", "push_to", "tracker", "cpu_threads", "license", "language"),
+        *(
+            "output_dir",
+            "overwrite",
+            "resume",
+            "push_to",
+            "tracker",
+            "cpu_threads",
+            "save_every",
+            "license",
+            "language",
+        ),
     }
 
 

@@ -72,8 +72,10 @@ class Model:
 class Steps:
     group = "training"
 
-    epochs: Annotated[float, Setting(above=0)] = 1
+    epochs: Annotated[float, Setting(above=0, part_of=("max_steps=None",))] = 1
     """Passes over the training data."""
+    max_steps: Annotated[int | None, POSITIVE] = None
+    """Optimizer steps, in place of --epochs."""
     micro_batches: Annotated[int, POSITIVE] = 1
     """Parts in which each process computes its share of a step; the gradient stays that of the whole step."""
     optimizer: str = "adamw"
@@ -98,13 +100,16 @@ class Steps:
     compile: bool = False
     """torch.compile the encoder."""
     cpu_threads: Annotated[int, Setting(least=0, resume=True)] = 0
-    """Threads per process on the CPU; 0 shares the cores out (accelerate launch alone would give 1)."""
+    """Threads per process on the CPU; 0 takes OMP_NUM_THREADS where it is set, else shares the cores out (a 1 under
+    accelerate launch or torchrun is theirs, and no choice)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass, to save memory."""
     seed: Annotated[int, COUNT] = 0
     """Of weights, dropout and the order of the data."""
     evaluate_every: Annotated[int | None, POSITIVE] = None
     """Optimizer steps between evaluations; default is one epoch."""
+    save_every: Annotated[int | None, Setting(least=1, resume=True)] = None
+    """Optimizer steps between checkpoints beside those of the evaluations; default is none."""
     patience: Annotated[int | None, POSITIVE] = None
     """Stop after this many evaluations without a gain."""
 
@@ -138,7 +143,7 @@ class Training(Output, Steps, Model, Data):
     @property
     def loop_options(self) -> dict[str, Any]:
         """The fields that `fit` takes under the same names."""
-        names = ("max_grad_norm", "evaluate_every", "patience", "resume")
+        names = ("max_grad_norm", "evaluate_every", "save_every", "patience", "resume")
         return {name: getattr(self, name) for name in names}
 
     @property

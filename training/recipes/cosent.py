@@ -9,13 +9,16 @@ from recipes.base import PairTraining
 from recipes.regularizers import Regularized
 from recipes.settings import Setting, flag
 
+CITED = {"cosent": ["cosent_loss"], "angle": ["cosent_loss", "angle_scores"], "sbert": ["SoftmaxPairLoss"]}
+
 
 @dataclass(frozen=True, kw_only=True)
 class CoSENT(PairTraining, Regularized):
     group = "loss"
 
-    loss: Literal["cosent", "sbert"] = "cosent"
-    """cosent: rank pairs by cosine. sbert: Sentence-BERT's classifier over [u; v; |u-v|], the article's baseline."""
+    loss: Literal["cosent", "angle", "sbert"] = "cosent"
+    """cosent: rank pairs by cosine. angle: rank them by AnglE's angle in complex space (arXiv 2309.12871). sbert:
+    Sentence-BERT's classifier over [u; v; |u-v|], the article's baseline. In-batch contrast: train_contrastive.py."""
     scale: Annotated[float, Setting(above=0)] = 20.0
     """Inverse temperature of the cosines."""
     class_threshold: Annotated[float, Setting(part_of=("loss=sbert",))] = 0.5
@@ -25,12 +28,12 @@ class CoSENT(PairTraining, Regularized):
 
     @property
     def cited(self) -> list[str]:
-        return ["SoftmaxPairLoss" if self.loss == "sbert" else "cosent_loss", *super().cited]
+        return [*CITED[self.loss], *super().cited]
 
     def check(self) -> None:
         super().check()
         if self.loss == "sbert" and self.regularizers:
-            raise ValueError(f"{flag(self.regularizers[0])} is for --loss cosent, not sbert")
+            raise ValueError(f"{flag(self.regularizers[0])} is for --loss cosent and angle, not sbert")
 
 
 def quickstart() -> CoSENT:

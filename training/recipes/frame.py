@@ -36,6 +36,7 @@ from suzoo.distributed import rank, together
 from suzoo.engine import RunFolder, end_training, full_state_dict
 from suzoo.hub.publish import publish
 from suzoo.losses.citations import cite
+from suzoo.models import CoSENTCrossEncoder, CoSENTModel
 from suzoo.optimizers import get_schedule
 
 logger = logging.getLogger(__name__)
@@ -71,17 +72,27 @@ def begin(recipe: Training) -> tuple[Accelerator, RunFolder]:
     together(lambda: check_files(recipe))
     run = RunFolder(recipe.output_dir, overwrite=recipe.overwrite, resume=recipe.resume)
     if accelerator.device.type == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(recipe.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        torch.set_num_threads(recipe.cpu_threads or share_of_cores())
     set_seed(recipe.seed)
     logger.info(
-        "%s, %d process(es) on %s, precision %s",
+        "%s, %d process(es) on %s, %d thread(s) each, precision %s",
         accelerator.distributed_type.value,
         accelerator.num_processes,
         accelerator.device.type,
+        torch.get_num_threads(),
         recipe.precision,
     )
     return accelerator, run
+
+
+def share_of_cores() -> int:
+    """OMP_NUM_THREADS, where somebody chose it; else the cores of this process' share."""
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    launched = "LOCAL_WORLD_SIZE" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ  # both set 1 unasked
+    if chosen.isdecimal() and int(chosen) > 0 and not (launched and chosen == "1"):
+        return int(chosen)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def check_launch() -> None:
@@ -171,7 +182,7 @@ def prepare(
         provenance: as `read` returned it.
         wrap: puts another optimizer around that of --optimizer.
     """
-    num_steps = max(1, round(recipe.epochs * batches.steps_per_epoch))
+    num_steps = recipe.max_steps or max(1, round(recipe.epochs * batches.steps_per_epoch))
     optimizer = wrap(choose_optimizer(recipe, module))
     schedule = get_schedule(recipe.schedule, optimizer, num_steps=num_steps, warmup=recipe.warmup)
     module, optimizer = accelerator.prepare(module, optimizer)
@@ -210,7 +221,8 @@ def finish(
     if recipe.lora_r and not recipe.adapter_only:
         merge_adapters(whole)
     whole.save_pretrained(run.path)
-    tokenizer.save_pretrained(run.path)
+    if not isinstance(whole, CoSENTModel | CoSENTCrossEncoder):  # those have saved it, with the length that they cut at
+        tokenizer.save_pretrained(run.path)
     score(whole)
     run.finish(
         recipe,

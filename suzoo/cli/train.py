@@ -1,0 +1,55 @@
+"""`suzoo train NAME RECIPE [--flags]`: the training scripts, of a checkout or of the wheel, which carries them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import runpy
+import sys
+from pathlib import Path
+
+
+def scripts_folder() -> Path:
+    """`training/`: package data in a wheel, beside the package in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "training"
+    return inside if inside.is_dir() else package.parent / "training"
+
+
+def names() -> list[str]:
+    return sorted(path.stem.removeprefix("train_") for path in scripts_folder().glob("train_*.py"))
+
+
+def add_commands(command) -> None:
+    parser = command("train", train, "Train a model: suzoo train cosent quickstart --output-dir out/x.")
+    configs = sorted(path.stem for path in (scripts_folder() / "accelerate").glob("*.yaml"))
+    parser.add_argument(
+        "--config",
+        metavar="NAME",
+        help="launch with this Accelerate configuration, for several processes: "
+        f"{', '.join(configs)}, or a file. `accelerate launch … -m suzoo train` and torchrun's like work too",
+    )
+    parser.add_argument("script", choices=names(), metavar="NAME", help=f"what to train: {', '.join(names())}")
+    parser.add_argument(
+        "arguments", nargs=argparse.REMAINDER, metavar="RECIPE", help="and its flags: suzoo train NAME --help"
+    )
+
+
+def train(options: argparse.Namespace) -> int:
+    folder = scripts_folder()
+    if options.config:
+        config = folder / "accelerate" / f"{options.config}.yaml"
+        config = config if config.exists() else Path(options.config)
+        if not config.is_file():
+            raise ValueError(f"there is no Accelerate configuration {options.config}: neither ours nor a file")
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", "suzoo"]
+        os.execv(sys.executable, [*launch, "train", options.script, *options.arguments])
+    sys.path.insert(0, str(folder))  # scripts import their recipes from their own folder
+    sys.argv = [f"suzoo train {options.script}", *options.arguments]
+    asked_for_help = not {"-h", "--help"}.isdisjoint(options.arguments)
+    if asked_for_help and (folder / "recipes" / f"{options.script}.py").exists():
+        parse = importlib.import_module("recipes.command_line").parse  # without torch, at once
+        parse(importlib.import_module(f"recipes.{options.script}").RECIPES, f"Train by train_{options.script}.py.")
+    runpy.run_path(str(folder / f"train_{options.script}.py"), run_name="__main__")
+    return 0
