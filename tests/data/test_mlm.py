@@ -77,6 +77,14 @@ def test_shares_are_those_of_bert(tokenizer, whole_words):
     assert is_mask == pytest.approx(0.8, abs=0.03) and same == pytest.approx(0.1, abs=0.03)
 
 
+@pytest.mark.parametrize(("num_tokens", "num_chosen"), [(1, 1), (9, 1), (12, 2), (16, 2), (17, 3), (31, 5)])
+def test_the_share_is_rounded_to_the_nearest(tokenizer, num_tokens, num_chosen):
+    """And is one token at least: 15 % of 12 are 1.8."""
+    example = encode_words(tokenizer, ["了"] * num_tokens, max_tokens=64)
+    labels = masked(tokenizer, [example], whole_words=False)["labels"]
+    assert (labels != -100).sum() == num_chosen
+
+
 def test_a_batch_is_padded_and_padding_is_never_chosen(tokenizer):
     examples = [encode_words(tokenizer, words, max_tokens=64) for words in (WORDS, ["了"], ["昨天", "了"])]
     batch = masked(tokenizer, examples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -56,6 +57,16 @@ def test_weights_optimizer_and_random_numbers_continue_exactly(tmp_path):
     assert (random.random(), np.random.rand()) == expected[1:3] and torch.equal(torch.rand(2), expected[3])
     files = sorted(path.name for path in (tmp_path / "step-00000003").iterdir())
     assert files == ["manifest.json", "random.json", "shard-00000.safetensors", "state.json"]
+
+
+def test_a_matrix_and_its_transpose_are_two_tensors(tmp_path):
+    """One storage, start and shape, but other strides: only what is the same tensor is kept once."""
+    square = torch.arange(9.0).view(3, 3)
+    save_checkpoint(tmp_path / "step-00000001", model=nn.Linear(1, 1), state={"a": square, "b": square.T, "c": square})
+    state = load_checkpoint(tmp_path / "step-00000001", model=nn.Linear(1, 1))
+    assert torch.equal(state["a"], square) and torch.equal(state["b"], square.T) and torch.equal(state["c"], square)
+    aliases = json.loads((tmp_path / "step-00000001" / "state.json").read_text())["aliases"]
+    assert len(aliases) == 1
 
 
 def test_a_damaged_or_unfinished_checkpoint_is_not_used(tmp_path, caplog):

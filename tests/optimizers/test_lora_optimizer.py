@@ -193,6 +193,34 @@ def test_projection_is_the_gradient_in_expectation():
     assert torch.linalg.matrix_rank(weight.detach()) == 4  # fresh projections reach full rank
 
 
+def test_a_new_projection_starts_with_a_new_inner_state():
+    """The momentum of the old A and B is no direction for the new ones: every period is a new optimizer's first."""
+    weight, fresh = (nn.Parameter(torch.zeros(5, 4).double()) for _ in range(2))
+    optimizer = LoRAOptimizer([weight], adam, r=2, variant="projection", refresh=2)
+    for period, grads in enumerate(zip(*[iter(random_grads((5, 4), 6))] * 2, strict=True)):
+        alone = LoRAOptimizer([fresh], adam, r=2, variant="projection", refresh=2)
+        alone.num_steps = 2 * period
+        (adapter,) = alone._adapters
+        adapter.anchors = alone._draw(fresh, 0)
+        for step, grad in enumerate(grads):
+            weight.grad, fresh.grad = grad.clone(), grad.clone()
+            optimizer.step()
+            alone.step()
+            assert torch.equal(weight, fresh)
+            assert bool(optimizer.state) == (step == 0)
+
+
+@pytest.mark.parametrize("r", [1, 4])
+def test_the_init_of_peft_is_as_wide_as_that_of_its_layers(r):
+    """Uniform within n^-1/2 of the input side, whatever the rank; B is zero."""
+    weight = nn.Parameter(torch.zeros(9, 400).double())
+    (adapter,) = LoRAOptimizer([weight], sgd, r=r, init="peft")._adapters
+    layer = get_peft_model(nn.Sequential(nn.Linear(400, 9)), LoraConfig(r=r, target_modules=["0"])).base_model.model[0]
+    for a in (adapter.a, layer.lora_A["default"].weight):
+        assert 0.95 / 20 < a.detach().abs().max() <= 1 / 20
+    assert not adapter.b.any()
+
+
 def test_projection_holds_its_matrices_for_the_period():
     weight = nn.Parameter(torch.zeros(5, 4).double())
     optimizer = LoRAOptimizer([weight], adam, r=1, variant="projection", refresh=3)
