@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -75,6 +76,35 @@ def adamw_update(
     )
 
 
+def adamw_update_foreach(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momenta: list[Tensor],
+    second_moments: list[Tensor],
+    *,
+    beta1: float,
+    beta2: float,
+    lr: float,
+    weight_decay: float,
+    correction1: float,
+    correction2: float,
+    eps: float,
+    eps_inside: bool,
+    lr_factor: float,
+) -> None:
+    """`adamw_update` on lists, in place; the gradients are left alone."""
+    torch._foreach_lerp_(momenta, grads, 1 - beta1)
+    torch._foreach_lerp_(second_moments, torch._foreach_mul(grads, grads), 1 - beta2)
+    roots = torch._foreach_div(second_moments, correction2)
+    if eps_inside:
+        torch._foreach_add_(roots, eps)
+    torch._foreach_sqrt_(roots)
+    if not eps_inside:
+        torch._foreach_add_(roots, eps)
+    torch._foreach_mul_(params, 1 - lr * weight_decay)
+    torch._foreach_addcdiv_(params, momenta, roots, value=-lr * lr_factor / correction1)
+
+
 def _derived(group: Group, kind: None, step: float) -> dict[str, Any]:
     beta1, beta2 = group["betas"]
     return {
@@ -116,7 +146,7 @@ class AccumulatedAdamW(RuleOptimizer):
         scale_lr: multiply the step (not the decay) by √k; for "mean_sq".
         lazy: see `Lion`; LazyAdam for embeddings (kexue.fm/archives/6869). Only without accumulation.
         free_gradients: fold gradients during backward and free them.
-        rounding, compile: see `RuleOptimizer`.
+        rounding, foreach, compile: see `RuleOptimizer`. foreach is for updates without accumulation.
 
     State: two floats per parameter.
     """
@@ -135,6 +165,7 @@ class AccumulatedAdamW(RuleOptimizer):
         },
         check=_check,
         derived=_derived,
+        foreach=adamw_update_foreach,
         traced=("lr", "weight_decay", "beta1", "beta2", "correction1", "correction2"),
         fold=_fold,
         move=adamw_move,
@@ -155,6 +186,7 @@ class AccumulatedAdamW(RuleOptimizer):
         lazy: bool = False,
         free_gradients: bool = False,
         rounding: Rounding = "nearest",
+        foreach: bool | None = None,
         compile: bool = False,
     ):
         super().__init__(
@@ -170,5 +202,6 @@ class AccumulatedAdamW(RuleOptimizer):
             lazy=lazy,
             free_gradients=free_gradients,
             rounding=rounding,
+            foreach=foreach,
             compile=compile,
         )

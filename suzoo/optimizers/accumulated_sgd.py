@@ -5,6 +5,7 @@ Source: Su, kexue.fm/archives/8634.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -46,6 +47,28 @@ def sgd_update(
     return sgd_move(param, momentum, lr=lr, weight_decay=weight_decay, dampening=dampening, decoupled=decoupled)
 
 
+def sgd_update_foreach(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momenta: list[Tensor],
+    *,
+    beta: float,
+    lr: float,
+    weight_decay: float,
+    dampening: float,
+    decoupled: bool,
+) -> None:
+    """`sgd_update` on lists, in place; the gradients are left alone."""
+    torch._foreach_mul_(momenta, beta)
+    torch._foreach_add_(momenta, grads, alpha=1 - dampening)
+    if decoupled:
+        torch._foreach_mul_(params, 1 - lr * weight_decay)
+        torch._foreach_add_(params, momenta, alpha=-lr)
+        return
+    torch._foreach_add_(momenta, params, alpha=(1 - dampening) * weight_decay)
+    torch._foreach_add_(params, momenta, alpha=-lr)
+
+
 def _fold(job: Job, first: bool) -> None:
     """m ← [(β - 1) χ + 1] m + (1 - dampening) / k g"""
     group, grad, momentum = job.group, job.grad, local(job.state["momentum"])
@@ -67,7 +90,7 @@ class AccumulatedSGD(RuleOptimizer):
             form is dampening = momentum.
         weight_decay: L2 as in torch.optim.SGD, or decoupled (θ shrinks by lr * weight_decay).
         free_gradients: fold gradients during backward and free them.
-        rounding, compile: see `RuleOptimizer`.
+        rounding, foreach, compile: see `RuleOptimizer`. foreach is for updates without accumulation.
 
     State: one float per parameter. Nesterov momentum is not offered: it needs the mean gradient by itself.
     """
@@ -77,6 +100,7 @@ class AccumulatedSGD(RuleOptimizer):
         states=("momentum",),
         options={"momentum": BELOW_1, "dampening": BELOW_1, "decoupled": FLAG, "accumulation_steps": COUNT},
         derived=lambda group, kind, step: {"beta": group["momentum"]},
+        foreach=sgd_update_foreach,
         fold=_fold,
         move=sgd_move,
     )
@@ -93,6 +117,7 @@ class AccumulatedSGD(RuleOptimizer):
         decoupled: bool = False,
         free_gradients: bool = False,
         rounding: Rounding = "nearest",
+        foreach: bool | None = None,
         compile: bool = False,
     ):
         super().__init__(
@@ -105,5 +130,6 @@ class AccumulatedSGD(RuleOptimizer):
             accumulation_steps=accumulation_steps,
             free_gradients=free_gradients,
             rounding=rounding,
+            foreach=foreach,
             compile=compile,
         )

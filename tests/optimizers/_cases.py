@@ -34,6 +34,8 @@ CASES = {
     "Tiger": Case(lambda p, lr=0.03, **o: Tiger(p, lr, **o), elementwise=False, foreach=True),
     "Tiger, k=2": Case(lambda p, lr=0.03, **o: Tiger(p, lr, accumulation_steps=2, **o), k=2, elementwise=False),
     "AccumulatedSGD, k=2": Case(lambda p, lr=0.03, **o: AccumulatedSGD(p, lr, accumulation_steps=2, **o), k=2),
+    "AccumulatedSGD": Case(lambda p, lr=0.03, **o: AccumulatedSGD(p, lr, **o), foreach=True),
+    "AccumulatedAdamW": Case(lambda p, lr=0.03, **o: AccumulatedAdamW(p, lr, **o), foreach=True),
     "AccumulatedAdamW, k=2": Case(lambda p, lr=0.03, **o: AccumulatedAdamW(p, lr, accumulation_steps=2, **o), k=2),
     "Accumulated(Lion, 2)": Case(_wrapped_lion, k=2, compile=False),
     "Signum": Case(lambda p, lr=0.03, **o: Signum(p, lr, **o)),  # the smallest rule, of CONTRIBUTING.md

@@ -49,11 +49,11 @@ def inputs(*more: dict):
     return make
 
 
-def info(cls, *more: dict, foreach: bool = True) -> OptimizerInfo:
+def info(cls, *more: dict) -> OptimizerInfo:
     return OptimizerInfo(
         cls,
         optim_inputs_func=inputs(*more),
-        supported_impls=("foreach",) if foreach else (),
+        supported_impls=("foreach",),
         supports_complex=False,
         optim_error_inputs_func=get_error_inputs_for_all_optims,
     )
@@ -72,8 +72,8 @@ INFOS = [
     info(AdaX, {"eps_placement": "raw"}, {"lazy": True}),
     info(AdaXW, {"eps_placement": "inside"}),
     info(AdaFactor, {"beta1": 0.9}, {"lr": None}, {"factor": "last", "min_dim_size_to_factor": 1}),
-    info(AccumulatedAdamW, {"eps_inside": True}, {"lazy": True}, foreach=False),
-    info(SGD, {"decoupled": True, "weight_decay": 0.1}, {"dampening": 0.5}, foreach=False),
+    info(AccumulatedAdamW, {"eps_inside": True}, {"lazy": True}),
+    info(SGD, {"decoupled": True, "weight_decay": 0.1}, {"dampening": 0.5}),
 ]
 every_info = pytest.mark.parametrize("info", INFOS, ids=lambda i: i.name)
 CONFIGS = [(i, config) for i in INFOS for config in i.optim_inputs_func("cpu")]
@@ -245,9 +245,6 @@ def test_schedulers_drive_it_and_resume(info, schedule):
 
 @every_config
 def test_foreach_matches_forloop(info, config):
-    if "foreach" not in info.supported_impls:
-        assert "foreach" not in info.optim_cls([nn.Parameter(torch.ones(1))], **config.kwargs).rule.options
-        return
     tracker, results = TensorTracker(), []
     for foreach in (False, True):
         params, closure = linear(torch.float64)
