@@ -274,6 +274,8 @@ def test_mistakes_are_one_sentence(folders, tmp_path, capsys):
     assert "not a T-TA model" in fails(capsys, "score", folders["mlm"], source)
     assert "not a UniLM model" in fails(capsys, "summarize", folders["tta"], source)
     assert "no room for a source" in fails(capsys, "summarize", folders["unilm"], source, "--max-new-tokens", 70)
+    parity = ["summarize", folders["unilm"], source, "--bert4keras"]
+    assert "no --no-repeat-ngram-size" in fails(capsys, *parity, "--no-repeat-ngram-size", 2)
     assert "must end in" in fails(capsys, "score", folders["tta"], source, "--output", tmp_path / "out.npy")
     assert "cannot load" in fails(capsys, "score", tmp_path, source)
     assert "not an empty folder" in fails(capsys, "slim-vocab", folders["tta"], tmp_path, "--bert4keras-rule")

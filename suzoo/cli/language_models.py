@@ -90,6 +90,9 @@ def summarize(options: argparse.Namespace) -> int:
     if max_source_tokens < 3:
         raise ValueError(f"--max-new-tokens {max_new_tokens} leaves no room for a source in {positions} positions")
 
+    if options.bert4keras and (options.no_repeat_ngram_size or options.length_penalty != 1):
+        raise ValueError("bert4keras' beam search has no --no-repeat-ngram-size and no --length-penalty")
+
     def write(texts: list[str]) -> list[str]:
         if options.bert4keras:
             from suzoo.decoding import bert4keras_beam_search

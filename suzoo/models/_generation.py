@@ -9,7 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, GenerationConfig, PreTrainedConfig
+from transformers import (
+    Cache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
+    PreTrainedConfig,
+    RepetitionPenaltyLogitsProcessor,
+)
 
 from ._versions import CACHE
 
@@ -115,6 +123,35 @@ def _follow_move(kwargs: dict[str, Any]) -> None:
     num_slots = given.shape[1]
     if torch.equal(mask[:, :num_slots], given.to(mask.dtype)):
         kwargs["attention_mask"] = torch.cat([moved.to(mask.dtype), mask[:, num_slots:]], dim=1)
+
+
+class TargetOnly(LogitsProcessor):
+    """A rule that sees the tokens from slot `start` on: what the source says may be said again."""
+
+    def __init__(self, rule: LogitsProcessor, start: int) -> None:
+        self.rule, self.start = rule, start
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return self.rule(input_ids[:, self.start :], scores)
+
+
+def rules_count_the_target(kwargs: dict[str, Any], start: int, *configs: GenerationConfig | None) -> None:
+    """Make `no_repeat_ngram_size`, `repetition_penalty` and `min_length` look at what is generated, from slot `start`
+    on. transformers counts the prompt, too, which is right where prompt and reply are one text."""
+    rules: list[LogitsProcessor] = []
+    if ngram_size := setting("no_repeat_ngram_size", kwargs, *configs):
+        rules.append(NoRepeatNGramLogitsProcessor(ngram_size))
+        kwargs["no_repeat_ngram_size"] = 0
+    penalty = setting("repetition_penalty", kwargs, *configs)
+    if penalty not in (None, 1.0):
+        rules.append(RepetitionPenaltyLogitsProcessor(penalty))
+        kwargs["repetition_penalty"] = 1.0
+    if min_length := setting("min_length", kwargs, *configs):
+        kwargs["min_new_tokens"] = max(min_length, setting("min_new_tokens", kwargs, *configs) or 0)
+        kwargs["min_length"] = 0
+    if rules:
+        given = kwargs.get("logits_processor") or []
+        kwargs["logits_processor"] = LogitsProcessorList([*given, *(TargetOnly(rule, start) for rule in rules)])
 
 
 def prompt_length_must_fit(kwargs: dict[str, Any], max_new_tokens: int | None, config: PreTrainedConfig) -> None:

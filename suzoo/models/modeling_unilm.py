@@ -29,6 +29,7 @@ from ._generation import (
     prompt_length_must_fit,
     prompt_of,
     remember_move,
+    rules_count_the_target,
     setting,
     take_prompt,
 )
@@ -214,7 +215,8 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
 
         Token types may be left out: a prompt is source. Tokens on top of a filled cache are target, whatever their
         type: what the cache holds has not seen them, so they cannot be source any more. Right padding is turned into
-        left padding, also in the returned prompt.
+        left padding, also in the returned prompt. `no_repeat_ngram_size`, `repetition_penalty` and `min_length` count
+        the target alone; `max_length` counts the source, too, as in transformers.
 
         Raises:
             ValueError: `prefill_chunk_size` is set (the source must be read in one piece to see itself), or the target
@@ -236,6 +238,8 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
             prompt_length_must_fit(kwargs, setting("max_new_tokens", kwargs, *configs), self.config)
         add_self_termination(kwargs, self.config, setting("eos_token_id", kwargs, *configs))
         num_source = num_past or (0 if prompt is None else prompt.shape[1])
+        # of embeddings alone, generate() shows the new tokens only
+        rules_count_the_target(kwargs, 0 if kwargs.get("input_ids") is None else num_source, *configs)
         with prompt_of(num_source):
             output = super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
         if num_past == 0:
@@ -258,13 +262,26 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
             tokenizer: default the one saved with the model.
             batch_size: sources per call, taken in order of length.
             max_source_tokens: longer sources are cut at their end; default what fits beside `max_new_tokens`.
-            generation: what `generate` takes, such as `num_beams` or `max_new_tokens`.
+            generation: what `generate` takes, such as `num_beams` or `max_new_tokens`; lengths count the target alone.
+
+        Raises:
+            ValueError: one text instead of a list; a setting that asks for something else than one text per source.
         """
         if isinstance(sources, str):
             raise ValueError("sources is a list of texts; put the one text into a list")
+        configs = (generation.get("generation_config"), self.generation_config)
+        if (setting("num_return_sequences", generation, *configs) or 1) > 1:
+            raise ValueError(
+                "generate_texts writes one text per source: repeat the sources, with do_sample=True, instead of "
+                "num_return_sequences, or call generate"
+            )
+        if setting("return_dict_in_generate", generation, *configs):
+            raise ValueError("generate_texts returns texts: for scores and attentions call generate")
+        if setting("max_length", generation, *configs[:1]) is not None:
+            raise ValueError("max_length counts the source, too: give generate_texts max_new_tokens")
         tokenizer = tokenizer or self._own_tokenizer()
         if max_source_tokens is None:
-            max_new = setting("max_new_tokens", generation, generation.get("generation_config"), self.generation_config)
+            max_new = setting("max_new_tokens", generation, *configs)
             max_source_tokens = self.config.max_position_embeddings - (max_new or 32)
         encodings = [
             tokenizer(source, truncation=True, max_length=max_source_tokens, split_special_tokens=True)

@@ -355,6 +355,62 @@ def test_refuses_what_would_be_silently_wrong():
         tuned(tokens(1, 6), token_type_ids=source_target(1, 3, 3))
 
 
+def greedy(model, source: list[int], steps: int, ngram: int = 0, penalty: float = 1.0, shortest: int = 0) -> list[int]:
+    """Token by token, from the whole sequence; the rules look at the target."""
+    target: list[int] = []
+    for step in range(steps):
+        ids, types = [*source, *target], [0] * len(source) + [1] * len(target)
+        scores = model(torch.tensor([ids]), token_type_ids=torch.tensor([types])).logits[0, -1].detach().clone()
+        for token in set(target):
+            scores[token] = scores[token] / penalty if scores[token] > 0 else scores[token] * penalty
+        grams = {tuple(target[n : n + ngram]) for n in range(len(target) - ngram + 1)} if ngram else set()
+        for token in range(len(scores)):
+            if tuple([*target, token][-ngram:]) in grams or (token == 2 and step < shortest):
+                scores[token] = -torch.inf
+        target.append(int(scores.argmax()))
+        if target[-1] == 2:
+            break
+    return target
+
+
+def test_rules_count_the_target_alone():
+    model = tiny("unilm", seed=3)
+    differs = 0
+    for seed in range(6):
+        source = [1, *tokens(1, 7, seed=seed)[0].tolist(), 2]
+        free = greedy(model, source, 10)
+        source = [1, *free[:5], 2]  # what the model likes to say stands in the source
+        for options, rule in (
+            ({"no_repeat_ngram_size": 1}, {"ngram": 1}),
+            ({"no_repeat_ngram_size": 2}, {"ngram": 2}),
+            ({"repetition_penalty": 1.5}, {"penalty": 1.5}),
+            ({"min_length": 6}, {"shortest": 6}),
+        ):
+            expected = greedy(model, source, 10, **rule)
+            differs += expected != greedy(model, source, 10)
+            ids = torch.tensor([source])
+            output = model.generate(ids, max_new_tokens=10, do_sample=False, **options)
+            assert output[0, len(source) :].tolist() == expected
+            config = GenerationConfig(max_new_tokens=10, do_sample=False, eos_token_id=2, pad_token_id=0, **options)
+            assert torch.equal(model.generate(ids, generation_config=config), output)
+            embedded = model.generate(
+                inputs_embeds=model.get_input_embeddings()(ids), max_new_tokens=10, do_sample=False, **options
+            )
+            assert embedded[0].tolist() == expected
+    assert differs > 8
+
+
+def test_generate_texts_refuses_what_is_not_one_text_per_source():
+    model, tokenizer = tiny("unilm", double=False), tiny_tokenizer()
+    for options, reason in (
+        ({"num_return_sequences": 2, "num_beams": 2}, "repeat the sources"),
+        ({"return_dict_in_generate": True}, "call generate"),
+        ({"max_length": 20}, "give generate_texts max_new_tokens"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            model.generate_texts(["今天"], tokenizer=tokenizer, **options)
+
+
 def test_pipeline_and_streamer_speak_chinese(tmp_path, capsys):
     model, tokenizer = tiny("unilm", double=False), tiny_tokenizer()
     model.generation_config.update(max_new_tokens=6, do_sample=False, pad_token_id=0)
