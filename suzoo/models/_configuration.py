@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from inspect import get_annotations
 from typing import Any
 
@@ -67,6 +68,15 @@ class BackboneConfig(PreTrainedConfig):
                 f"{self.position_embedding_type} positions need an even head size, not "
                 f"{self.hidden_size} / {self.num_attention_heads}"
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in `PreTrainedConfig`. peft reads the model type here to look up which modules it adapts by default; ours
+        have the names of BERT's."""
+        constants = sys.modules.get("peft.utils.constants")
+        for name, modules in vars(constants).items() if constants else ():
+            if name.startswith("TRANSFORMERS_MODELS_TO_") and "bert" in modules:
+                modules.setdefault(self.model_type, modules["bert"])
+        return super().to_dict()
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -102,6 +102,11 @@ class StockEncoderWrapper(PreTrainedModel):
         prefix = "" if cls._auto_model is AutoModel else encoder.base_model_prefix + "."
         if missing := missing_weights(info, prefix):
             raise ValueError(f"{path} lacks encoder weights: {', '.join(missing[:5])} ({len(missing)} in all)")
+        wrong = sorted(str(key) for key, *_ in info["mismatched_keys"] if str(key).startswith(prefix))
+        if wrong:
+            raise ValueError(
+                f"{path} has encoder weights of another size: {', '.join(wrong[:5])} ({len(wrong)} in all)"
+            )
         return encoder, info
 
     @property

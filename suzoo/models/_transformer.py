@@ -86,7 +86,9 @@ class WideLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         num_rows = input.numel() // self.in_features
         is_step = num_rows <= 8 and input.device.type == "cpu" and input.dtype == torch.float32
-        if not is_step or num_rows == 0 or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        # quantized and sharded weights are tensors of their own kinds
+        is_plain = type(self.weight) is nn.Parameter
+        if not is_step or not is_plain or num_rows == 0 or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().forward(input)
         rows = input.reshape(num_rows, self.in_features)
         columns = (torch.cat([rows, rows]) if num_rows == 1 else rows).t()
@@ -293,7 +295,10 @@ class MLMHeadPreTrainedModel(BackbonePreTrainedModel):
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.cls.predictions.decoder = new_embeddings
-        self.cls.predictions.bias = new_embeddings.bias
+        bias = new_embeddings.bias
+        # of two names for one tensor only one is saved, unless they are tied
+        tied = self.config.tie_word_embeddings
+        self.cls.predictions.bias = bias if tied else nn.Parameter(bias.detach().clone())
 
     def save_pretrained(self, save_directory, *args: Any, **kwargs: Any) -> None:
         """As in transformers; where the class carries its code along, `AutoModel` finds the backbone too."""

@@ -8,7 +8,7 @@ Shapes: B sentences, L padded tokens, T tokens of all sentences end to end, N se
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput
 from transformers.utils import logging
+from transformers.utils.generic import can_return_tuple
 
 from ._batching import padded_groups, sorted_sentences, token_budget_batches
 from ._pooling import POOLINGS, cls_pool, flat_cls_pool, flat_mean_pool, mean_pool
@@ -170,6 +171,7 @@ class CoSENTModel(StockEncoderWrapper):
         if self.max_seq_length is not None:
             write_json(folder / "sentence_bert_config.json", {"max_seq_length": self.max_seq_length})
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -191,7 +193,6 @@ class CoSENTModel(StockEncoderWrapper):
         Returns:
             `SentenceEncoderOutput`, sentences in the order given.
         """
-        kwargs.pop("return_dict", None)
         refuse_unknown(type(self).__name__, kwargs, self._known_keywords)
         if token_type_ids is not None:
             kwargs["token_type_ids"] = token_type_ids
@@ -365,17 +366,26 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
     def from_pretrained(
         cls, pretrained_model_name_or_path, *, max_seq_length: int | None = None, **kwargs
     ) -> Any:  # the model, with output_loading_info also the info
-        """Load a cross-encoder, or any encoder with a fresh head of one label.
+        """Load a cross-encoder, or any encoder with a fresh head of one label, also a classifier of more labels.
 
         Args:
             max_seq_length: tokens per pair.
             kwargs: go to `AutoModelForSequenceClassification.from_pretrained`.
+
+        Raises:
+            ValueError: `num_labels` other than 1, or encoder weights that are missing or of another size.
         """
         path = str(pretrained_model_name_or_path)
         with_info = kwargs.pop("output_loading_info", False)
-        if "config" not in kwargs:
+        if kwargs.pop("num_labels", 1) != 1:
+            raise ValueError("a cross-encoder has one label, its score: leave num_labels out, or train a classifier")
+        if "config" in kwargs:
+            kwargs["config"] = copy.deepcopy(kwargs["config"])
+            kwargs["config"].num_labels = 1
+        else:
             kwargs["num_labels"] = 1
-        encoder, info = cls._load_encoder(path, kwargs)
+        # a head of more labels gives way to a fresh one
+        encoder, info = cls._load_encoder(path, {**kwargs, "ignore_mismatched_sizes": True})
         model = cls(encoder.config, encoder)
         model.max_seq_length = max_seq_length
         model.eval()
@@ -392,6 +402,7 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
             tokenizer.model_max_length = self.max_seq_length
         self._save_encoder(save_directory, state_dict, tokenizer, kwargs)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
@@ -401,7 +412,6 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
         **kwargs,
     ) -> SequenceClassifierOutput:
         """`logits` (B, 1). Input (B, L) padded; or, with `lengths`, (T,) pairs end to end, padded in length groups."""
-        kwargs.pop("return_dict", None)
         refuse_unknown(type(self).__name__, kwargs, self._known_keywords)
         if lengths is None:
             if token_type_ids is not None:
@@ -416,7 +426,7 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
     @torch.no_grad()  # not inference_mode: FSDP2 gathers weights that train on
     def predict(
         self,
-        pairs: Sequence[tuple[str, str]],
+        pairs: Iterable[Sequence[str]],
         *,
         tokenizer=None,
         output: str = "numpy",
@@ -426,11 +436,19 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
     ):
         """Scores (N,), float32, of (text1, text2) pairs in their order; options as in `CoSENTModel.encode`.
 
-        Too long pairs are cut at the longer text.
+        Pairs come as a list, an iterator or an array (N, 2). Too long pairs are cut at the longer text.
         """
         if output not in ("numpy", "torch"):
             raise ValueError(f"output={output!r}: choose numpy or torch")
-        wrong = next((i for i, pair in enumerate(pairs) if isinstance(pair, str) or len(pair) != 2), None)
+        pairs = list(pairs)
+        wrong = next(
+            (
+                i
+                for i, pair in enumerate(pairs)
+                if isinstance(pair, str) or not hasattr(pair, "__len__") or len(pair) != 2
+            ),
+            None,
+        )
         if wrong is not None:
             raise ValueError(f"pair {wrong} is not (text1, text2): {pairs[wrong]!r}")
         tokenizer = tokenizer or self.tokenizer

@@ -235,6 +235,53 @@ def test_predict_equals_one_pair_at_a_time_through_save_and_load(family, tmp_pat
     assert again.tokenizer.model_max_length == 50 and tiny_tokenizer().model_max_length == 64
 
 
+def test_predict_takes_iterators_and_arrays():
+    model = CoSENTCrossEncoder(tiny_config("bert")).eval()
+    model.tokenizer = tiny_tokenizer()
+    scores = model.predict(PAIRS)
+    for pairs in (iter(PAIRS), zip(*zip(*PAIRS, strict=True), strict=True), np.array(PAIRS), [list(p) for p in PAIRS]):
+        np.testing.assert_array_equal(model.predict(pairs), scores)
+    assert model.predict(iter(())).shape == (0,)
+    for wrong in (PAIRS[0], [3], np.array([["a", "b", "c"]])):
+        with pytest.raises(ValueError, match="pair 0"):
+            model.predict(wrong)
+
+
+@pytest.mark.parametrize("problem_type", [None, "single_label_classification"])
+def test_a_classifier_of_three_labels_gives_its_encoder_and_a_fresh_head(problem_type, tmp_path):
+    config = tiny_config("bert", num_labels=3, problem_type=problem_type)
+    classifier = AutoModelForSequenceClassification.from_config(config)
+    classifier.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    model = CoSENTCrossEncoder.from_pretrained(tmp_path)
+    assert model.encoder.classifier.weight.shape == (1, 32) and model.predict(PAIRS).shape == (len(PAIRS),)
+    words = model.get_input_embeddings().weight
+    assert torch.equal(words, classifier.get_input_embeddings().weight)
+    assert CoSENTCrossEncoder.from_pretrained(tmp_path, config=config).config.num_labels == 1
+    assert config.num_labels == 3
+    with pytest.raises(ValueError, match="one label"):
+        CoSENTCrossEncoder.from_pretrained(tmp_path, num_labels=3)
+    small = tiny_config("bert", intermediate_size=16)
+    for wrapper in (CoSENTCrossEncoder, CoSENTModel):
+        with pytest.raises(ValueError, match="another size"):
+            wrapper.from_pretrained(tmp_path, config=small, ignore_mismatched_sizes=True)
+
+
+@pytest.mark.parametrize("wrapper", [CoSENTModel, CoSENTCrossEncoder])
+def test_tuples_where_no_dictionary_is_wanted(wrapper):
+    model, batch = (
+        wrapper(tiny_config("bert")).eval(),
+        tiny_tokenizer()(SENTENCES[:2], padding=True, return_tensors="pt"),
+    )
+    flat = dict(zip(("input_ids", "lengths"), flatten(tiny_tokenizer()(SENTENCES[:2])["input_ids"]), strict=True))
+    for inputs in (dict(batch), flat):
+        named = model(**inputs)
+        for plain in (model(**inputs, return_dict=False), model(**inputs, return_dict=False, output_attentions=True)):
+            assert isinstance(plain, tuple) and torch.equal(plain[0], named[0])
+    model.config.return_dict = False
+    assert isinstance(model(**batch), tuple) and model(**batch, return_dict=True).keys() == named.keys()
+
+
 def test_rank_orders_by_score_and_keeps_ties_in_order():
     model = tiny_cross_encoder()
     documents = [*SENTENCES, SENTENCES[3]]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, get_peft_model
+from torch import nn
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel
 
 from suzoo.models import DialoGPTForCausalLM, TTAForMaskedLM, UniLMForCausalLM
@@ -355,3 +356,75 @@ def test_the_product_of_a_decoding_step_is_that_of_linear(num_rows, dtype):
     assert torch.equal(head(hidden_BLD), expected)  # with gradients it is the product itself
     head(hidden_BLD).sum().backward()
     assert head.weight.grad is not None
+
+
+class Int8(nn.Module):
+    """What a quantizer puts in the place of `nn.Linear`: no subclass of it, and no `weight`."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.scale = linear.weight.detach().abs().amax(1) / 127
+        self.rounded = (linear.weight.detach() / self.scale[:, None]).round().to(torch.int8)
+        self.bias = linear.bias
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(input, self.rounded.to(input.dtype) * self.scale[:, None], self.bias)
+
+
+class ScaledWeight(torch.Tensor):
+    """What torchao puts in the place of a weight: a tensor of its own kind that knows one product."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function in (torch.addmm, torch.mm, torch.matmul):
+            raise NotImplementedError(f"no {function.__name__} for this kind of weight")
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+@FAMILY
+def test_quantizers_may_replace_linear_modules_and_weights(family):
+    """As torchao, quanto and bitsandbytes do; single steps take another product where weights are plain."""
+    model, replaced, wrapped = (tiny(family, double=False, initializer_range=0.1) for _ in range(3))
+    for module in list(replaced.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(module, name, Int8(child))
+    assert not any(isinstance(module, nn.Linear) for module in replaced.modules())
+    for module in wrapped.modules():
+        if isinstance(module, nn.Linear):
+            weight = module.weight.detach().as_subclass(ScaledWeight)
+            module.weight = nn.Parameter(weight, requires_grad=False)
+    inputs = inputs_of(family, tokens(1, 6))
+    with torch.no_grad():
+        logits = model(**inputs).logits
+        torch.testing.assert_close(replaced(**inputs).logits, logits, rtol=0, atol=0.05 * logits.abs().max().item())
+        torch.testing.assert_close(wrapped(**inputs).logits, logits, rtol=0, atol=1e-5)
+    if family != "tta":
+        options = {"max_new_tokens": 4, "eos_token_id": None, "pad_token_id": 0}
+        expected = model.generate(tokens(1, 6), **options)
+        assert torch.equal(wrapped.generate(tokens(1, 6), **options), expected)
+        assert replaced.generate(tokens(1, 6), **options).shape == (1, 10)
+
+
+@FAMILY
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("vocab_size", [50, 41, 30])
+def test_resized_models_reopen_tied_or_not(family, tied, vocab_size, tmp_path):
+    model = tiny(family, double=False, tie_word_embeddings=tied, **({"mask_token_id": 20} if family == "tta" else {}))
+    model.resize_token_embeddings(vocab_size)
+    model.save_pretrained(tmp_path)
+    reopened = type(model).from_pretrained(tmp_path)
+    ids = tokens(2, 6) % 30
+    assert torch.equal(reopened(ids).logits, model(ids).logits)
+    assert reopened(ids).logits.shape[-1] == vocab_size
+    assert (reopened.get_output_embeddings().weight is reopened.get_input_embeddings().weight) == tied
+
+
+@FAMILY
+def test_adapters_need_no_target_modules(family):
+    """peft knows BERT's modules, and ours have their names."""
+    for config in (LoraConfig(), IA3Config()):
+        tuned = get_peft_model(tiny(family, double=False), config)
+        names = {name.rsplit(".", 2)[-2] for name, _ in tuned.named_modules() if name.endswith((".lora_A", ".ia3_l"))}
+        assert {"query", "value"} <= names or {"key", "value"} <= names
+        tuned(**inputs_of(family, tokens(1, 6)), labels=tokens(1, 6)).loss.backward()
