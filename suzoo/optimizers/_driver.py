@@ -442,16 +442,22 @@ class RuleOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: StateDict) -> None:
         """As torch's, hooks included, but state keeps the dtype it was saved in (torch would cut the float32 state of a
         bf16 parameter down to bf16), and `foreach` and `compile` stay as they are here: they change the speed, not the
-        result."""
+        result.
+
+        Raises:
+            ValueError: a state of another optimizer. Nothing is changed then.
+        """
         speeds = [{name: group[name] for name in ("foreach", "compile")} for group in self.param_groups]
         loaded: list[StateDict] = []
 
         def note(_, state_dict: StateDict) -> None:
+            for state in state_dict["state"].values():
+                self._check_state(state)
             loaded.append(state_dict)
 
         def restore(_) -> None:
             for group, speed in zip(self.param_groups, speeds, strict=True):
-                group.update(speed)
+                group.update({**self.defaults, **group, **speed})  # options that are newer than the checkpoint
             saved_ids = [index for group in loaded[-1]["param_groups"] for index in group["params"]]
             params = [param for group in self.param_groups for param in group["params"]]
             for index, param in zip(saved_ids, params, strict=True):
@@ -470,6 +476,16 @@ class RuleOptimizer(torch.optim.Optimizer):
         finally:
             after_theirs.remove()
             before_theirs.remove()
+
+    def _check_state(self, state: dict[str, Any]) -> None:
+        expected, found = set(self.rule.states), set(state)
+        some = self.rule.new_state is not None  # a choice of them, by the kind of parameter
+        if found and not (expected & found if some else expected <= found):
+            name, wanted = type(self).__name__, ", ".join(self.rule.states)
+            raise ValueError(
+                f"{name}.load_state_dict: a parameter's state has {', '.join(sorted(found))}, and {name} needs "
+                f"{wanted}: this is the checkpoint of another optimizer"
+            )
 
 
 def momentum_dtype(group: Group, param: Tensor) -> torch.dtype:

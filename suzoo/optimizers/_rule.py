@@ -316,7 +316,7 @@ class Rule:
 
     def arguments(self, update: Callable, group: Group, kind: Hashable, step: float) -> dict[str, Any]:
         values = dict(group)
-        if "betas" in values:
+        if "betas" in self.options:
             values["beta1"], values["beta2"] = values["betas"]
         if self.derived is not None:
             values.update(self.derived(group, kind, step))
