@@ -11,7 +11,7 @@ import os
 import sys
 
 from suzoo import __version__
-from suzoo.cli import chat, encoders, explain, folders, language_models, train, vocabulary
+from suzoo.cli import chat, compare, encoders, explain, folders, language_models, train, vocabulary
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         return sub
 
-    for module in (train, encoders, language_models, vocabulary, chat, explain, folders):
+    for module in (train, encoders, language_models, vocabulary, chat, explain, compare, folders):
         module.add_commands(command)
     return parser
 
