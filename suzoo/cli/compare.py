@@ -33,19 +33,14 @@ def _read_run(folder: str) -> dict[str, dict[str, Any]]:
         run, scores = {"recipe": began.get("flags"), "data": began.get("data")}, {}
     else:
         raise ValueError(f"{folder} holds no run: it has neither run.json nor checkpoints/began.json")
-    sections: dict[str, Any] = {
-        "recipe": run.get("recipe"),
-        "data": run.get("data"),
-        "versions": run.get("versions", {}),
-    }
-    if not all(isinstance(section, dict) for section in sections.values()):
-        raise ValueError(f"{folder}: run.json or metrics.json is not what a run writes")
-    recipe = {name: value for name, value in sections["recipe"].items() if name not in PLACES}
-    versions = sections["versions"] | ({"git_commit": run["git_commit"]} if run.get("git_commit") else {})
+    recipe, data, versions = run.get("recipe"), run.get("data"), run.get("versions", {})
+    if not (isinstance(recipe, dict) and isinstance(data, dict) and isinstance(versions, dict)):
+        raise ValueError(f"{path / 'run.json'} is not what a run writes")
+    commit = {"git_commit": run["git_commit"]} if run.get("git_commit") else {}
     return {
-        "recipe": recipe,
-        "data": _flat(sections["data"]),
-        "versions": versions,
+        "recipe": {name: value for name, value in recipe.items() if name not in PLACES},
+        "data": _flat(data),
+        "versions": versions | commit,
         "scores": _flat(scores),
     }
 
