@@ -2,9 +2,11 @@
 --vocab vocab.txt --output out/model`.
 
 Reads what Keras writes (`save_weights`, HDF5; needs h5py) and TensorFlow checkpoints (`bert_model.ckpt`, Google's and
-Huawei's; needs tensorflow). Writes a transformers folder with its tokenizer: a stock `BertForMaskedLM`, or with `--as`
-one of ours. Before it writes, it computes the logits of fixed sentences twice, once by the new model and once straight
-from the old arrays in NumPy, and prints the largest difference; more than 1e-3 is an error.
+Huawei's; needs tensorflow). Writes a transformers folder with its tokenizer: a stock `BertForMaskedLM` or
+`RoFormerForMaskedLM`, or with `--as` one of ours. Before it writes, it reads fixed texts twice, by the new tokenizer
+and as bert4keras does, and computes the logits of fixed sentences twice, by the new model and straight from the old
+arrays in NumPy; a text that is read otherwise, or logits that differ by more than 1e-3, are an error.
+docs/from_bert4keras.md says what becomes of which call.
 """
 
 from __future__ import annotations
@@ -17,8 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertTokenizer, PreTrainedModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    RoFormerConfig,
+    RoFormerForMaskedLM,
+)
 
+from suzoo.data._bert4keras_vocabulary import LONGEST_WORD, is_cased, read_vocabulary, tokenize
 from suzoo.data.vocabulary import redundant_token, without_inner_spaces
 from suzoo.models import (
     DialoGPTConfig,
@@ -32,8 +43,19 @@ from suzoo.models import (
 Arrays = dict[str, np.ndarray]
 
 SENTENCES = ([1.0, 0.2, 0.7, 0.4, 0.9, 0.1, 0.6], [0.3, 0.8])  # token ids as fractions of the vocabulary
+# texts in which tokenizers differ: capitals, accents, digits, emoji, strange spaces, special tokens, a long word
+TEXTS = (
+    "今天天气真好，我们去 Beijing 吧！",
+    "A Café in Zürich, NAÏVE Ångström ﬁn",
+    "3.14 2,024元 ２０２４ ① x² 第3名",
+    "ok 🎉 👍🏽 “yes” — … don't",
+    "a\u2028b\u00a0c\u3000d\u200be\tf\ng",
+    "[SEP] [MASK] [unused1] 日本のサイエンス 서울",
+    "ab" * 70,
+)
 CLASSES: dict[str, tuple[Any, Any]] = {
     "bert": (BertConfig, BertForMaskedLM),
+    "roformer": (RoFormerConfig, RoFormerForMaskedLM),
     "unilm": (UniLMConfig, UniLMForCausalLM),
     "dialogpt": (DialoGPTConfig, DialoGPTForCausalLM),
     "tta": (TTAConfig, TTAForMaskedLM),
@@ -43,7 +65,10 @@ CLASSES: dict[str, tuple[Any, Any]] = {
 FAMILIES = {
     "bert": "absolute",  # Google's BERT, RoBERTa-wwm, MacBERT and SimBERT, under one set of names
     "nezha": "nezha",
+    "roformer": "rope",  # RoFormer and RoFormer-Sim; not RoFormerV2, which is another network
 }
+# family: the class that is written by default; the stock ones know one family each
+DEFAULT_TARGETS = {"bert": "bert", "nezha": "unilm", "roformer": "roformer"}
 
 # a layer of bert4keras: the TensorFlow variables it holds, in its order
 KERAS_LAYERS = {
@@ -153,6 +178,15 @@ def numpy_logits(arrays: Arrays, config: BertConfig, family: str, ids: list[int]
 
     size, heads = config.hidden_size // config.num_attention_heads, config.num_attention_heads
     places = np.arange(len(ids))
+
+    def turn(heads_LHK):  # the pairs (0, 1), (2, 3), ... by the angle of their position
+        if family != "roformer":
+            return heads_LHK
+        angle = places[:, None, None] / 10000 ** (np.arange(0, size, 2) / size)
+        even, odd = heads_LHK[..., 0::2], heads_LHK[..., 1::2]
+        pairs = [even * np.cos(angle) - odd * np.sin(angle), odd * np.cos(angle) + even * np.sin(angle)]
+        return np.stack(pairs, -1).reshape(heads_LHK.shape)
+
     relative = np.zeros((len(ids), len(ids), size))
     if family == "nezha":
         distance = np.clip(places[None] - places[:, None], -64, 64) + 64
@@ -169,6 +203,7 @@ def numpy_logits(arrays: Arrays, config: BertConfig, family: str, ids: list[int]
             dense(x, f"{layer}/attention/self/{part}").reshape(len(ids), heads, size)
             for part in ("query", "key", "value")
         )
+        query, key = turn(query), turn(key)
         scores = np.einsum("qhd,khd->hqk", query, key) + np.einsum("qhd,qkd->hqk", query, relative)
         weights = softmax(scores / np.sqrt(size), axis=-1)
         seen = np.einsum("hqk,khd->qhd", weights, value) + np.einsum("hqk,qkd->qhd", weights, relative)
@@ -184,16 +219,49 @@ def simplified_vocabulary(tokens: list[str]) -> list[str]:
     return start + [token for token in tokens if token not in start and not redundant_token(token)]
 
 
+def make_tokenizer(tokens: list[str], lower_case: bool) -> PreTrainedTokenizerFast:
+    """A stock tokenizer that reads texts as bert4keras does.
+
+    Raises:
+        ValueError: it reads one of `TEXTS` otherwise.
+    """
+    vocabulary = {token: place for place, token in enumerate(tokens)}
+    mask = "[MASK]" if "[MASK]" in vocabulary else None  # a simplified vocabulary has none
+    stock = BertTokenizer(vocab=vocabulary, do_lower_case=lower_case, mask_token=mask)  # ty: ignore[invalid-argument-type]
+    tokenizer: Any = without_inner_spaces(stock)
+    tokenizer.backend_tokenizer.model.max_input_chars_per_word = LONGEST_WORD
+    for text in TEXTS:
+        theirs = tokenize(text, vocabulary, lower_case=lower_case)
+        ours = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        if ours != theirs:
+            raise ValueError(
+                f"the new tokenizer reads {text[:40]!r} as {tokenizer.convert_ids_to_tokens(ours)}, bert4keras as "
+                f"{tokenizer.convert_ids_to_tokens(theirs)}: nothing was written"
+            )
+    return tokenizer
+
+
 def convert(
-    weights: Path, config_path: Path, vocab_path: Path, *, family: str, target: str, simplified: bool
-) -> tuple[PreTrainedModel, BertTokenizer, float]:
+    weights: Path,
+    config_path: Path,
+    vocab_path: Path,
+    *,
+    family: str,
+    target: str,
+    simplified: bool,
+    lower_case: bool | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, float]:
     """The new model, its tokenizer, and the largest difference of logits between new and old on fixed sentences.
+
+    Args:
+        lower_case: what the `do_lower_case` of bert4keras' tokenizer was; None looks whether the vocabulary has
+            capitals.
 
     Raises:
         ValueError: files that do not belong together, or weights of another kind of model.
     """
     arrays = read_checkpoint(weights) if Path(f"{weights}.index").exists() else read_hdf5(weights)
-    tokens = vocab_path.read_text(encoding="utf-8").splitlines()
+    tokens = read_vocabulary(vocab_path)
     tokens = simplified_vocabulary(tokens) if simplified else tokens
     table = arrays.get("bert/embeddings/word_embeddings")
     if table is None or len(table) != len(tokens):
@@ -201,13 +269,21 @@ def convert(
         raise ValueError(
             f"{weights} has {rows} tokens, {vocab_path} {len(tokens)}: another vocabulary, or --simplified is missing"
         )
+    lower_case = not is_cased(tokens) if lower_case is None else lower_case
+    missing = [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if token not in tokens]
+    if missing:
+        raise ValueError(f"{vocab_path} has no {' and no '.join(missing)}: it is not a vocabulary of BERT's")
+    tokenizer = make_tokenizer(tokens, lower_case)
     config = BertConfig(**json.loads(config_path.read_text()))
     config.vocab_size = len(tokens)
     ids = {"pad_token_id": tokens.index("[PAD]"), "eos_token_id": tokens.index("[SEP]")}
     if target == "tta" and "[MASK]" in tokens:
         ids["mask_token_id"] = tokens.index("[MASK]")
     model = _build(target, config, position_embedding_type=FAMILIES[family], **ids)
-    state, own = torch_names(arrays), dict(model.named_parameters())
+    state = torch_names(arrays)
+    if target == "roformer":
+        state = {name.replace("bert.", "roformer.", 1) if name[:5] == "bert." else name: state[name] for name in state}
+    own = {name: value for name, value in model.named_parameters() if "embed_positions" not in name}  # computed
     wrong = sorted(
         name for name in state.keys() | own.keys()
         if name not in state or name not in own or state[name].shape != own[name].shape
@@ -222,7 +298,6 @@ def convert(
     if target in ("dialogpt", "tta"):
         twin = _build("unilm", config, position_embedding_type=FAMILIES[family])
         twin.load_state_dict(model.state_dict())
-    tokenizer = BertTokenizer(vocab={token: place for place, token in enumerate(tokens)}, do_lower_case=True)
     return model, tokenizer, _difference(twin, arrays, config, family)
 
 
@@ -232,7 +307,7 @@ def _build(target: str, config: BertConfig, **fields: Any) -> PreTrainedModel:
     sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
              "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "hidden_dropout_prob",
              "attention_probs_dropout_prob", "initializer_range")  # fmt: skip
-    if target == "bert":
+    if target in DEFAULT_TARGETS.values() and target != "unilm":
         fields.pop("position_embedding_type")
     return model_class(config_class(**{name: getattr(config, name) for name in sizes}, **fields)).eval()
 
@@ -255,14 +330,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, required=True, help="bert_config.json")
     parser.add_argument("--vocab", type=Path, required=True, help="vocab.txt")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--family", choices=FAMILIES, default="bert", help="nezha: relative positions")
-    parser.add_argument("--as", dest="target", choices=CLASSES, help="class to write; default bert, unilm for nezha")
+    parser.add_argument("--family", choices=FAMILIES, default="bert", help="SimBERT and MacBERT are bert's")
+    parser.add_argument(
+        "--as", dest="target", choices=CLASSES, help="class to write; default bert, unilm or roformer, by family"
+    )
     parser.add_argument("--simplified", action="store_true", help="vocab.txt was loaded with simplified=True")
+    case = parser.add_mutually_exclusive_group()
+    case.add_argument(
+        "--lower-case", action="store_true", default=None, dest="lower_case",
+        help="do_lower_case=True in bert4keras (default: where vocab.txt has no capitals)",
+    )  # fmt: skip
+    case.add_argument(
+        "--cased", action="store_false", dest="lower_case", help="do_lower_case=False, bert4keras' own default"
+    )
     options = parser.parse_args(argv)
-    target = options.target or ("unilm" if options.family == "nezha" else "bert")
+    target = options.target or DEFAULT_TARGETS[options.family]
     try:
-        if target == "bert" and FAMILIES[options.family] != "absolute":
-            raise ValueError(f"stock BERT has no {options.family} positions: choose --as unilm, dialogpt or tta")
+        if target in ("bert", "roformer") and target != options.family:
+            raise ValueError(f"stock {target} has no positions of {options.family}: choose --as unilm, dialogpt or tta")
         model, tokenizer, difference = convert(
             options.weights,
             options.config,
@@ -270,14 +355,17 @@ def main(argv: list[str] | None = None) -> None:
             family=options.family,
             target=target,
             simplified=options.simplified,
+            lower_case=options.lower_case,
         )
+        lower = tokenizer.backend_tokenizer.normalizer.lowercase
+        print(f"texts are read {'in lower case' if lower else 'as they are, cased'}, as bert4keras reads them")
         print(f"largest difference of logits, new model against the old arrays: {difference:.1e}")
         if not difference < 1e-3:
             raise ValueError(f"the logits differ by {difference:.1e}: nothing was written")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     model.save_pretrained(options.output)
-    without_inner_spaces(tokenizer).save_pretrained(options.output)
+    tokenizer.save_pretrained(options.output)
     print(f"wrote {options.output}")
 
 

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizer
 
-from hub_scripts.convert_bert4keras import main, numpy_logits, simplified_vocabulary, torch_names
+from hub_scripts.convert_bert4keras import FAMILIES, main, numpy_logits, simplified_vocabulary, torch_names
+from suzoo.data import without_inner_spaces
 from suzoo.models import DialoGPTForCausalLM, TTAForMaskedLM, UniLMForCausalLM
 from tests.models.tiny import tiny, tiny_tokenizer, tokens
 from tests.reference import transformer as reference
@@ -133,14 +134,14 @@ def test_keras_weights_become_stock_bert(files, nested, capsys):
 @pytest.mark.parametrize(
     ("target", "model_class"), [("unilm", UniLMForCausalLM), ("dialogpt", DialoGPTForCausalLM), ("tta", TTAForMaskedLM)]
 )
-@pytest.mark.parametrize("family", ["bert", "nezha"])
+@pytest.mark.parametrize("family", ["bert", "nezha", "roformer"])
 def test_keras_weights_become_ours(files, target, model_class, family):
     folder, run = files
-    model = model_of("nezha" if family == "nezha" else "absolute")
+    model = model_of(FAMILIES[family])
     write_keras(folder / "model.weights", arrays_of(model))
     out = run("model.weights", "--family", family, "--as", target)
     ours = model_class.from_pretrained(out)
-    assert ours.config.position_embedding_type == ("nezha" if family == "nezha" else "absolute")
+    assert ours.config.position_embedding_type == FAMILIES[family]
     assert ours.config.eos_token_id == 2
     if target == "tta":
         assert ours.config.mask_token_id == 40
@@ -173,15 +174,84 @@ def test_tensorflow_checkpoint(files, monkeypatch):
     torch.testing.assert_close(bert(ids).logits, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["bert", "nezha"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_numpy_form_is_right(family):
     """What the script checks itself by, against the reference of the models."""
-    model = model_of("nezha" if family == "nezha" else "absolute")
+    model = model_of(FAMILIES[family])
     ids = tokens(1, 6)[0].tolist()
     state = {name: value.double() for name, value in model.state_dict().items()}
     expected = reference.logits(state, model.config, ids, [0] * 6, "bidirectional")
     got = numpy_logits(arrays_of(model), model.config, family, ids)
     np.testing.assert_allclose(got, expected.numpy(), rtol=0, atol=1e-9)
+
+
+def test_roformer_becomes_the_stock_class(files):
+    """Its rotation turns neighbouring pairs, as bert4keras does; a folder that needs no code and no jieba."""
+    folder, run = files
+    model = model_of("rope")
+    write_keras(folder / "model.weights", arrays_of(model))
+    out = run("model.weights", "--family", "roformer")
+    stock, tokenizer = AutoModelForMaskedLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    assert type(stock).__name__ == "RoFormerForMaskedLM"
+    ids = tokens(2, 9)
+    expected = model(ids, token_type_ids=torch.zeros_like(ids), use_cache=False).logits
+    torch.testing.assert_close(stock(ids).logits, expected, rtol=0, atol=2e-5)
+    assert tokenizer("今天天气很好").input_ids == tiny_tokenizer()("今天天气很好").input_ids
+
+
+def test_vocab_txt_is_read_as_bert4keras_reads_it(files):
+    folder, run = files
+    lines = words()
+    lines[lines.index("[unused0]")] = "\u2028"  # as line 345 of Google's Chinese vocabulary
+    lines[lines.index("今")] += "  "
+    lines[lines.index("天")] += "\tx"
+    twice = lines.index("[unused1]")
+    lines[twice] = "[unused2]"  # which comes again
+    content = "\ufeff" + "".join(f"{line}\r\n" if line == "气" else f"{line}\n" for line in lines)
+    (folder / "vocab.txt").write_bytes(content.encode())
+    write_keras(folder / "model.weights", arrays_of(model_of()))
+    tokenizer = AutoTokenizer.from_pretrained(run("model.weights"))
+    vocabulary = tokenizer.get_vocab()
+    assert len(tokenizer) == 41 and sorted(vocabulary.values()) == list(range(41))
+    assert [vocabulary[token] for token in "今天气"] == [4, 5, 6] and vocabulary[f"[line {twice + 1}]"] == twice
+    assert tokenizer("今\u2028天气", add_special_tokens=False).input_ids == [4, 5, 6]
+    (folder / "vocab.txt").write_bytes("今".encode("gbk"))
+    with pytest.raises(SystemExit, match="not UTF-8"):
+        run("model.weights")
+    (folder / "vocab.txt").write_text("a\nb\n")
+    with pytest.raises(SystemExit, match=r"no \[PAD\] and no"):
+        run("model.weights")
+
+
+def test_case_is_that_of_the_vocabulary_or_of_the_flag(files, capsys):
+    folder, run = files
+    lines = words()
+    lines[lines.index("[unused0]")], lines[lines.index("[unused1]")] = "A", "é"
+    (folder / "vocab.txt").write_text("\n".join(lines), encoding="utf-8")
+    write_keras(folder / "model.weights", arrays_of(model_of()))
+    for flags, said, expected in (
+        ([], "cased", ["A", "a", "é"]),
+        (["--cased"], "cased", ["A", "a", "é"]),
+        (["--lower-case"], "in lower case", ["a", "a", "[UNK]"]),
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(run("model.weights", *flags))
+        assert tokenizer.tokenize("A a é") == expected and said in capsys.readouterr().out
+
+
+def test_a_tokenizer_that_reads_otherwise_is_noticed(files, monkeypatch):
+    folder, run = files
+    write_keras(folder / "model.weights", arrays_of(model_of()))
+    monkeypatch.setattr(
+        "hub_scripts.convert_bert4keras.without_inner_spaces",
+        lambda stock: without_inner_spaces(BertTokenizer(vocab=stock.get_vocab(), do_lower_case=False)),
+    )
+    vocabulary = words()
+    vocabulary[vocabulary.index("[unused0]")] = "ok"
+    vocabulary[vocabulary.index("[unused1]")] = "cafe"
+    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    with pytest.raises(SystemExit, match="reads 'A Café"):
+        run("model.weights")
+    assert not (folder / "out").exists()
 
 
 def test_a_wrong_layout_is_noticed(files, capsys):
@@ -193,7 +263,7 @@ def test_a_wrong_layout_is_noticed(files, capsys):
     (folder / "vocab.txt").write_text("\n".join(words()[:-1]), encoding="utf-8")
     with pytest.raises(SystemExit, match=r"41 tokens, .* 40: another vocabulary"):
         run("a.weights")
-    with pytest.raises(SystemExit, match="stock BERT has no nezha"):
+    with pytest.raises(SystemExit, match="stock bert has no positions of nezha"):
         run("a.weights", "--family", "nezha", "--as", "bert")
     with pytest.raises(SystemExit, match="No such file"):
         run("none.weights")
@@ -228,4 +298,5 @@ def test_simplified_vocabulary(files):
     write_keras(folder / "model.weights", arrays)
     out = run("model.weights", "--simplified", "--as", "unilm")
     assert UniLMForCausalLM.from_pretrained(out).config.eos_token_id == 3
-    assert AutoTokenizer.from_pretrained(out)("今天").input_ids == [2, 4, 5, 3]
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert tokenizer("今天").input_ids == [2, 4, 5, 3] and len(tokenizer) == len(kept)
