@@ -218,8 +218,10 @@ def test_vocab_txt_is_read_as_bert4keras_reads_it(files):
     (folder / "vocab.txt").write_bytes("今".encode("gbk"))
     with pytest.raises(SystemExit, match="not UTF-8"):
         run("model.weights")
-    (folder / "vocab.txt").write_text("a\nb\n")
-    with pytest.raises(SystemExit, match=r"no \[PAD\] and no"):
+    (folder / "vocab.txt").write_text(
+        "".join(f"{word}\n" for word in words()).replace("[PAD]", "x").replace("[SEP]", "y")
+    )
+    with pytest.raises(SystemExit, match=r"no \[PAD\] and no \[SEP\]"):
         run("model.weights")
 
 
