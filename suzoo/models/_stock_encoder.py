@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import cached_file
 
-from ._versions import COMMON_KEYWORDS
+from ._versions import COMMON_KEYWORDS, SAVE_KEYWORDS, refuse_unknown
 
 # Weights that the saved folder may lack without any effect on the output
 _HARMLESS_MISSING = ("pooler.", "position_ids")
@@ -156,6 +156,7 @@ class StockEncoderWrapper(PreTrainedModel):
 
     def _save_encoder(self, folder, state_dict: dict | None, tokenizer, kwargs: dict) -> Path:
         """Encoder weights under the encoder's own names, config with auto_map, this class's code, the tokenizer."""
+        refuse_unknown("save_pretrained", kwargs, SAVE_KEYWORDS)
         if kwargs.pop("push_to_hub", False):
             raise ValueError("save_pretrained does not push: call model.push_to_hub(repo_id) or `suzoo push`")
         if state_dict is not None:

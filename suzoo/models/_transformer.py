@@ -20,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ._attention import SelfAttention
 from ._positions import key_positions, relative_index, relative_sinusoids, rotary_angles
+from ._versions import SAVE_KEYWORDS, refuse_unknown
 
 
 class Embeddings(nn.Module):
@@ -302,6 +303,7 @@ class MLMHeadPreTrainedModel(BackbonePreTrainedModel):
 
     def save_pretrained(self, save_directory, *args: Any, **kwargs: Any) -> None:
         """As in transformers; where the class carries its code along, `AutoModel` finds the backbone too."""
+        refuse_unknown("save_pretrained", kwargs, SAVE_KEYWORDS)
         if self._auto_class is not None:
             backbone = type(self.bert)
             entry = {"AutoModel": f"{backbone.__module__.split('.')[-1]}.{backbone.__name__}"}

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import fields
+from inspect import signature
 from typing import Any
 
-from transformers import Cache
+from transformers import Cache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 # the name of the cache in transformers' arguments and outputs
@@ -22,6 +23,11 @@ CACHE = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWit
 COMMON_KEYWORDS = frozenset(
     {"num_items_in_batch", "output_attentions", "output_hidden_states", "use_cache"}
     | {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
+)
+# What `save_pretrained` takes, and what it hands on to `push_to_hub`
+SAVE_KEYWORDS = frozenset(
+    signature(PreTrainedModel.save_pretrained).parameters.keys()
+    | signature(PreTrainedModel.push_to_hub).parameters.keys()
 )
 
 

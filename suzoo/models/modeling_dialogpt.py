@@ -43,7 +43,7 @@ from ._transformer import (
     keep_logits,
     num_cached,
 )
-from ._versions import CACHE, cache_field, one_cache, refuse_unknown, take_cache
+from ._versions import CACHE, SAVE_KEYWORDS, cache_field, one_cache, refuse_unknown, take_cache
 from .configuration_dialogpt import DialoGPTConfig
 
 logger = logging.get_logger(__name__)
@@ -234,6 +234,7 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
         `AutoModelForCausalLM` without a flag. Else (blog layout, NEZHA, RoPE, pre-norm) it carries its code and opens
         with `trust_remote_code=True`, or without where suzoo is imported.
         """
+        refuse_unknown("save_pretrained", kwargs, SAVE_KEYWORDS)
         if not self.config.is_stock:
             logger.warning("saved with its code: opens with trust_remote_code=True, or where suzoo.models is imported")
             super().save_pretrained(save_directory, *args, **kwargs)

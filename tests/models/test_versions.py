@@ -66,6 +66,15 @@ def test_an_argument_that_nobody_knows_is_an_error():
                 model(ids, **extra, **{unknown: None})
 
 
+def test_a_keyword_of_saving_that_nobody_knows_is_an_error(tmp_path):
+    for model, _ in forwards():
+        if not any(hasattr(model, name) for name in ("cls", "encode", "rank")):
+            continue  # the backbones save as transformers does
+        with pytest.raises(TypeError, match="with_coed"):
+            model.save_pretrained(tmp_path, with_coed=True)
+        model.save_pretrained(tmp_path, max_shard_size="5GB", state_dict=model.state_dict())
+
+
 def test_what_transformers_passes_is_known():
     """Values that change nothing for a whole unpacked batch."""
     ids, lengths = tokens(2, 3), torch.tensor([0, 3, 6])
