@@ -55,7 +55,7 @@ def main() -> None:
         model = BertForMaskedLM.from_pretrained(recipe.model)
     elif is_tta:
         fields: dict[str, Any] = {**sizes(recipe, tokenizer), **ids, **queries, "query_init": recipe.query_init}
-        model = TTAForMaskedLM(TTAConfig(**fields, position_embedding_type=recipe.positions))
+        model = TTAForMaskedLM(TTAConfig(**fields, **recipe.attention_fields))
     else:
         model = BertForMaskedLM(BertConfig(**sizes(recipe, tokenizer)))
     tokenizer = finished_tokenizer(tokenizer, model)

@@ -49,7 +49,7 @@ def main() -> None:
     if recipe.model:
         model = UniLMForCausalLM.from_pretrained(recipe.model)
     else:
-        fields: dict[str, Any] = {**sizes(recipe, tokenizer), **ids, "position_embedding_type": recipe.positions}
+        fields: dict[str, Any] = {**sizes(recipe, tokenizer), **ids, **recipe.attention_fields}
         model = UniLMForCausalLM(UniLMConfig(**fields))
     limits = {"max_new_tokens": recipe.max_target_length, "num_beams": recipe.num_beams}
     model.generation_config = GenerationConfig(**ids, pad_token_id=tokenizer.pad_token_id, **limits)

@@ -272,7 +272,9 @@ class ChatSession:
         assert self._cache is not None
         self._cache.batch_select_indices(torch.tensor([row], device=self.model.device))
         excess = int(self._cache.get_seq_length()) - num_tokens
-        if excess > 0:
+        if excess > 0 and not _is_croppable(self._cache):
+            self._cache = None
+        elif excess > 0:
             self._cache.crop(-excess)
 
     def _cut_cache(self, prompt: DialogueTokens) -> bool:
@@ -287,8 +289,15 @@ class ChatSession:
         if shared == 0:
             return False
         if shared < len(cached):
+            if not _is_croppable(self._cache):
+                return False
             self._cache.crop(shared - len(cached))
         return True
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def _is_croppable(cache: Cache) -> bool:
+    """Whether what was read can be taken back; the state of linear attention cannot."""
+    return all(getattr(layer, "is_croppable", True) for layer in cache.layers)

@@ -213,7 +213,7 @@ def _ask_seq2seq(model: UniLMForCausalLM, tokenizer, folder: Path) -> tuple[dict
     promise = _generation_promise(model, tokenizer, "seq2seq-lm", [source for source, _ in pairs], folder)
     promise |= {"targets": [target for _, target in pairs], "max_length": _positions(model, tokenizer)}
     outputs = answer_sources(model, tokenizer, promise)
-    if model.config.position_embedding_type == "absolute" and not model.config.norm_first:
+    if model.config.has_stock_layers:
         outputs["source_logits"] = answer_texts(model, tokenizer, promise)["logits"]
         promise["doors"].append("BertForMaskedLM")
     return outputs, promise

@@ -12,6 +12,16 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ._linear_attention import linear_layer, prefix_linear_attention
+from ._position_kinds import (
+    Places,
+    distances,
+    kerple_bias,
+    kerple_start,
+    rerope_correction,
+    turned,
+    xpos_scales,
+)
 from ._positions import rotate
 
 
@@ -89,6 +99,10 @@ class SelfAttention(nn.Module):
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.kind = config.position_embedding_type
+        if self.kind.startswith("kerple"):
+            log_r1_H, raw_r2_H = kerple_start(self.kind, config.num_attention_heads)
+            self.log_r1, self.raw_r2 = nn.Parameter(log_r1_H), nn.Parameter(raw_r2_H)
 
     def forward(
         self,
@@ -98,8 +112,13 @@ class SelfAttention(nn.Module):
         cache: Cache | None = None,
         rotary: tuple[Tensor, Tensor] | None = None,
         relative: tuple[Tensor, Tensor] | None = None,
+        places: Places | None = None,
+        query_scale: Tensor | None = None,
+        position_bias: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
+        if self.config.is_linear:
+            return self._attend_linearly(hidden_BLD, cache, **kwargs), None
         implementation = self.config._attn_implementation
         if relative is not None:
             if implementation != "eager":
@@ -112,10 +131,17 @@ class SelfAttention(nn.Module):
         query_BHLK = self._heads(self.query(hidden_BLD))
         key_BHSK = self._heads(self.key(source_BSD))
         value_BHSK = self._heads(self.value(source_BSD))
+        if query_scale is not None:
+            query_BHLK = query_BHLK * query_scale
         if rotary is not None:
             query_BHLK, key_BHSK = rotate(query_BHLK, *rotary), rotate(key_BHSK, *rotary)
         if cache is not None:
             key_BHSK, value_BHSK = cache.update(key_BHSK, value_BHSK, self.layer_idx)
+        if places is not None:
+            query_BHLK, key_BHSK, position_bias = self._place(query_BHLK, key_BHSK, places)
+        if position_bias is not None:
+            # flex wants it whole
+            kwargs["position_bias"] = position_bias.expand(*query_BHLK.shape[:3], key_BHSK.shape[2])
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         output_BLHK, weights_BHLS = attend(
             self,
@@ -127,7 +153,54 @@ class SelfAttention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
+        if position_bias is not None and isinstance(attention_mask, Tensor) and attention_mask.dtype == torch.bool:
+            # sdpa adds the bias to the lowest float, so that a query which may see nothing would see everything
+            output_BLHK = output_BLHK.masked_fill(~attention_mask.any(-1).transpose(1, 2)[..., None], 0.0)
         return output_BLHK.flatten(2), weights_BHLS
+
+    def _attend_linearly(
+        self,
+        hidden_BLD: Tensor,
+        cache: Cache | None,
+        key_mask: Tensor | None = None,
+        is_source: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """(B, L, D). `key_mask` and `is_source` (B, L) are what other attention has in its mask."""
+        if kwargs.get("output_attentions"):
+            raise ValueError("linear attention has no attention weights to return")
+        layer = None if cache is None else linear_layer(cache, self.layer_idx)
+        output_BHLK, state = prefix_linear_attention(
+            *(self._heads(project(hidden_BLD)) for project in (self.query, self.key, self.value)),
+            kind=self.config.attention_type,
+            key_mask=key_mask,
+            is_source=is_source,
+            state=None if layer is None else layer.state,
+        )
+        if layer is not None:
+            layer.replace(state, hidden_BLD.shape[1])
+        return self.dropout(output_BHLK.transpose(1, 2).flatten(2))
+
+    def _place(self, query_BHLK: Tensor, key_BHSK: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Queries and keys turned, and what is added to their scores, for kinds whose keys stand in the cache as they
+        are, or whose bias is learned in every layer."""
+        queries, keys = places
+        if self.kind.startswith("kerple"):
+            bias_BHLS = kerple_bias(distances(queries, keys), self.kind, self.log_r1, self.raw_r2)
+            return query_BHLK, key_BHSK, bias_BHLS.to(query_BHLK.dtype)
+        theta = self.config.rope_theta
+        bias_BHLS = None
+        if self.kind != "xpos":
+            slowdown = self.config.rope_slowdown if self.kind == "leaky_rerope" else None
+            bias_BHLS = self.scaling * rerope_correction(
+                query_BHLK, key_BHSK, queries, keys, theta=theta, window=self.config.rope_window, slowdown=slowdown
+            )
+        query_BHLK, key_BHSK = turned(query_BHLK, queries, theta), turned(key_BHSK, keys, theta)
+        if self.kind == "xpos":
+            centre, dtype = keys.amax(-1, keepdim=True) // 2, query_BHLK.dtype
+            query_BHLK = query_BHLK * xpos_scales(queries, centre, self.head_size, dtype)
+            key_BHSK = key_BHSK / xpos_scales(keys, centre, self.head_size, dtype)
+        return query_BHLK, key_BHSK, bias_BHLS
 
     def _heads(self, states_BLD: Tensor) -> Tensor:
         # `view` and not `unflatten`, whose Python costs as much as a small product when single tokens are decoded

@@ -8,7 +8,10 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-POSITION_TYPES = ("absolute", "nezha", "rope")
+from ._linear_attention import LINEAR_KINDS
+from ._position_kinds import POSITIONS
+
+LOG_N = ("off", "train", "inference")
 # folders whose weights carry BERT's names, so that each of our models can start from any of them
 READABLE_MODEL_TYPES = ("bert", "dialogpt", "unilm", "tta")
 
@@ -17,10 +20,24 @@ class BackboneConfig(PreTrainedConfig):
     """Configuration of the house Transformer. Fields that `BertConfig` also has mean the same there and here.
 
     Args:
-        position_embedding_type: `absolute` (BERT), `nezha` (fixed sinusoids of the distance in keys and values, clipped
-            at `max_relative_position`; arXiv 1909.00204) or `rope` (kexue.fm 8265, adjacent pairs are rotated).
+        position_embedding_type: one of `_position_kinds.POSITIONS`: `absolute` (BERT), `none`, `nezha` (fixed sinusoids
+            of the distance in keys and values, clipped at `max_relative_position`; arXiv 1909.00204), `rope` (kexue.fm
+            8265, adjacent pairs are rotated), `xpos`, `rerope`, `leaky_rerope`, `alibi`, `kerple_log`, `kerple_power`
+            or `sandwich` (kexue.fm 9431 and 9708).
         max_relative_position: NEZHA's clipping distance.
         rope_theta: base of RoPE's wavelengths.
+        rope_window: of ReRoPE and Leaky ReRoPE: distances under it are RoPE's. A model that was trained with `rope` may
+            be opened with either.
+        rope_slowdown: of Leaky ReRoPE: behind the window the distance grows by 1 / rope_slowdown.
+        attention_type: `softmax`, or a kind of linear attention (kexue.fm 7546): `elu1`, `taylor1`, `taylor2` or
+            `efficient`, see `_linear_attention`; with absolute or no positions.
+        attention_window: a token sees others at a distance under it only; None sees all (kexue.fm 9431).
+        attention_sinks: the first so many tokens of a text stay visible behind the window (kexue.fm 9948).
+        log_n: `train` multiplies the scores by log n / log log_n_base for n visible keys, which keeps their entropy
+            (kexue.fm 8823); `inference` does that where it is above 1, for a model trained with `off`.
+        log_n_base: the training length.
+        random_positions: in training the positions of a text are drawn from so many, in order (kexue.fm 9444); None
+            counts them.
         norm_first: False is BERT's post-norm; True is pre-norm with one more LayerNorm at the end (torch's name).
         bos_token_id, eos_token_id: [CLS] and [SEP]; the defaults are their ids in BERT's English and Chinese
             vocabularies.
@@ -30,6 +47,10 @@ class BackboneConfig(PreTrainedConfig):
     Raises:
         ValueError: on a position type we do not have, or sizes that do not divide.
     """
+
+    # of the class
+    sees_past_only = False  # no token sees what stands to its right
+    can_be_linear = True
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -46,6 +67,14 @@ class BackboneConfig(PreTrainedConfig):
     position_embedding_type: str = "absolute"
     max_relative_position: int = 64
     rope_theta: float = 10000.0
+    rope_window: int = 256
+    rope_slowdown: float = 8.0
+    attention_type: str = "softmax"
+    attention_window: int | None = None
+    attention_sinks: int = 0
+    log_n: str = "off"
+    log_n_base: int = 512
+    random_positions: int | None = None
     norm_first: bool = False
     pad_token_id: int | None = 0
     bos_token_id: int | None = 101
@@ -55,15 +84,45 @@ class BackboneConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        if self.position_embedding_type not in POSITION_TYPES:
+        if self.position_embedding_type not in POSITIONS:
             raise ValueError(
-                f"position_embedding_type is one of {POSITION_TYPES}, not {self.position_embedding_type!r}"
+                f"position_embedding_type is one of {', '.join(POSITIONS)}, not {self.position_embedding_type!r}"
+            )
+        kind = POSITIONS[self.position_embedding_type]
+        if kind.causal_only and not self.sees_past_only:
+            raise ValueError(
+                f"{self.position_embedding_type} positions grow to the right, where this model sees, too: they are for "
+                "causal models"
+            )
+        if self.attention_type not in ("softmax", *LINEAR_KINDS):
+            raise ValueError(f"attention_type is softmax or one of {LINEAR_KINDS}, not {self.attention_type!r}")
+        if self.is_linear:
+            if not self.can_be_linear:
+                raise ValueError(
+                    "linear attention sums over all keys; that a token does not see itself would hold up to rounding "
+                    "only, so T-TA has softmax"
+                )
+            scores = self.attention_window is not None or self.log_n != "off"
+            if scores or self.position_embedding_type not in ("absolute", "none"):
+                raise ValueError("linear attention has no scores: absolute or no positions, no window and no log n")
+        if self.log_n not in LOG_N:
+            raise ValueError(f"log_n is one of {LOG_N}, not {self.log_n!r}")
+        for name in ("attention_window", "random_positions", "rope_window"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be positive, not {value}")
+        if self.attention_sinks < 0 or self.log_n_base < 2 or not self.rope_slowdown > 0:
+            raise ValueError("attention_sinks is 0 or more, log_n_base 2 or more, and rope_slowdown above 0")
+        if kind.limited and (self.random_positions or 0) > self.max_position_embeddings:
+            raise ValueError(
+                f"random_positions {self.random_positions} is more than the model's {self.max_position_embeddings} "
+                "positions"
             )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
-        if self.position_embedding_type != "absolute" and self.hidden_size // self.num_attention_heads % 2:
+        if kind.even_heads and self.hidden_size // self.num_attention_heads % 2:
             raise ValueError(
                 f"{self.position_embedding_type} positions need an even head size, not "
                 f"{self.hidden_size} / {self.num_attention_heads}"
@@ -77,6 +136,16 @@ class BackboneConfig(PreTrainedConfig):
             if name.startswith("TRANSFORMERS_MODELS_TO_") and "bert" in modules:
                 modules.setdefault(self.model_type, modules["bert"])
         return super().to_dict()
+
+    @property
+    def is_linear(self) -> bool:
+        return self.attention_type != "softmax"
+
+    @property
+    def has_stock_layers(self) -> bool:
+        """Whether BERT's layers compute the same, for the same mask."""
+        changed = self.norm_first or self.is_linear or self.attention_window is not None or self.log_n != "off"
+        return self.position_embedding_type == "absolute" and not changed
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -19,6 +19,7 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
 
+from ._position_kinds import POSITIONS
 from ._versions import CACHE
 
 # slots of the prompt in the innermost `generate()` of this thread
@@ -157,7 +158,7 @@ def rules_count_the_target(kwargs: dict[str, Any], start: int, *configs: Generat
 def prompt_length_must_fit(kwargs: dict[str, Any], max_new_tokens: int | None, config: PreTrainedConfig) -> None:
     """Raise before the first token where absolute positions would run out before the last one."""
     prompt = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
-    if config.position_embedding_type != "absolute" or max_new_tokens is None or prompt is None:
+    if not POSITIONS[config.position_embedding_type].limited or max_new_tokens is None or prompt is None:
         return
     mask = kwargs.get("attention_mask")
     longest = prompt.shape[1] if mask is None else int(mask.sum(-1).max())

@@ -20,9 +20,32 @@ def count_positions(
         num_past: tokens in the cache.
         num_new: L.
     """
-    if attention_mask is None or attention_mask.dim() != 2:
+    if attention_mask is None or len(attention_mask.shape) != 2:
         return torch.arange(num_new, device=device)[None] + num_past
     return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -num_new:]
+
+
+def random_positions(
+    num_rows: int, length: int, max_position: int, *, device: torch.device, generator: torch.Generator | None = None
+) -> Tensor:
+    """(B, L) positions drawn from 0 … max_position - 1 without repetition, in order (kexue.fm 9444; arXiv 2305.16843).
+
+    Raises:
+        ValueError: there are fewer positions than tokens.
+    """
+    if length > max_position:
+        raise ValueError(f"{length} tokens cannot have {max_position} different positions")
+    keys = torch.rand(num_rows, max_position, device=device, generator=generator)
+    return keys.topk(length, dim=-1).indices.sort(-1).values
+
+
+def training_positions(
+    position_ids: Tensor, batch_size: int, max_position: int | None, is_training: bool, cache: Cache | None
+) -> Tensor:
+    """(1 or B, L) in training those drawn from `max_position` (see `random_positions`), else as given."""
+    if max_position is None or not is_training or (cache is not None and cache.get_seq_length() > 0):
+        return position_ids
+    return random_positions(batch_size, position_ids.shape[-1], max_position, device=position_ids.device)
 
 
 def relative_sinusoids(max_relative_position: int, head_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -46,18 +69,6 @@ def document_ids(position_ids: Tensor | None, attention_mask: Tensor | None, cac
     if not tracing and not is_start.any():
         return None
     return torch.nn.functional.pad(is_start.cumsum(-1), (1, 0))
-
-
-def key_positions(attention_mask: Tensor | None, num_keys: int, device: torch.device) -> Tensor:
-    """(1 or B, S) positions of cached and new tokens: tokens without padding are counted.
-
-    Args:
-        attention_mask: (B, 1, L, S) as eager attention adds it. The last query sees every token that is no padding.
-    """
-    if attention_mask is None:
-        return torch.arange(num_keys, device=device)[None]
-    seen_BS = attention_mask[:, 0, -1] > torch.finfo(attention_mask.dtype).min
-    return (seen_BS.cumsum(-1) - 1).clamp_min(0)
 
 
 def relative_index(query_positions: Tensor, key_positions: Tensor, max_relative_position: int) -> Tensor:

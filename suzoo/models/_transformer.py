@@ -19,7 +19,8 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ._attention import SelfAttention
-from ._positions import key_positions, relative_index, relative_sinusoids, rotary_angles
+from ._position_kinds import POSITIONS, Places, alibi_bias, distances, kerple_start, log_n_scale, sandwich_bias
+from ._positions import count_positions, relative_index, relative_sinusoids, rotary_angles
 from ._versions import SAVE_KEYWORDS, refuse_unknown
 
 
@@ -29,7 +30,7 @@ class Embeddings(nn.Module):
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        if config.position_embedding_type == "absolute":
+        if POSITIONS[config.position_embedding_type].limited:
             self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         else:
             self.position_embeddings = None
@@ -139,9 +140,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList(Layer(config, idx, is_causal) for idx in range(config.num_hidden_layers))
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.norm_first else None
-        self.position_embedding_type = config.position_embedding_type
-        self.max_relative_position = config.max_relative_position
-        self.rope_theta = config.rope_theta
+        self.config = config
         self.head_size = config.hidden_size // config.num_attention_heads
 
     def forward(
@@ -151,31 +150,73 @@ class Encoder(nn.Module):
         position_ids: Tensor,
         memory_BSD: Tensor | None = None,
         cache: Cache | None = None,
+        padding_mask: Tensor | None = None,
+        num_visible: Tensor | None = None,
+        is_source: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
+        """(B, L, D).
+
+        Args:
+            hidden_BLD: of the new tokens.
+            attention_mask: as the attention implementation wants it.
+            position_ids: (1 or B, L).
+            memory_BSD: what keys and values are made from, if not `hidden_BLD`.
+            cache: of the tokens before.
+            padding_mask: (B, S) over cached and new tokens; what has no two dimensions counts as no padding.
+            num_visible: (1 or B, L) keys that a query sees, for log n scaling.
+            is_source: (B, L) boolean, tokens that see each other, for linear attention.
+            kwargs: go to every layer's attention.
+        """
         # in the recomputation of a layer the cache would take the same tokens a second time
         recomputes = (
             self.training and torch.is_grad_enabled() and any(layer.gradient_checkpointing for layer in self.layer)
         )
         if cache is not None and recomputes:
             raise ValueError("gradient checkpointing cannot train on top of a cache: leave one of them out")
-        if self.position_embedding_type == "rope":
-            kwargs["rotary"] = rotary_angles(position_ids, self.head_size, self.rope_theta, hidden_BLD.dtype)
-        elif self.position_embedding_type == "nezha":
-            num_new, device, clip = hidden_BLD.shape[1], hidden_BLD.device, self.max_relative_position
-            num_keys = num_new if cache is None else cache.get_mask_sizes(num_new, 0)[0]
-            queries = keys = position_ids
-            if num_keys != num_new:
-                keys = key_positions(attention_mask, num_keys, device)
-                queries = keys[:, torch.arange(num_new, device=device) + num_cached(cache)]
+        kind, config = self.config.position_embedding_type, self.config
+        if config.is_linear:
+            if padding_mask is not None and len(padding_mask.shape) != 2:
+                raise ValueError("linear attention takes an attention_mask of two dimensions, 1 for tokens")
+            key_mask = None if padding_mask is None else padding_mask[:, -hidden_BLD.shape[1] :]
+            kwargs.update(key_mask=key_mask, is_source=is_source)
+        if config.log_n != "off":
+            assert num_visible is not None
+            dtype, inference = hidden_BLD.dtype, config.log_n == "inference"
+            scale_BL = log_n_scale(num_visible, config.log_n_base, inference=inference, dtype=dtype)
+            kwargs["query_scale"] = scale_BL.to(dtype)[:, None, :, None]
+        if POSITIONS[kind].raw_keys or POSITIONS[kind].learned or kind in ("alibi", "sandwich"):
+            places = self._places(position_ids, padding_mask, cache)
+            if kind in ("alibi", "sandwich"):
+                make = alibi_bias if kind == "alibi" else sandwich_bias
+                kwargs["position_bias"] = make(distances(*places), config.num_attention_heads, hidden_BLD.dtype)
+            else:
+                kwargs["places"] = places
+        elif kind == "rope":
+            kwargs["rotary"] = rotary_angles(position_ids, self.head_size, config.rope_theta, hidden_BLD.dtype)
+        elif kind == "nezha":
+            clip, device = config.max_relative_position, hidden_BLD.device
             kwargs["relative"] = (
-                relative_index(queries, keys, clip),
+                relative_index(*self._places(position_ids, padding_mask, cache), clip),
                 relative_sinusoids(clip, self.head_size, device, hidden_BLD.dtype),
             )
         for layer in self.layer:
             # flash attention finds the documents of a packed row in the position ids
             hidden_BLD = layer(hidden_BLD, attention_mask, memory_BSD, cache=cache, position_ids=position_ids, **kwargs)
         return hidden_BLD if self.LayerNorm is None else self.LayerNorm(hidden_BLD)
+
+    def _places(self, position_ids: Tensor, padding_mask: Tensor | None, cache: Cache | None) -> Places:
+        """Positions of the new tokens and of all that they may see."""
+        num_new, device = position_ids.shape[-1], position_ids.device
+        num_keys = num_new if cache is None else cache.get_mask_sizes(num_new, 0)[0]
+        if num_keys == num_new:
+            return Places(position_ids, position_ids)
+        # those in the cache are not at hand: they are counted; a static cache has empty slots, which nobody sees
+        if padding_mask is not None and len(padding_mask.shape) == 2:
+            padding_mask = nn.functional.pad(padding_mask, (0, num_keys - padding_mask.shape[1]), value=1)
+        keys = count_positions(padding_mask, 0, num_keys, device)
+        queries = keys[:, torch.arange(num_new, device=device) + num_cached(cache)]
+        return Places(queries, keys)
 
 
 class _Transform(nn.Module):
@@ -235,17 +276,21 @@ class BackbonePreTrainedModel(PreTrainedModel):
 
     @property
     def _supports_sdpa(self) -> bool:
-        return self.config.position_embedding_type != "nezha"
+        return POSITIONS[self.config.position_embedding_type].sdpa
 
     @property
     def _supports_flex_attn(self) -> bool:
-        return self.config.position_embedding_type != "nezha"
+        return POSITIONS[self.config.position_embedding_type].flex
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, _Predictions):
             init.zeros_(module.bias)
+        if isinstance(module, SelfAttention) and POSITIONS[module.kind].learned:
+            log_r1_H, raw_r2_H = kerple_start(module.kind, self.config.num_attention_heads)
+            init.copy_(module.log_r1, log_r1_H)
+            init.copy_(module.raw_r2, raw_r2_H)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):

@@ -17,6 +17,7 @@ class DialoGPTConfig(BackboneConfig):
     """
 
     model_type = "dialogpt"
+    sees_past_only = True
 
     layout: str = "dialogpt"
     use_cache: bool = True
@@ -29,8 +30,7 @@ class DialoGPTConfig(BackboneConfig):
     @property
     def is_stock(self) -> bool:
         """Whether a stock `BertLMHeadModel` computes the same, token types included."""
-        has_stock_layers = self.position_embedding_type == "absolute" and not self.norm_first
-        return has_stock_layers and self.layout != "blog" and not self.self_terminating
+        return self.has_stock_layers and self.layout != "blog" and not self.self_terminating
 
     @property
     def turn_end_id(self) -> int:

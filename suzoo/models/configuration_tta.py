@@ -23,6 +23,7 @@ class TTAConfig(BackboneConfig):
     """
 
     model_type = "tta"
+    can_be_linear = False
 
     query_init: str = "mask"
     mask_token_id: int | None = None

@@ -30,8 +30,10 @@ from ._generation import (
     setting,
     take_prompt,
 )
+from ._linear_attention import refuse_packed
 from ._masks import causal_mask
-from ._positions import count_positions, document_ids
+from ._position_kinds import POSITIONS, tokens_seen, visible_keys
+from ._positions import count_positions, document_ids, training_positions
 from ._self_terminating import add_self_termination
 from ._transformer import (
     BACKBONE_IGNORES,
@@ -55,7 +57,10 @@ class DialoGPTPreTrainedModel(BackbonePreTrainedModel):
 
     @property
     def _supports_flash_attn(self) -> bool:
-        return self.config.position_embedding_type != "nezha"
+        config = self.config
+        # random positions would look like packed rows to it
+        differs = config.attention_window is not None or config.is_linear or config.random_positions is not None
+        return POSITIONS[config.position_embedding_type].flash and not differs
 
 
 class DialoGPTModel(DialoGPTPreTrainedModel):
@@ -96,14 +101,22 @@ class DialoGPTModel(DialoGPTPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embeddings.word_embeddings(input_ids)
         num_new, device = inputs_embeds.shape[1], inputs_embeds.device
-        # before a cache is made, with which transformers would not look for documents
-        mask = causal_mask(self.config, inputs_embeds, attention_mask, cache, position_ids)
+        config, mask = self.config, None
+        if config.is_linear:
+            refuse_packed(documents)
+        else:  # before a cache is made, with which transformers would not look for documents
+            mask = causal_mask(config, inputs_embeds, attention_mask, cache, position_ids, documents)
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         if position_ids is None:
             position_ids = count_positions(attention_mask, num_cached(cache), num_new, device)
+        num_seen = tokens_seen(position_ids, attention_mask, documents, None)
+        num_visible = visible_keys(position_ids, num_seen, config.attention_window, config.attention_sinks)
+        batch_size = inputs_embeds.shape[0]
+        position_ids = training_positions(position_ids, batch_size, config.random_positions, self.training, cache)
         hidden_BLD = self.embeddings(inputs_embeds, token_type_ids, position_ids)
-        hidden_BLD = self.encoder(hidden_BLD, mask, position_ids, cache=cache, **kwargs)
+        counted: dict[str, Any] = {"padding_mask": attention_mask, "num_visible": num_visible}
+        hidden_BLD = self.encoder(hidden_BLD, mask, position_ids, cache=cache, **counted, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=hidden_BLD, **cache_field(cache if use_cache else None))
 
     def _default_token_types(
@@ -226,6 +239,15 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
         return super().prepare_inputs_for_generation(  # ty: ignore[invalid-argument-type]
             input_ids, *args, inputs_embeds=inputs_embeds, **kwargs
         )
+
+    @staticmethod
+    def create_masks_for_generate(
+        config, inputs_embeds, attention_mask, past_key_values=None, *, cache=None, **kwargs: Any
+    ):
+        """The mask a static cache needs before the compiled forward; transformers would leave the window out."""
+        if config.is_linear:
+            return attention_mask
+        return causal_mask(config, inputs_embeds, attention_mask, cache if past_key_values is None else past_key_values)
 
     def save_pretrained(self, save_directory, *args: Any, **kwargs: Any) -> None:
         """Save through the widest door that is open, and log which one it is.

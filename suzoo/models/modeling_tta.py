@@ -28,7 +28,8 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from ._masks import off_diagonal_mask
-from ._positions import count_positions, document_ids
+from ._position_kinds import tokens_seen, visible_keys
+from ._positions import count_positions, document_ids, training_positions
 from ._spelling import confusions, same_script
 from ._transformer import (
     BACKBONE_IGNORES,
@@ -86,6 +87,12 @@ class TTAModel(TTAPreTrainedModel):
             documents = documents.expand(batch_size, -1)
         if position_ids is None:
             position_ids = count_positions(attention_mask, 0, num_tokens, inputs_embeds.device)
+        sees_all = torch.ones(batch_size, num_tokens, dtype=torch.bool, device=inputs_embeds.device)
+        num_seen = tokens_seen(position_ids, attention_mask, documents, sees_all)
+        window, sinks = self.config.attention_window, self.config.attention_sinks
+        num_visible = visible_keys(position_ids, num_seen, window, sinks) - 1  # all but itself
+        limit = self.config.random_positions
+        position_ids = training_positions(position_ids, batch_size, limit, self.training, None)
 
         mask = off_diagonal_mask(self.config, inputs_embeds, attention_mask, documents)
         memory_BLD = self.embeddings(inputs_embeds, token_type_ids, position_ids)
@@ -102,7 +109,9 @@ class TTAModel(TTAPreTrainedModel):
             mask_ids = torch.tensor(mask_id, device=inputs_embeds.device)
             query_BLD = self.embeddings.word_embeddings(mask_ids).expand_as(memory_BLD)
         query_BLD = self.embeddings(query_BLD, token_type_ids, position_ids)
-        hidden_BLD = self.encoder(query_BLD, mask, position_ids, memory_BSD=memory_BLD, **kwargs)
+        hidden_BLD = self.encoder(
+            query_BLD, mask, position_ids, memory_BSD=memory_BLD, num_visible=num_visible, **kwargs
+        )
         return BaseModelOutput(last_hidden_state=hidden_BLD)
 
 

@@ -33,8 +33,10 @@ from ._generation import (
     setting,
     take_prompt,
 )
+from ._linear_attention import refuse_packed
 from ._masks import prefix_mask
-from ._positions import count_positions, document_ids
+from ._position_kinds import tokens_seen, visible_keys
+from ._positions import count_positions, document_ids, training_positions
 from ._self_terminating import add_self_termination
 from ._transformer import (
     BACKBONE_IGNORES,
@@ -107,17 +109,22 @@ class UniLMModel(UniLMPreTrainedModel):
         documents = document_ids(position_ids, attention_mask, cache)
         if documents is not None:
             attention_mask = None  # of ones
-        # before a cache is made, with which transformers would not look for documents
-        mask = prefix_mask(
-            self.config, inputs_embeds, attention_mask, token_type_ids == 0, cache, position_ids, documents
-        )
+        config, is_source, mask = self.config, token_type_ids == 0, None
+        if config.is_linear:
+            refuse_packed(documents)
+        else:  # before a cache is made, with which transformers would not look for documents
+            mask = prefix_mask(config, inputs_embeds, attention_mask, is_source, cache, position_ids, documents)
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         if position_ids is None:
             position_ids = count_positions(attention_mask, num_cached(cache), num_new, device)
+        num_seen = tokens_seen(position_ids, attention_mask, documents, is_source)
+        num_visible = visible_keys(position_ids, num_seen, config.attention_window, config.attention_sinks)
+        position_ids = training_positions(position_ids, batch_size, config.random_positions, self.training, cache)
 
         hidden_BLD = self.embeddings(inputs_embeds, token_type_ids, position_ids)
-        hidden_BLD = self.encoder(hidden_BLD, mask, position_ids, cache=cache, **kwargs)
+        counted: dict[str, Any] = {"padding_mask": attention_mask, "num_visible": num_visible, "is_source": is_source}
+        hidden_BLD = self.encoder(hidden_BLD, mask, position_ids, cache=cache, **counted, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=hidden_BLD, **cache_field(cache if use_cache else None))
 
 
@@ -324,6 +331,8 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
     ):
         """The mask a static cache needs before the compiled forward; transformers would make a causal one. `kwargs` are
         what transformers passes for the masks of others."""
+        if config.is_linear:
+            return attention_mask
         cache = one_cache(cache, past_key_values)
         assert cache is not None, "transformers asks for this mask only where there is a static cache"
         return prefix_mask(config, inputs_embeds, attention_mask, token_type_ids == 0, cache)

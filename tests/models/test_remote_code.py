@@ -49,10 +49,17 @@ print(json.dumps(out))
 def test_folders_open_without_suzoo(tmp_path):
     tokenizer = tiny_tokenizer()
     models = {
-        "unilm": tiny("unilm", double=False),
+        "unilm": tiny(
+            "unilm",
+            double=False,
+            position_embedding_type="leaky_rerope",
+            rope_window=3,
+            attention_window=4,
+            log_n="train",
+        ),
         "blog": tiny("dialogpt", double=False, layout="blog", position_embedding_type="nezha"),
         "stock": tiny("dialogpt", double=False),
-        "tta": tiny("tta", double=False, position_embedding_type="rope"),
+        "tta": tiny("tta", double=False, position_embedding_type="kerple_power"),
     }
     models["unilm"].generation_config.update(max_new_tokens=4, do_sample=False, pad_token_id=0)
     folders = {}

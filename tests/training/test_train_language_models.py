@@ -58,11 +58,11 @@ WAYS = {
         "--layout blog --positions nezha",
         "--layout dialogpt --learn replies --gradient-checkpointing",
         "--reverse --micro-batches 2",
-        "--chunk-size 64 --precision bf16",
+        "--chunk-size 64 --precision bf16 --attention elu1 --positions none",
         "--self-terminating monotonic --epsilon 1e-3",
     ],
     "unilm": [
-        "--self-terminating non_monotonic",
+        "--self-terminating non_monotonic --positions alibi --window 16 --sinks 1",
         "--tailr 0.1 --random-replacement 0.5 --positions rope",
         "--rdrop 4 --micro-batches 2",
         "--fgm 0.5 --optimizer lion --lr 3e-4",
@@ -70,7 +70,7 @@ WAYS = {
     ],
     "tta": [
         "--query-init position --chunk-size 64",
-        "--positions rope --micro-batches 2",
+        "--positions kerple_log --micro-batches 2 --log-n train --random-positions 60",
         "--objective mlm --typos None --words jieba",
         "--objective mlm --typos None --precision bf16",
     ],

@@ -8,6 +8,21 @@ from typing import Annotated, Any, Literal
 from recipes.base import Training
 from recipes.settings import Setting
 
+Positions = Literal[
+    "absolute",
+    "none",
+    "nezha",
+    "rope",
+    "xpos",
+    "rerope",
+    "leaky_rerope",
+    "alibi",
+    "kerple_log",
+    "kerple_power",
+    "sandwich",
+]
+Attention = Literal["softmax", "elu1", "taylor1", "taylor2", "efficient"]
+SCRATCH = ("model=None",)
 RULES = ("self_terminating=monotonic", "self_terminating=non_monotonic")
 
 
@@ -17,12 +32,39 @@ class LanguageModelTraining(Training):
 
     micro_batch_tokens: Annotated[int, Setting(least=1)] = 2048
     """Size of a micro-batch on one process: examples times the longest of them; under 5 % of it is padding."""
-    positions: Annotated[Literal["absolute", "nezha", "rope"], Setting(part_of=("model=None",))] = "absolute"
-    """Of the model from scratch."""
+    positions: Annotated[Positions, Setting(part_of=SCRATCH)] = "absolute"
+    """Of the model from scratch (kexue.fm/archives/9431, 9708); suzoo/models/_position_kinds.py says what each adds."""
+    attention: Annotated[Attention, Setting(part_of=SCRATCH)] = "softmax"
+    """Of the model from scratch: softmax, or a kind of linear attention (kexue.fm/archives/7546)."""
+    rope_window: Annotated[int, Setting(least=1, part_of=("positions=rerope", "positions=leaky_rerope"))] = 256
+    """rerope, leaky_rerope: distances under it are RoPE's; a quarter to a half of the training length."""
+    window: Annotated[int | None, Setting(least=1, part_of=SCRATCH)] = None
+    """A token of the model from scratch sees others at a distance under this only; default is all."""
+    sinks: Annotated[int, Setting(least=0, off=0, part_of=("window",))] = 0
+    """window: the first so many tokens stay visible to all."""
+    log_n: Annotated[Literal["off", "train", "inference"], Setting(off="off", part_of=SCRATCH)] = "off"
+    """Scale the scores of the model from scratch by log n / log max_length for n visible keys (kexue.fm/archives/8823):
+    always, or at inference only, on longer texts."""
+    random_positions: Annotated[int | None, Setting(least=1, part_of=SCRATCH)] = None
+    """Draw the positions of a training text from so many, in order (kexue.fm/archives/9444)."""
     label_smoothing: Annotated[float, Setting(least=0, most=1, off=0)] = 0.0
     """Share of the target that is spread over the vocabulary; dev losses are without it."""
     chunk_size: Annotated[int, Setting(least=0, off=0)] = 0
     """Labelled tokens whose logits exist at once, for large vocabularies; the head then computes twice. 0 is all."""
+
+    @property
+    def attention_fields(self) -> dict[str, Any]:
+        """Fields of the configuration of a model from scratch."""
+        return {
+            "position_embedding_type": self.positions,
+            "attention_type": self.attention,
+            "rope_window": self.rope_window,
+            "attention_window": self.window,
+            "attention_sinks": self.sinks,
+            "log_n": self.log_n,
+            "log_n_base": self.max_length,
+            "random_positions": self.random_positions,
+        }
 
     @property
     def loop_options(self) -> dict[str, Any]:

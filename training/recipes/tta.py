@@ -34,8 +34,9 @@ class TTA(LanguageModelTraining):
         super().check()
         if self.objective == "mlm" and self.typos:
             raise ValueError("--typos are corrected by T-TA; a masked language model has no one-pass suggestions")
-        if self.objective == "mlm" and self.positions != "absolute":
-            raise ValueError("--objective mlm is a stock BERT, which has --positions absolute only")
+        own = self.positions != "absolute" or self.window or self.log_n != "off" or self.random_positions
+        if self.objective == "mlm" and own:
+            raise ValueError("--objective mlm is a stock BERT, which has --positions absolute only, and all it sees")
 
 
 def quickstart() -> TTA:

@@ -1,0 +1,155 @@
+"""Trained on 64 tokens, tested on up to 512: positions that act on the scores, windows, log n and ReRoPE.
+
+Claims (kexue.fm/archives/9431, 8823, 9708): a model with RoPE breaks down behind its training length; a window of that
+length at test time, without training, is a strong baseline; ALiBi, KERPLE, Sandwich and XPOS go on as well as it does;
+log n scaling helps, more if it was trained; ReRoPE at test time is the best of those without training, and its window
+should be a quarter to a half of the training length, for at the whole it breaks down.
+
+    python reproductions/length_extrapolation.py --data texts.txt.gz
+
+A causal pre-norm model, two layers of 96, 16 x 64 tokens per step. Each number is the loss, in nats, of the last 64
+tokens of blocks of that length. The second table is the entropy of its trained attention as a share of log n.
+
+Verdict: in training/LOG.md.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from _small_lm import Results, read_lines, spread
+
+from suzoo.analysis import attention_report
+from suzoo.data import train_wordpiece
+from suzoo.models import DialoGPTConfig, DialoGPTForCausalLM
+from suzoo.optimizers import get_schedule
+
+TRAINED = 64
+# name -> what is trained; what is changed at test time, each its own row
+MODELS: dict[str, dict] = {
+    "RoPE": {"position_embedding_type": "rope"},
+    "RoPE, log n trained": {"position_embedding_type": "rope", "log_n": "train", "log_n_base": TRAINED},
+    "XPOS": {"position_embedding_type": "xpos"},
+    "ALiBi": {"position_embedding_type": "alibi"},
+    "KERPLE (log)": {"position_embedding_type": "kerple_log"},
+    "Sandwich": {"position_embedding_type": "sandwich"},
+}
+LOG_N = {"log_n": "inference", "log_n_base": TRAINED}
+AT_TEST: dict[str, dict[str, dict]] = {
+    "RoPE": {
+        "": {},
+        "window 64": {"attention_window": TRAINED},
+        "window 64, 4 sinks": {"attention_window": TRAINED, "attention_sinks": 4},
+        "log n at inference": LOG_N,
+        "ReRoPE 16": {"position_embedding_type": "rerope", "rope_window": 16},
+        "ReRoPE 32": {"position_embedding_type": "rerope", "rope_window": 32},
+        "ReRoPE 64": {"position_embedding_type": "rerope", "rope_window": 64},
+        "ReRoPE 32, log n at inference": {"position_embedding_type": "rerope", "rope_window": 32, **LOG_N},
+        "Leaky ReRoPE 32": {"position_embedding_type": "leaky_rerope", "rope_window": 32, "rope_slowdown": 16.0},
+    },
+    "RoPE, log n trained": {
+        "": {},
+        "window 64": {"attention_window": TRAINED},
+        "ReRoPE 32": {"position_embedding_type": "rerope", "rope_window": 32},
+    },
+    "XPOS": {"": {}, "window 64": {"attention_window": TRAINED}},
+}
+
+
+@dataclass
+class Options:
+    data: str
+    """A text file, one text per line, also .gz."""
+    lengths: tuple[int, ...] = (64, 128, 256, 512)
+    num_updates: int = 600
+    num_blocks: int = 24
+    """Test blocks of each length."""
+    out: Path = Path("out/length-extrapolation/runs.json")
+    seeds: tuple[int, ...] = field(default=(0, 1, 2))
+
+
+def stream_of(path: str) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Token ids to train on and to test on, and the size of their vocabulary."""
+    lines = read_lines(path)
+    tokenizer = train_wordpiece(lines, vocab_size=1000)
+    ids = [token for row in tokenizer(lines, add_special_tokens=False)["input_ids"] for token in row]
+    cut = len(ids) * 9 // 10
+    return torch.tensor(ids[:cut]), torch.tensor(ids[cut:]), len(tokenizer)
+
+
+def trained(fields: dict, stream: torch.Tensor, vocab_size: int, num_updates: int, seed: int) -> DialoGPTForCausalLM:
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 384}
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = DialoGPTConfig(vocab_size=vocab_size, norm_first=True, **sizes, **dropout, **fields)
+    model = DialoGPTForCausalLM(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+    schedule = get_schedule("linear", optimizer, num_steps=num_updates, warmup=0.1)
+    blocks, draw = stream[: len(stream) // TRAINED * TRAINED].view(-1, TRAINED), np.random.default_rng(seed)
+    for _ in range(num_updates):
+        batch = blocks[torch.from_numpy(draw.integers(len(blocks), size=16))]
+        model(input_ids=batch, labels=batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    return model.eval()
+
+
+def changed(model: DialoGPTForCausalLM, fields: dict) -> DialoGPTForCausalLM:
+    """The same weights under another configuration."""
+    config = copy.deepcopy(model.config)
+    for name, value in fields.items():
+        setattr(config, name, value)
+    other = DialoGPTForCausalLM(config).eval()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+@torch.no_grad()
+def loss_at(model: DialoGPTForCausalLM, stream: torch.Tensor, length: int, num_blocks: int) -> float:
+    # every length predicts the same tokens: the last ones of blocks that end at the same places
+    ends = torch.linspace(600, len(stream), num_blocks).long()
+    blocks = torch.stack([stream[end - length - 1 : end] for end in ends])
+    logits = torch.cat([model(input_ids=part[:, :-1]).logits[:, -TRAINED:] for part in blocks.split(8)])
+    return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), blocks[:, -TRAINED:].flatten()))
+
+
+def measure(name: str, options: Options, streams, seed: int) -> dict:
+    train_stream, test_stream, vocab_size = streams
+    model = trained(MODELS[name], train_stream, vocab_size, options.num_updates, seed)
+    found: dict = {"loss": [0.0], "seconds": [0.0], "rows": {}, "entropy": {}}
+    for change, fields in AT_TEST.get(name, {"": {}}).items():
+        other = changed(model, fields)
+        found["rows"][change] = {str(n): loss_at(other, test_stream, n, options.num_blocks) for n in options.lengths}
+    for n in options.lengths:
+        report = attention_report(model, {"input_ids": test_stream[: 4 * n].view(4, n)})
+        found["entropy"][str(n)] = float(report.relative_entropy.mean())
+    found["loss"] = [found["rows"][""][str(TRAINED)]]
+    return found
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    streams, results = stream_of(options.data), Results(str(options.out))
+    columns = [str(n) for n in options.lengths]
+    head = f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}"
+    losses, entropies = [head], [head]
+    for name in MODELS:
+        runs = [
+            results.run(f"{name} {seed}", lambda name=name, seed=seed: measure(name, options, streams, seed))
+            for seed in options.seeds
+        ]
+        for change in runs[0]["rows"]:
+            cells = [spread(run["rows"][change][n] for run in runs) for n in columns]
+            losses.append(f"| {', '.join(filter(None, (name, change)))} | {' | '.join(cells)} |")
+        entropies.append(f"| {name} | {' | '.join(spread(run['entropy'][n] for run in runs) for n in columns)} |")
+    print("\n".join([*losses, "", *entropies]))
+
+
+if __name__ == "__main__":
+    main()

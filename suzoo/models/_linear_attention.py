@@ -1,0 +1,259 @@
+"""Attention in linear time: a sum of phi(k) v^T in place of a table of scores.
+
+Sources: kexue.fm/archives/7546; arXiv 2006.16236 (elu + 1), 1812.01243 (efficient attention).
+
+    o_i = sum_j sim(q_i, k_j) v_j / sum_j sim(q_i, k_j)        sim(q, k) = phi(q) . phi(k) >= 0
+
+    elu1       phi(x) = elu(x) + 1
+    taylor1    sim = 1 + q.k of normalized q and k                 (Su's: e^x = 1 + x + …)
+    taylor2    sim = 1 + x + x^2 / 2 of x = q.k / sqrt(K)          1 + K + K^2 features
+    efficient  softmax of q over its features, softmax of k over the tokens, which sums to 1 by itself
+
+Causal attention keeps the state S = sum phi(k) v^T and z = sum phi(k), whose size does not grow with the text; in
+chunks it is a product of matrices. Everything is summed in float32 at least.
+
+Shapes: B batch, H heads, L queries, S keys, K head size, V value size, F features.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin, StaticCache
+
+LINEAR_KINDS = ("elu1", "taylor1", "taylor2", "efficient")
+
+
+class LinearState(NamedTuple):
+    """What causal attention remembers: (B, H, F, V), (B, H, F), and of `efficient` the largest k so far (B, H, F)."""
+
+    values: Tensor
+    keys: Tensor
+    largest: Tensor | None
+
+
+def features(states: Tensor, kind: str) -> Tensor:
+    """(..., K) to phi (..., F), for the kinds that have one."""
+    if kind == "elu1":
+        return torch.nn.functional.elu(states) + 1
+    if kind == "taylor1":
+        return torch.cat([torch.ones_like(states[..., :1]), torch.nn.functional.normalize(states, dim=-1)], -1)
+    if kind == "taylor2":
+        states = states * states.shape[-1] ** -0.25
+        pairs = (states[..., :, None] * states[..., None, :]).flatten(-2) * 0.5**0.5
+        return torch.cat([torch.ones_like(states[..., :1]), states, pairs], -1)
+    raise ValueError(f"the kind of linear attention is one of {LINEAR_KINDS}, not {kind!r}")
+
+
+def linear_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    kind: str = "elu1",
+    is_causal: bool,
+    key_mask: Tensor | None = None,
+    state: LinearState | None = None,
+    chunk_size: int = 64,
+    eps: float = 1e-6,
+) -> tuple[Tensor, LinearState]:
+    """Linear attention over a whole text, or over the next tokens of one.
+
+    Args:
+        query: (B, H, L, K).
+        key: (B, H, S, K); causal: S = L.
+        value: (B, H, S, V).
+        kind: see the module.
+        is_causal: a query sees its own key and those before; else all.
+        key_mask: (B, S), 0 for padding, which then has no part in numerator or denominator.
+        state: causal, of the tokens before. chunk_size: causal, tokens whose scores exist at once.
+        eps: least denominator, for queries that see nothing.
+
+    Returns:
+        (B, H, L, V) in the dtype of `value`, and the state behind the last token.
+
+    Raises:
+        ValueError: the kind is unknown, or the arguments belong to the other direction.
+    """
+    if kind not in LINEAR_KINDS:
+        raise ValueError(f"the kind of linear attention is one of {LINEAR_KINDS}, not {kind!r}")
+    if is_causal and query.shape[2] != key.shape[2]:
+        raise ValueError(f"causal linear attention has a key for each query, not {key.shape[2]} for {query.shape[2]}")
+    if state is not None and not is_causal:
+        raise ValueError("a state goes with causal attention")
+    wide = torch.promote_types(query.dtype, torch.float32)
+    query, key, values = query.to(wide), key.to(wide), value.to(wide)
+    seen = None if key_mask is None else key_mask.bool()[:, None, :, None]
+    if kind == "efficient":
+        output, state = _efficient(query, key, values, seen, is_causal, state, chunk_size, eps)
+        return output.to(value.dtype), state
+    phi_q, phi_k = features(query, kind), features(key, kind)
+    if seen is not None:
+        phi_k = phi_k * seen
+    if not is_causal:
+        state = LinearState(phi_k.transpose(2, 3) @ values, phi_k.sum(2), None)
+        output = phi_q @ state.values / (phi_q @ state.keys[..., None]).clamp_min(eps)
+        return output.to(value.dtype), state
+    state = state or _empty(phi_k, values, with_largest=False)
+    parts = []
+    for q, k, v in zip(*(x.split(chunk_size, 2) for x in (phi_q, phi_k, values)), strict=True):
+        scores = (q @ k.transpose(2, 3)).tril()
+        below = scores.sum(-1, keepdim=True) + q @ state.keys[..., None]
+        parts.append((scores @ v + q @ state.values) / below.clamp_min(eps))
+        state = LinearState(state.values + k.transpose(2, 3) @ v, state.keys + k.sum(2), None)
+    return torch.cat(parts, 2).to(value.dtype), state
+
+
+def _empty(phi_k: Tensor, values: Tensor, *, with_largest: bool) -> LinearState:
+    sizes = (*phi_k.shape[:2], phi_k.shape[-1])
+    largest = phi_k.new_full(sizes, -torch.inf) if with_largest else None
+    return LinearState(phi_k.new_zeros(*sizes, values.shape[-1]), phi_k.new_zeros(sizes), largest)
+
+
+def _efficient(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    seen: Tensor | None,
+    is_causal: bool,
+    state: LinearState | None,
+    chunk_size: int,
+    eps: float,
+) -> tuple[Tensor, LinearState]:
+    """softmax over features of q, softmax over the visible tokens of each feature of k.
+
+    Causal, the softmax over the tokens is that of the past, with the largest k so far taken out of the exponent. In
+    float32 a feature of k may differ by 80 between two tokens of a chunk; what lies farther below counts as nothing.
+    """
+    query = query.softmax(-1)
+    if seen is not None:
+        key = key.masked_fill(~seen, -torch.inf)
+    state = state or _empty(key, value, with_largest=True)
+    if not is_causal:
+        state, _, _ = _read(state, key, value)
+        return query / state.keys[:, :, None].clamp_min(eps**4) @ state.values, state
+    parts = []
+    for q, k, v in zip(*(x.split(chunk_size, 2) for x in (query, key, value)), strict=True):
+        behind, before, phi_k = _read(state, k, v)
+        q = q / (phi_k.cumsum(2) + before.keys[:, :, None]).clamp_min(eps**4)
+        parts.append((q @ phi_k.transpose(2, 3)).tril() @ v + q @ before.values)
+        state = behind
+    return torch.cat(parts, 2), state
+
+
+def _read(state: LinearState, key: Tensor, value: Tensor) -> tuple[LinearState, LinearState, Tensor]:
+    """The state behind these tokens, the one before them at the same scale, and e^(k - largest)."""
+    assert state.largest is not None
+    largest = torch.maximum(state.largest, key.amax(2))
+    base = largest.masked_fill(largest == -torch.inf, 0.0)  # nothing was seen yet
+    phi_k, decay = (key - base[:, :, None]).exp(), (state.largest - base).exp()
+    before = LinearState(state.values * decay[..., None], state.keys * decay, largest)
+    return (
+        LinearState(before.values + phi_k.transpose(2, 3) @ value, before.keys + phi_k.sum(2), largest),
+        before,
+        phi_k,
+    )
+
+
+def prefix_linear_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    kind: str,
+    key_mask: Tensor | None,
+    is_source: Tensor | None,
+    state: LinearState | None,
+) -> tuple[Tensor, LinearState]:
+    """Source tokens attend to the whole source; target tokens to the source, their past and themselves.
+
+    Args:
+        query, key, value: (B, H, L, K) of the new tokens.
+        kind: see the module.
+        key_mask: (B, L), 0 for padding.
+        is_source: (B, L) boolean; None where all is target, that is causal.
+        state: of the tokens before, behind which everything is target.
+    """
+    if state is not None or is_source is None or not (torch.compiler.is_compiling() or bool(is_source.any())):
+        return linear_attention(query, key, value, kind=kind, is_causal=True, key_mask=key_mask, state=state)
+    real = is_source if key_mask is None else key_mask.bool()
+    of_source, source = linear_attention(query, key, value, kind=kind, is_causal=False, key_mask=is_source & real)
+    targets = ~is_source if key_mask is None else ~is_source & real
+    of_target, state = linear_attention(query, key, value, kind=kind, is_causal=True, key_mask=targets, state=source)
+    return torch.where(is_source[:, None, :, None], of_source, of_target), state
+
+
+class LinearLayer(CacheLayerMixin):
+    """A layer of a cache that holds a `LinearState`: its size does not grow, and what was read cannot be taken back."""
+
+    is_croppable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state: LinearState | None = None
+        self.num_seen = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        raise NotImplementedError("a linear layer is filled by `replace`")
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError("a linear layer is filled by `replace`")
+
+    def replace(self, state: LinearState, num_new: int) -> None:
+        self.state, self.num_seen, self.is_initialized = state, self.num_seen + num_new, True
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.num_seen + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.num_seen
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def crop(self, tokens_to_remove: int) -> None:
+        raise ValueError("linear attention cannot take back what it has read: compute the text anew")
+
+    def reset(self) -> None:
+        self.state, self.num_seen, self.is_initialized = None, 0, False
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self._each(lambda part: part.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._each(lambda part: part.index_select(0, indices.to(part.device)))
+
+    def _each(self, change: Any) -> None:
+        if self.state is not None:
+            values, keys, largest = self.state
+            self.state = LinearState(change(values), change(keys), None if largest is None else change(largest))
+
+
+def refuse_packed(documents: Tensor | None) -> None:
+    if documents is not None:
+        raise ValueError("linear attention sums over a whole row: pad the texts of a batch instead of packing them")
+
+
+def linear_layer(cache: Cache, layer_idx: int) -> LinearLayer:
+    """That layer of the cache; an empty cache as generate() makes it gets linear layers in place of its own.
+
+    Raises:
+        ValueError: the cache is static, or was filled by another kind of attention.
+    """
+    if isinstance(cache, StaticCache):
+        raise ValueError("linear attention has a cache of its own, of constant size: leave cache_implementation out")
+    if layer_idx == 0 and not (cache.layers and isinstance(cache.layers[0], LinearLayer)):
+        if cache.get_seq_length() > 0:
+            raise ValueError("the cache was filled by another kind of attention")
+        cache.layers = []
+    while len(cache.layers) <= layer_idx:
+        cache.layers.append(LinearLayer())
+    layer = cache.layers[layer_idx]
+    assert isinstance(layer, LinearLayer)
+    return layer
