@@ -213,6 +213,11 @@ def written_whole(folder: Path, disks: Disks):
         yield partial, written
         mine = {name: sha256(partial / name) for name in written}
         manifest = {name: digest for files in all_gather_objects(mine) for name, digest in files.items()}
+        shards = [name for name in manifest if name.startswith("shard-")]
+        for_all = [name for name in manifest if len(shards) == 1 or name not in shards]
+        if disks.number > 1:
+            has_them = disks.leaders[rank()] == disks.leaders[0]
+            disks.send_missing(partial, for_all, set(for_all) if has_them else set())
         if disks.leads:
             content = {"ranks": world_size(), "files": manifest}
             (partial / "manifest.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
@@ -272,22 +277,22 @@ def save_checkpoint(folder: Path, *, model: nn.Module, state: dict, disks: Disks
     """Write the weights of `model` (unwrapped) and `state`; every rank must call it.
 
     `state` may nest dicts, lists and tuples of tensors, numbers and texts: state dicts of optimizers and schedules.
-    Where anything is sharded every rank writes its part, else one rank of each disk writes all.
+    What is saved is rank 0's; of what is sharded every rank writes its part.
     """
     disks = disks or Disks.shared()
     weights = dict(model.state_dict())
-    tensors: dict[str, Tensor] = {}
-    encoded = encode({"model": weights, "state": state}, tensors, "")
     sharded = any(isinstance(value, DTensor) for value in weights.values())
     generators = all_gather_objects(rng_state())
     folder.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(folder, disks) as (partial, written):
-        aliases = _shared(tensors)
-        if sharded or disks.leads:
-            written.append(_shard_name(rank() if sharded else 0))
+        if sharded or rank() == 0:
+            tensors: dict[str, Tensor] = {}
+            encoded = encode({"model": weights, "state": state}, tensors, "")
+            aliases = _shared(tensors)
+            written.append(_shard_name(rank()))
             kept = {name: tensor.contiguous() for name, tensor in tensors.items() if name not in aliases}
             save_file(kept, partial / written[0])
-        if disks.leads:
+        if rank() == 0:
             content = {"state": encoded, "aliases": aliases, "shards": world_size() if sharded else 1}
             for name, part in (("state.json", content), ("random.json", generators)):
                 (partial / name).write_text(json.dumps(part), encoding="utf-8")

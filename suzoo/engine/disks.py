@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class Disks:
     def number(self) -> int:
         return len(set(self.leaders))
 
-    def send_missing(self, folder: Path, files: dict[str, str], mine: set[str]) -> None:
+    def send_missing(self, folder: Path, files: Iterable[str], mine: set[str]) -> None:
         """Copy each file from the lowest rank whose disk has it to the disks that lack it; every rank must call it.
 
         Args:

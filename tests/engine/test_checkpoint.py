@@ -173,7 +173,9 @@ def on_two_disks(folder: str) -> list:
     assert run.disks.number == 2 and run.disks.leads
     model = nn.Linear(3, 2)
     for step in (1, 2):
-        save_checkpoint(run.checkpoints / f"step-{step:08d}", model=model, state={"n": step}, disks=run.disks)
+        save_checkpoint(
+            run.checkpoints / f"step-{step:08d}", model=model, state={"n": step, "seconds": rank()}, disks=run.disks
+        )
     barrier()
     if rank() == 1:
         shutil.rmtree(run.checkpoints / "step-00000002")
@@ -190,7 +192,9 @@ def test_machines_without_a_shared_disk_agree_on_a_checkpoint(tmp_path):
 
 def copied(folder: str) -> list:
     run = RunFolder(Path(folder) / str(rank()))
-    save_checkpoint(run.checkpoints / "step-00000001", model=nn.Linear(3, 2), state={}, disks=run.disks)
+    save_checkpoint(
+        run.checkpoints / "step-00000001", model=nn.Linear(3, 2), state={"seconds": rank()}, disks=run.disks
+    )
     barrier()
     if rank() == 1:
         shutil.rmtree(run.checkpoints / "step-00000001")
