@@ -6,9 +6,7 @@ move the parameters at the end of a window (see `_accumulation`).
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +16,8 @@ from torch.optim.optimizer import ParamsT, StateDict
 
 from suzoo.optimizers._accumulation import GradientHooks, only_makes_state
 from suzoo.optimizers._compiled import compiled, run_eagerly, scalar
-from suzoo.optimizers._rule import COUNT, Group, Job, Kernel, Rule, SquareSums
+from suzoo.optimizers._rounding import low_precision_matrices, noise_of_step, warn_of_rounding
+from suzoo.optimizers._rule import COUNT, Job, Kernel, Rule, SquareSums, momentum_dtype, plain_types
 from suzoo.optimizers._tensors import LOW_PARTS, Rounding, cache_pieces, compute_dtype, gradient_of, local, read
 from suzoo.optimizers.param_groups import is_flat_piece
 
@@ -84,7 +83,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             options |= {"accumulation_steps": accumulation_steps, "micro_step": 0}
         self._sums = SquareSums()
         self._free_gradients = free_gradients
-        super().__init__(params, _plain_types(options))
+        super().__init__(params, plain_types(options))
         self.accumulation_steps = self.param_groups[0].get("accumulation_steps", 1)
         if self.folds_gradients:
             self._set_hooks()
@@ -93,7 +92,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if isinstance(param_group, dict):  # of other types torch says what is wrong
-            param_group.update(_plain_types(param_group))
+            param_group.update(plain_types(param_group))
             self._check_options({**self.defaults, **param_group})
         super().add_param_group(param_group)
         try:
@@ -166,14 +165,14 @@ class RuleOptimizer(torch.optim.Optimizer):
         if not jobs:
             return loss
         torch._foreach_add_([job.state["step"] for job in jobs], 1)
-        watched = self._watched(jobs)
-        with _noise_of_step(jobs):
+        watched = [] if self._warned_of_rounding else low_precision_matrices(jobs)
+        with noise_of_step(jobs):
             for job in alone:
                 self.rule.apply(job)
             for bucket in together:
                 self._update_together(bucket)
             self._run(kernels)
-        self._warn_of_rounding(watched)
+        self._warned_of_rounding |= warn_of_rounding(type(self).__name__, watched)
         for job in jobs:
             if job.grad is None:
                 self._close_window(job.state)
@@ -307,34 +306,6 @@ class RuleOptimizer(torch.optim.Optimizer):
         for job, kernel, _ in kernels:
             if kernel.square_sum:
                 self._sums.keep(job.param)
-
-    # --- bf16 that does not move
-
-    def _watched(self, jobs: list[Job]) -> list[tuple[Job, Tensor]]:
-        """At steps 1, 10, 100 and 1000, one low-precision matrix of a group with its values."""
-        watched: dict[int, tuple[Job, Tensor]] = {}
-        for job in jobs:
-            param, group = job.param, job.group
-            if param.dtype == compute_dtype(param) or group["rounding"] != "nearest" or self._warned_of_rounding:
-                continue
-            matrix = group["lr"] > 0 and param.dim() > 1 and local(param).numel() > 0
-            if matrix and id(group) not in watched and job.state["step"].item() in (1, 10, 100, 1000):
-                watched[id(group)] = job, local(param).clone()
-        return list(watched.values())
-
-    def _warn_of_rounding(self, watched: list[tuple[Job, Tensor]]) -> None:
-        for job, before in watched:
-            # gradients that were folded into the state are gone: then every element should have moved
-            asked = torch.ones_like(before, dtype=torch.bool) if job.grad is None else local(job.grad).ne(0)
-            moved = (local(job.param).ne(before) & asked).sum().item()
-            if moved < 0.5 * asked.sum().item() and not self._warned_of_rounding:
-                self._warned_of_rounding = True
-                warnings.warn(
-                    f"{type(self).__name__} with lr {job.group['lr']:g} left most elements of a {before.dtype} "
-                    f"parameter of shape {(*job.param.shape,)} unchanged: the updates are smaller than its precision. "
-                    "Use rounding='kahan', 'master' or 'stochastic', or float32 parameters with autocast",
-                    stacklevel=5,
-                )
 
     # --- gradient scalers
 
@@ -486,30 +457,3 @@ class RuleOptimizer(torch.optim.Optimizer):
                 f"{name}.load_state_dict: a parameter's state has {', '.join(sorted(found))}, and {name} needs "
                 f"{wanted}: this is the checkpoint of another optimizer"
             )
-
-
-def momentum_dtype(group: Group, param: Tensor) -> torch.dtype:
-    name = group.get("momentum_dtype")
-    return getattr(torch, name) if name else compute_dtype(param)
-
-
-def _plain_types(options: dict[str, Any]) -> dict[str, Any]:
-    """As groups keep options, because checkpoints hold plain types: a dtype by its name."""
-    return {
-        name: str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
-        for name, value in options.items()
-    }
-
-
-@contextlib.contextmanager
-def _noise_of_step(jobs: list[Job]) -> Generator[None]:
-    """Random numbers that follow from the step: copies of the weights on several ranks round alike, and a resumed run
-    as the one that was not interrupted. The generators of the caller stay as they are."""
-    if not any(job.group["rounding"] == "stochastic" for job in jobs):
-        yield
-        return
-    devices = {job.param.device.index for job in jobs if job.param.is_cuda}
-    with torch.random.fork_rng(sorted(devices)):
-        for generator in (torch.default_generator, *(torch.cuda.default_generators[i] for i in devices)):
-            generator.manual_seed(int(jobs[0].state["step"]))
-        yield

@@ -78,6 +78,19 @@ def check_bfloat16_momentum(options: Group, beta: float) -> None:
         )
 
 
+def momentum_dtype(group: Group, param: Tensor) -> torch.dtype:
+    name = group.get("momentum_dtype")
+    return getattr(torch, name) if name else compute_dtype(param)
+
+
+def plain_types(options: dict[str, Any]) -> dict[str, Any]:
+    """As groups keep options, because checkpoints hold plain types: a dtype by its name."""
+    return {
+        name: str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
+        for name, value in options.items()
+    }
+
+
 # --- one parameter in one step
 
 

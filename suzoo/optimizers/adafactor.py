@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._adafactor_passes import kernel_of_passes, passes_in_pieces
-from suzoo.optimizers._driver import RuleOptimizer, momentum_dtype
+from suzoo.optimizers._driver import RuleOptimizer
 from suzoo.optimizers._rule import (
     BELOW_1,
     COUNT,
@@ -32,6 +32,7 @@ from suzoo.optimizers._rule import (
     Rule,
     apply_update,
     check_bfloat16_momentum,
+    momentum_dtype,
     number,
     one_of,
     optional,

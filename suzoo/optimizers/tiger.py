@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._compiled import scalar, stored
-from suzoo.optimizers._driver import RuleOptimizer, momentum_dtype
+from suzoo.optimizers._driver import RuleOptimizer
 from suzoo.optimizers._rule import (
     BELOW_1,
     COUNT,
@@ -32,6 +32,7 @@ from suzoo.optimizers._rule import (
     apply_in_pieces,
     check_bfloat16_momentum,
     kernel_of_update,
+    momentum_dtype,
     number,
 )
 from suzoo.optimizers._tensors import Rounding, cache_pieces, compute_dtype, full, local, read, root_mean_square

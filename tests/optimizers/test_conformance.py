@@ -497,6 +497,10 @@ def test_speed_options_are_not_loaded():
         (lambda p, q: AdaFactor([{"params": p}, {"params": q, "clip_threshold": 0}]), "clip_threshold must be"),
         (lambda p, q: Tiger([{"params": p}, {"params": q, "lazy": True}]), "Tiger has no lazy=True"),
         (lambda p, q: Tiger([{"params": p}, {"params": q, "accumulation_steps": 2}]), "all groups share a window"),
+        (
+            lambda p, q: Tiger([{"params": p}, {"params": q, "accumulation_steps": 2}], accumulation_steps=3),
+            "all groups share a window",
+        ),
     ],
 )
 def test_options_of_a_group_are_checked(make, message):

@@ -202,6 +202,22 @@ def test_tiger_believes_who_says_that_gradients_are_finite(options):
     assert not optimizer.state[param]["momentum"].isfinite().all()  # a broken promise
 
 
+@pytest.mark.parametrize("kind", ["matrix", "embedding"])
+def test_tiger_compiled_has_the_floor(kind):
+    """Weights so small that `rms_floor` is the size of the step, and zero rows."""
+    start = torch.full((1030, 512), 1e-6)
+    start[::2] = 0.0
+    weights = []
+    for compile in (False, True):
+        param = nn.Parameter(start.clone())
+        optimizer = Tiger([{"params": [param], "kind": kind}], 0.01, rms_floor=1e-3, compile=compile)
+        param.grad = start.cos()
+        optimizer.step()
+        weights.append(param.detach())
+    torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(weights[1], start - 1e-5, rtol=0, atol=1e-8)
+
+
 def test_tiger_without_kinds_says_so_once(monkeypatch):
     monkeypatch.setattr(Tiger, "_warned_of_kinds", False)
     model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 3))
