@@ -39,6 +39,7 @@ from suzoo.models import (
     UniLMConfig,
     UniLMForCausalLM,
 )
+from suzoo.models._tokenizer_files import save_tokenizer
 
 Arrays = dict[str, np.ndarray]
 
@@ -365,7 +366,7 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     model.save_pretrained(options.output)
-    tokenizer.save_pretrained(options.output)
+    save_tokenizer(tokenizer, options.output)
     print(f"wrote {options.output}")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from recipes.choices import choose_tokenizer, make_encoder
+from recipes.choices import choose_prompt, choose_tokenizer, make_encoder
 from recipes.command_line import parse
 from recipes.cosent import RECIPES
 from recipes.frame import begin, finish, prepare, read, read_one, unsharded_copy
@@ -45,15 +45,17 @@ def main() -> None:
     texts = [text for pair in train for text in (pair.text1, pair.text2)]
     tokenizer = choose_tokenizer(recipe, texts)
     model = make_encoder(recipe, tokenizer, pooling=recipe.pooling)
+    prompt = choose_prompt(recipe, accelerator, model)
     whole = unsharded_copy(accelerator, model)
     module = SentenceBERT(model) if recipe.loss == "sbert" else model
 
     # Examples: two texts and a label; the texts of a batch lie end to end: 2i and 2i + 1 are those of pair i
     def collate(examples):
         batch = flat_batch([ids for texts, _ in examples for ids in texts], device=accelerator.device)
-        return batch, torch.tensor([label for _, label in examples], device=accelerator.device)
+        return {**batch, **left_out}, torch.tensor([label for _, label in examples], device=accelerator.device)
 
-    ids = tokenizer(texts, truncation=True, max_length=recipe.max_length)["input_ids"]
+    left_out = {"prompt_length": model.prompt_tokens(tokenizer, prompt)}  # of the pooling
+    ids = tokenizer(model.as_read(texts, prompt), truncation=True, max_length=recipe.max_length)["input_ids"]
     examples = list(zip(zip(ids[0::2], ids[1::2], strict=True), labels, strict=True))
     batches = RandomBatches(examples, collate=collate, **recipe.batch_options)
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance)

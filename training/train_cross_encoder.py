@@ -5,7 +5,7 @@ Reads in the order it runs: recipe, data, model, step, loop, evaluation, save, v
 
 from __future__ import annotations
 
-from recipes.choices import check_belongs_together, choose_tokenizer, configure, set_dropout, sizes
+from recipes.choices import check_belongs_together, choose_prompt, choose_tokenizer, configure, set_dropout, sizes
 from recipes.command_line import parse
 from recipes.cross_encoder import RECIPES
 from recipes.frame import begin, finish, prepare, read, read_one, unsharded_copy
@@ -50,12 +50,13 @@ def main() -> None:
     check_belongs_together(recipe, model.encoder, tokenizer)
     set_dropout(recipe, model)
     model.encoder = configure(recipe, model.encoder, tokenizer, ragged=True)
+    prompt = choose_prompt(recipe, accelerator, model)
     whole = unsharded_copy(accelerator, model)
 
     # Examples: token ids and types of a pair, and its label; the pairs of a batch lie end to end
     pairs = tokenizer(
-        [pair.text1 for pair in train],
-        [pair.text2 for pair in train],
+        model.as_read([pair.text1 for pair in train], prompt),
+        model.as_read([pair.text2 for pair in train]),
         truncation="longest_first",
         max_length=recipe.max_length,
     )

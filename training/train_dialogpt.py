@@ -22,7 +22,7 @@ from recipes.labelled import (
 )
 from recipes.losses import choose_token_loss
 
-from suzoo.data import Turn, chat_template, dialogue_batch, encode_dialogue, read_dialogues
+from suzoo.data import Turn, chat_tokenizer, dialogue_batch, encode_dialogue, read_dialogues
 from suzoo.engine import fit, run_script, token_mean_backward
 from suzoo.models import DialoGPTForCausalLM
 
@@ -38,7 +38,7 @@ def main() -> None:
     tokenizer = choose_tokenizer(recipe, (turn for dialogue in train for turn in dialogue))
     model, tokenizer, rules = make_chat_model(recipe, tokenizer)
     tokenizer = finished_tokenizer(tokenizer, model)
-    tokenizer.chat_template = chat_template(rules.name, "eos_token" if tokenizer.sep_token is None else "sep_token")
+    tokenizer = chat_tokenizer(tokenizer, rules)
     head = choose_head(recipe, model, rules.sep_id)
     check_belongs_together(recipe, model, tokenizer)
     if prompt_budget(model, recipe) <= rules.num_tokens([Turn(0, ())]):

@@ -13,6 +13,7 @@ import tyro
 
 from suzoo.data import DataError, read_texts, train_unigram, train_wordpiece
 from suzoo.engine import run_script
+from suzoo.models._tokenizer_files import save_tokenizer
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def main(settings: Settings) -> None:
         model_max_length=settings.model_max_length,
     )
 
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
 
     sample = texts[:1000]
     ids = [token for text in sample for token in tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]

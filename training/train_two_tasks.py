@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from recipes.choices import choose_tokenizer, make_encoder
+from recipes.choices import choose_prompt, choose_tokenizer, make_encoder
 from recipes.command_line import parse
 from recipes.frame import begin, finish, prepare, read, read_one, unsharded_copy
 from recipes.modules import WEIGHTINGS, TwoTasks, read_second_task, save_second_task, second_task_scores
@@ -43,12 +43,15 @@ def main() -> None:
     texts = [text for pair in train for text in (pair.text1, pair.text2)]
     tokenizer = choose_tokenizer(recipe, [*texts, *(text for text, _ in also)])
     model = make_encoder(recipe, tokenizer, pooling=recipe.pooling)
+    prompt = choose_prompt(recipe, accelerator, model)
+    if model.prompt_tokens(tokenizer, prompt):
+        raise ValueError(f"{recipe.model} pools without its prompt, which two tasks cannot: give --prompt ''")
     whole = unsharded_copy(accelerator, model)
     both = TwoTasks(model, len(classes))
 
     # Examples: texts and a label, the texts of a batch end to end: 2i and 2i + 1 are those of pair i
     def encode(texts):
-        return tokenizer(texts, truncation=True, max_length=recipe.max_length)["input_ids"]
+        return tokenizer(model.as_read(texts, prompt), truncation=True, max_length=recipe.max_length)["input_ids"]
 
     def collate(examples):
         batch = flat_batch([ids for texts, _ in examples for ids in texts], device=accelerator.device)

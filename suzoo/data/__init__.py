@@ -15,7 +15,15 @@ from suzoo.data.tokenizer import train_unigram, train_wordpiece
 from suzoo.data.tokens import Examples, tokenize_rows, tokenizer_key
 from suzoo.data.tta import encode_sentence, encode_sentences, tta_batch
 from suzoo.data.unilm import encode_source_target, encode_sources_targets, unilm_batch
-from suzoo.data.vocabulary import add_tokens, added_ids, num_ids, slim_vocabulary, tokens_to_keep, without_inner_spaces
+from suzoo.data.vocabulary import (
+    add_tokens,
+    added_ids,
+    chat_tokenizer,
+    num_ids,
+    slim_vocabulary,
+    tokens_to_keep,
+    without_inner_spaces,
+)
 from suzoo.models._batching import token_budget_batches
 from suzoo.models._dialogue import SPEAKER_TOKENS, DialogueLayout, Turn, chat_template
 
@@ -34,6 +42,7 @@ __all__ = [
     "added_ids",
     "cache_folder",
     "chat_template",
+    "chat_tokenizer",
     "check_labels",
     "class_names",
     "class_numbers",

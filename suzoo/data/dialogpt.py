@@ -66,7 +66,7 @@ def encode_dialogues(
         raise ValueError(f"learn is one of {sorted(LEARNED_TURNS.values())}, not {learn!r}")
     if not all(dialogues):
         raise ValueError("a dialogue without turns")
-    ids = iter(pieces(tokenizer, [text for turns in dialogues for text in turns]))
+    ids = iter(pieces(tokenizer, [text.strip() for turns in dialogues for text in turns]))
     columns: dict[str, list[list[int]]] = {"input_ids": [], "token_type_ids": [], "labels": []}
     for turns in dialogues:
         encoded = [Turn(place % 2, tuple(next(ids))) for place in range(len(turns))]

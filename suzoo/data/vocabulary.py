@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from suzoo.data._cut_vocabulary import cut_state, needed_tokens, table_of
+from suzoo.models._dialogue import DialogueLayout, chat_template
 
 # characters that stand without spaces: Chinese and Japanese, and punctuation that only they have
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\u3000-\u303F\u30FB\u30FC\uFF01-\uFF9F\uFFE0-\uFFE6"
@@ -45,6 +46,32 @@ def without_inner_spaces(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokeni
     steps.append(decoders.Replace(Regex(r"(?<=\p{L}) ’ (?=(?:s|t|re|ve|ll|d|m)\b)"), "’"))  # don’t, as stock does don't
     backend.decoder = decoders.Sequence([backend.decoder or decoders.WordPiece(), decoders.Fuse(), *steps])
     return _with_backend(tokenizer, backend)
+
+
+def chat_tokenizer(tokenizer: PreTrainedTokenizerBase, layout: DialogueLayout) -> PreTrainedTokenizerFast:
+    """The tokenizer that a dialogue model is saved with, so that other programs chat with it as `ChatSession` does.
+
+    Many of them render the template to text and tokenize that text with the tokenizer's defaults. So this one adds no
+    [CLS] and no [SEP] of its own: a text gets the tokens that it spells. It pads on the left, for `generate`, and names
+    the end of a turn as its `eos_token`, and as `bos_token` what a dialogue begins with.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError("chat_tokenizer needs a fast tokenizer, one with a tokenizer.json")
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = [part for part in _processors(state["post_processor"]) if part["type"] == "ByteLevel"]  # adds no token
+    state["post_processor"] = kept[0] if kept else None
+    chat = _with_backend(tokenizer, Tokenizer.from_str(json.dumps(state)))
+    chat.eos_token = chat.convert_ids_to_tokens(layout.sep_id)
+    chat.bos_token = chat.cls_token or chat.eos_token
+    chat.padding_side = "left"
+    chat.chat_template = chat_template(layout.name, "eos_token" if chat.sep_token is None else "sep_token")
+    return chat
+
+
+def _processors(processor: dict | None) -> list[dict]:
+    if processor is None:
+        return []
+    return processor["processors"] if processor["type"] == "Sequence" else [processor]
 
 
 def redundant_token(token: str) -> bool:

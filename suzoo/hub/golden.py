@@ -42,13 +42,8 @@ from suzoo.hub.verify import (
 from suzoo.hub.verify.language_models import answer_prompts, answer_sources, answer_texts, logits_at, prompt_inputs
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel, TTAForMaskedLM, UniLMForCausalLM
 
-ENCODER_DOORS = ["SentenceTransformer", "AutoModel", "AutoModel, trust_remote_code"]
-CROSS_ENCODER_DOORS = [
-    "CrossEncoder",
-    "AutoModelForSequenceClassification",
-    "text-classification pipeline",
-    "AutoModelForSequenceClassification, trust_remote_code",
-]
+ENCODER_DOORS = ["SentenceTransformer", "AutoModel"]
+CROSS_ENCODER_DOORS = ["CrossEncoder", "AutoModelForSequenceClassification", "text-classification pipeline"]
 CLASSIFIER_DOORS = ["AutoModelForSequenceClassification", "text-classification pipeline"]
 MAX_NEW_TOKENS = 16
 
@@ -109,15 +104,28 @@ def _kind_of(model: PreTrainedModel) -> Callable[[Any, PreTrainedTokenizerBase, 
 # ---- encoders
 
 
+def _code_door(folder: Path, auto_class: str) -> list[str]:
+    """The door to the code in the folder, where there is some."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return [f"{auto_class}, trust_remote_code"] if "auto_map" in config else []
+
+
 def _ask_encoder(model: CoSENTModel, tokenizer, folder: Path) -> tuple[dict, dict]:
     # some tokenizers give an empty text no token at all, and then no two libraries agree on its vector
     texts = [text for text in TEXTS if tokenizer(text[:8])["input_ids"]]
     outputs = {"output": model.encode(texts, tokenizer=tokenizer, prompt="")}
     for name in model.prompts:
         outputs[f"output.{name}"] = model.encode(texts, tokenizer=tokenizer, prompt_name=name)
+    doors = list(ENCODER_DOORS)
+    if model.pooling == "first-last-avg":  # sentence-transformers has no such pooling
+        doors.remove("SentenceTransformer")
+    if model.do_lower_case or not model.include_prompt:  # nobody knows it who reads transformers' files alone
+        doors.remove("AutoModel")
+    if not doors:
+        raise ValueError("first-last-avg with lower case or without prompts in the pooling opens through no door")
     return outputs, {
         "kind": "sentence-embedding",
-        "doors": ENCODER_DOORS[2:] if model.pooling == "first-last-avg" else ENCODER_DOORS,
+        "doors": doors + _code_door(folder, "AutoModel"),
         "inputs": texts,
         "pooling": model.pooling,
         "normalize": model.normalize,
@@ -127,10 +135,11 @@ def _ask_encoder(model: CoSENTModel, tokenizer, folder: Path) -> tuple[dict, dic
 
 
 def _ask_cross_encoder(model: CoSENTCrossEncoder, tokenizer, folder: Path) -> tuple[dict, dict]:
-    outputs = {"output": model.predict([(a, b) for a, b in PAIRS], tokenizer=tokenizer)}
+    outputs = {"output": model.predict([(a, b) for a, b in PAIRS], tokenizer=tokenizer, prompt="")}
     return outputs, {
         "kind": "cross-encoder",
-        "doors": CROSS_ENCODER_DOORS,
+        "doors": (CROSS_ENCODER_DOORS[:1] if model.do_lower_case else CROSS_ENCODER_DOORS)
+        + _code_door(folder, "AutoModelForSequenceClassification"),
         "inputs": PAIRS,
         "max_length": model._max_length(tokenizer, None),
     }
@@ -253,7 +262,7 @@ def _open_encoder(folder: str, promise: dict) -> dict:
 
 def _open_cross_encoder(folder: str, promise: dict) -> dict:
     model = CoSENTCrossEncoder.from_pretrained(folder, dtype=torch.float32)
-    return {"output": model.predict([tuple(pair) for pair in promise["inputs"]])}
+    return {"output": model.predict([tuple(pair) for pair in promise["inputs"]], prompt="")}
 
 
 # where suzoo.models is imported, the auto classes know our models and need no flag

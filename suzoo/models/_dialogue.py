@@ -29,8 +29,9 @@ class Turn(NamedTuple):
 
     @classmethod
     def of_text(cls, tokenizer, text: str, speaker: int) -> Turn:
-        """Special tokens in the text are plain text."""
-        return cls(speaker, tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]))
+        """Special tokens in the text are plain text; spaces around it are dropped, as in `chat_template`."""
+        ids = tokenizer(text.strip(), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return cls(speaker, tuple(ids))
 
 
 class DialogueTokens(NamedTuple):
@@ -154,12 +155,13 @@ def chat_template(layout: str, turn_end: str = "sep_token") -> str:
         user, assistant = SPEAKER_TOKENS
         tag = f"{{{{ '{user}' if message.role == 'user' else '{assistant}' }}}}"
         prompt = f"{{% if add_generation_prompt %}}{{{{ '{assistant}' }}}}{{% endif %}}"
+    # masks are found by characters: of spaces and of nothing there is no token
     return (
         f"{begin}{{% for message in messages %}}"
         "{% if message.role not in ('user', 'assistant') %}"
         "{{ raise_exception('this model knows the roles user and assistant, not ' + message.role) }}{% endif %}"
-        f"{tag}{{% if message.role == 'assistant' %}}"
-        f"{{% generation %}}{{{{ message.content + {end} }}}}{{% endgeneration %}}"
-        f"{{% else %}}{{{{ message.content + {end} }}}}{{% endif %}}"
+        f"{tag}{{% set said = message.content | trim + {end} %}}"
+        "{% if message.role == 'assistant' and said %}{% generation %}{{ said }}{% endgeneration %}"
+        "{% else %}{{ said }}{% endif %}"
         f"{{% endfor %}}{prompt}"
     )

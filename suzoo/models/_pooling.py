@@ -15,6 +15,11 @@ def _at_least_float32(hidden: Tensor) -> Tensor:
     return hidden if hidden.dtype == torch.float64 else hidden.float()
 
 
+def without_prompt(mask_BL: Tensor, prompt_length: int) -> Tensor:
+    """The mask (B, L) without the first `prompt_length` tokens of each row; padding may stand left or right."""
+    return mask_BL * (mask_BL.long().cumsum(1) > prompt_length) if prompt_length else mask_BL
+
+
 def cls_pool(hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
     """State of the first token that is not padding, (B, D): padding may stand left or right."""
     first_B = mask_BL.long().argmax(1)
@@ -29,15 +34,21 @@ def mean_pool(hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
     return summed / mask_BL1.sum(1).clamp_min(1)
 
 
-def flat_cls_pool(hidden_TD: Tensor, lengths_N: Tensor) -> Tensor:
-    """`cls_pool` of sentences end to end, (N, D)."""
+def flat_cls_pool(hidden_TD: Tensor, lengths_N: Tensor, prompt_length: int = 0) -> Tensor:
+    """`cls_pool` of sentences end to end, (N, D), behind the first `prompt_length` tokens of each."""
     starts_N = lengths_N.cumsum(0) - lengths_N
-    return _at_least_float32(hidden_TD[starts_N])
+    first_N = starts_N + prompt_length * (lengths_N > prompt_length)
+    return _at_least_float32(hidden_TD[first_N])
 
 
-def flat_mean_pool(hidden_TD: Tensor, lengths_N: Tensor) -> Tensor:
-    """`mean_pool` of sentences end to end, (N, D)."""
+def flat_mean_pool(hidden_TD: Tensor, lengths_N: Tensor, prompt_length: int = 0) -> Tensor:
+    """`mean_pool` of sentences end to end, (N, D), without the first `prompt_length` tokens of each."""
     sentence_T = torch.repeat_interleave(lengths_N)
     hidden_TD = _at_least_float32(hidden_TD)
+    if prompt_length:
+        starts_N = lengths_N.cumsum(0) - lengths_N
+        place_T = torch.arange(len(sentence_T), device=hidden_TD.device) - starts_N[sentence_T]
+        hidden_TD = hidden_TD * (place_T >= prompt_length)[:, None]
+        lengths_N = lengths_N - prompt_length
     summed = hidden_TD.new_zeros(len(lengths_N), hidden_TD.shape[1]).index_add(0, sentence_T, hidden_TD)
     return summed / lengths_N[:, None].clamp_min(1)

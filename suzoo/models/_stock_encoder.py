@@ -5,17 +5,16 @@ The wrapper saves the encoder under the encoder's own parameter names, so that s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.utils import cached_file
 
+from ._tokenizer_files import load_tokenizer, only_hub_options, save_tokenizer
 from ._versions import COMMON_KEYWORDS, SAVE_KEYWORDS, refuse_unknown
 
 # Weights that the saved folder may lack without any effect on the output
@@ -55,7 +54,11 @@ class StockEncoderWrapper(PreTrainedModel):
         self._known_keywords = COMMON_KEYWORDS | signature(type(self.encoder).forward).parameters.keys()
         self.loss_type = None  # by hand: transformers would guess one from the class name
         self.max_seq_length = None
+        self.do_lower_case = False
+        self.prompts: dict[str, str] = {}
+        self.default_prompt_name: str | None = None
         self._tokenizer = None
+        self._source: tuple[str, dict[str, Any]] | None = None  # where its files are, and how they are read
         self.post_init()
         self._no_split_modules = sharded_units(self, self._no_split_modules)
 
@@ -95,7 +98,7 @@ class StockEncoderWrapper(PreTrainedModel):
         """(encoder, loading info); a head may be fresh, a missing encoder weight is an error."""
         trust = bool(kwargs.get("trust_remote_code"))
         if trust:  # a stock config stands for the stock encoder, also where the folder names our wrapper as its code
-            config = AutoConfig.from_pretrained(path, trust_remote_code=True, **_where(kwargs))
+            config = AutoConfig.from_pretrained(path, trust_remote_code=True, **only_hub_options(kwargs))
             trust = not type(config).__module__.startswith("transformers.")
         kwargs = {**kwargs, "trust_remote_code": trust, "output_loading_info": True}
         encoder, info = cls._auto_model.from_pretrained(path, **kwargs)
@@ -111,12 +114,12 @@ class StockEncoderWrapper(PreTrainedModel):
 
     @property
     def tokenizer(self):
-        """The tokenizer of the folder the model came from, loaded on first use."""
+        """The tokenizer of the folder the model came from, of the same revision, loaded on first use."""
         if self._tokenizer is None:
-            name = self.config._name_or_path
-            if not name:
+            if self._source is None:
                 raise ValueError("this model came from no folder: pass tokenizer=, or set model.tokenizer")
-            self._tokenizer = load_tokenizer(name)
+            path, options = self._source
+            self._tokenizer = load_tokenizer(path, **options)
         return self._tokenizer
 
     @tokenizer.setter
@@ -125,11 +128,31 @@ class StockEncoderWrapper(PreTrainedModel):
 
     def _max_length(self, tokenizer, max_length: int | None) -> int | None:
         """Tokens per input: the argument, else the model's setting, else what the positions and the tokenizer allow."""
+        if max_length is not None and self.num_positions is not None and max_length > self.num_positions:
+            raise ValueError(f"max_length={max_length}, but this model has positions for {self.num_positions} tokens")
         limits = [tokenizer.model_max_length, self.num_positions]
         most = min((limit for limit in limits if limit is not None and limit < 1e9), default=None)
-        if max_length is not None and most is not None and max_length > most:
-            raise ValueError(f"max_length={max_length}, but this model has positions for {most} tokens")
         return max_length or self.max_seq_length or most
+
+    def prompt_text(self, prompt_name: str | None = None, prompt: str | None = None) -> str:
+        """What is put before an input: `prompt`, else the prompt of that name, else the default one, else nothing.
+
+        Raises:
+            ValueError: no prompt has this name.
+        """
+        if prompt is not None:
+            return prompt
+        name = prompt_name or self.default_prompt_name
+        if name is None:
+            return ""
+        if name not in self.prompts:
+            raise ValueError(f"no prompt is called {name!r}; this model has {', '.join(self.prompts) or 'none'}")
+        return self.prompts[name]
+
+    def as_read(self, texts: Sequence[str], prompt: str = "") -> list[str]:
+        """The texts as the tokenizer gets them: `prompt` in front, in lower case where the model wants that."""
+        texts = [prompt + text for text in texts]
+        return ["".join(map(str.lower, text)) for text in texts] if self.do_lower_case else texts
 
     @property
     def num_positions(self) -> int | None:
@@ -138,6 +161,10 @@ class StockEncoderWrapper(PreTrainedModel):
         if not positions or positions < 0:
             return None
         return positions - (self.config.pad_token_id + 1 if self._positions_start_behind_padding else 0)
+
+    def _within_positions(self, length: int | None) -> int | None:
+        """A saved length; some folders promise more than their positions."""
+        return length if length is None or self.num_positions is None else min(length, self.num_positions)
 
     @property
     def max_seq_length(self) -> int | None:
@@ -154,67 +181,43 @@ class StockEncoderWrapper(PreTrainedModel):
     def _positions_start_behind_padding(self) -> bool:
         return self.config.model_type in POSITIONS_BEHIND_PADDING
 
-    def _save_encoder(self, folder, state_dict: dict | None, tokenizer, kwargs: dict) -> Path:
-        """Encoder weights under the encoder's own names, config with auto_map, this class's code, the tokenizer."""
+    def _save_encoder(self, folder, state_dict: dict | None, tokenizer, with_code: bool, kwargs: dict) -> Path:
+        """Encoder weights under the encoder's own names, its config, the tokenizer; the code of this class on request.
+
+        What an older save left and this one does not write is removed, or it would change what opens."""
         refuse_unknown("save_pretrained", kwargs, SAVE_KEYWORDS)
         if kwargs.pop("push_to_hub", False):
             raise ValueError("save_pretrained does not push: call model.push_to_hub(repo_id) or `suzoo push`")
         if state_dict is not None:
             state_dict = {key.removeprefix("encoder."): value for key, value in state_dict.items()}
-        auto_class, module = self._auto_model.__name__, type(self).__module__.rsplit(".", 1)[-1]
-        self.config.auto_map = {auto_class: f"{module}.{type(self).__name__}"}
-        folder = Path(folder)
+        folder, is_adapter = Path(folder), hasattr(self.encoder, "peft_config")
+        if with_code and is_adapter:
+            raise ValueError("an adapter folder has no config to name code in: merge the adapter, or save without code")
+        if self.encoder._auto_class is None:  # or the entry belongs to code that the encoder itself carries
+            self.config.__dict__.pop("auto_map", None)
+        if with_code:
+            module = type(self).__module__.rsplit(".", 1)[-1]
+            self.config.auto_map = {self._auto_model.__name__: f"{module}.{type(self).__name__}"}
+        if kwargs.get("is_main_process", True):
+            _remove_older_save(folder)
         self.encoder.save_pretrained(folder, state_dict=state_dict, **kwargs)
         if kwargs.get("is_main_process", True):
-            if not hasattr(self.encoder, "peft_config"):  # an adapter folder has no config to name the code in
+            if with_code:
                 custom_object_save(self, folder)
             tokenizer = tokenizer or self._tokenizer
             if tokenizer is not None:
-                tokenizer.save_pretrained(folder)
+                save_tokenizer(tokenizer, folder, model_max_length=self._max_length(tokenizer, None))
         return folder
 
 
-def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a folder or Hub repository.
-
-    Args:
-        trust_remote_code: let it run code that it brings along.
-
-    Raises:
-        ValueError: there is none; AutoTokenizer would make one up of special tokens alone.
-    """
-    try:
-        # said in so many words: else transformers asks on the terminal, and takes piped input for the answer
-        tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name} holds no usable tokenizer: {error}") from error
-    if len(tokenizer) < 10:
-        raise ValueError(f"{name} holds no usable tokenizer")
-    return tokenizer
-
-
-def _where(kwargs: dict) -> dict:
-    """Those of the keywords that say which file of a repository is meant, and how to get it."""
-    names = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
-    return {name: kwargs[name] for name in names if name in kwargs}
-
-
-def read_json(path: str, filename: str, kwargs: dict) -> Any:
-    """A side file of a local folder or Hub repository; None when it has none."""
-    found = cached_file(
-        path,
-        filename,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_connection_errors=False,
-        **_where(kwargs),
-    )
-    return None if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
-
-
-def write_json(path: Path, content: dict | list) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _remove_older_save(folder: Path) -> None:
+    """Remove the code and the adapter of an older save."""
+    here = Path(__file__).resolve().parent
+    names = ["adapter_config.json", "adapter_model.safetensors"]
+    names += [path.name for path in here.glob("_*.py") if path.name != "__init__.py"] + ["modeling_cosent.py"]
+    if folder.resolve() != here:
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
 
 
 def check_texts(texts: Sequence) -> None:

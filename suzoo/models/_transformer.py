@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -21,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ._attention import SelfAttention
 from ._position_kinds import POSITIONS, Places, alibi_bias, distances, kerple_start, log_n_scale, sandwich_bias
 from ._positions import count_positions, relative_index, relative_sinusoids, rotary_angles
+from ._tokenizer_files import hub_options, load_tokenizer
 from ._versions import SAVE_KEYWORDS, refuse_unknown
 
 
@@ -304,6 +305,8 @@ class BackbonePreTrainedModel(PreTrainedModel):
         """
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model, info = loaded
+        name = str(pretrained_model_name_or_path)
+        model._source = name, hub_options(name, kwargs)
         if output_loading_info:
             return model, info
         problems = {
@@ -330,6 +333,7 @@ class MLMHeadPreTrainedModel(BackbonePreTrainedModel):
     bert: PreTrainedModel
     cls: MLMHead
     _tokenizer: PreTrainedTokenizerBase | None = None
+    _source: tuple[str, dict[str, Any]] | None = None  # where its files are, and how they are read
 
     _tied_weights_keys = {  # noqa: RUF012 the type is transformers'
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -356,14 +360,13 @@ class MLMHeadPreTrainedModel(BackbonePreTrainedModel):
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def _own_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer saved with the model, loaded once."""
+        """The tokenizer saved with the model, of the same revision, loaded once."""
         if self._tokenizer is None:
-            if not self.config._name_or_path:
+            if self._source is None:
                 raise ValueError("this model was not loaded from a folder, so it has no tokenizer: pass tokenizer=")
+            name, options = self._source
             # with the config at hand, the code that it came with need not be trusted again
-            self._tokenizer = AutoTokenizer.from_pretrained(
-                self.config._name_or_path, config=self.config, trust_remote_code=False
-            )
+            self._tokenizer = load_tokenizer(name, config=self.config, **options)
         assert self._tokenizer is not None
         return self._tokenizer
 

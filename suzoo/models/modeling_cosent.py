@@ -22,9 +22,21 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from ._batching import padded_groups, sorted_sentences, token_budget_batches
-from ._pooling import POOLINGS, cls_pool, flat_cls_pool, flat_mean_pool, mean_pool
+from ._pooling import POOLINGS, cls_pool, flat_cls_pool, flat_mean_pool, mean_pool, without_prompt
 from ._ragged import RAGGED_SDPA, ragged_layout
-from ._stock_encoder import StockEncoderWrapper, check_texts, read_json, tokenize, write_json
+from ._sentence_files import (
+    ST_POOLING,
+    SentenceSettings,
+    read_lengths,
+    read_modules,
+    read_prompts,
+    read_settings,
+    remove_side_files,
+    write_prompts,
+    write_settings,
+)
+from ._stock_encoder import StockEncoderWrapper, check_texts, tokenize
+from ._tokenizer_files import hub_options
 from ._versions import refuse_unknown
 
 logger = logging.get_logger(__name__)
@@ -32,8 +44,6 @@ logger = logging.get_logger(__name__)
 # Encoders that compute every token on its own but for attention, take it through transformers' interface, and positions
 # as an argument
 RAGGED_ENCODERS = ("bert", "camembert", "distilbert", "electra", "ernie", "modernbert", "roberta", "xlm-roberta")
-# sentence-transformers' names for our poolings; first-last-avg has none
-_ST_POOLING = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
 
 
 @dataclass
@@ -57,6 +67,7 @@ class CoSENTModel(StockEncoderWrapper):
         normalize: whether `encode` normalises by default, as a Normalize module in the folder's modules.json says.
         prompts: texts put before an input, by name, as sentence-transformers keeps them.
         default_prompt_name: the prompt that `encode` uses when none is named.
+        include_prompt: whether the tokens of a prompt count in the pooling, as `1_Pooling/config.json` says.
     """
 
     def __init__(
@@ -67,6 +78,7 @@ class CoSENTModel(StockEncoderWrapper):
         normalize: bool = False,
         prompts: dict[str, str] | None = None,
         default_prompt_name: str | None = None,
+        include_prompt: bool = True,
     ):
         if pooling not in POOLINGS:
             raise ValueError(f"pooling={pooling!r}: choose one of {', '.join(POOLINGS)}")
@@ -75,6 +87,7 @@ class CoSENTModel(StockEncoderWrapper):
         self.normalize = normalize
         self.prompts = dict(prompts or {})
         self.default_prompt_name = default_prompt_name
+        self.include_prompt = include_prompt
         pooler = getattr(self.encoder, "pooler", None)
         if pooler is not None:  # stock classes expect its weights in the folder, but no vector depends on them
             pooler.requires_grad_(False)
@@ -105,71 +118,66 @@ class CoSENTModel(StockEncoderWrapper):
             max_seq_length: tokens per text, overrides `sentence_bert_config.json`.
             kwargs: go to `AutoModel.from_pretrained` (dtype, revision, token, attn_implementation, ...).
 
+        What sentence-transformers' side files say is honoured or refused. The tokenizer comes from the same revision.
+
         Raises:
-            ValueError: encoder weights are missing from the checkpoint, or its pooling is none of ours.
+            ValueError: encoder weights are missing, or the side files ask for a module, a pooling or a setting that is
+                none of ours.
+            OSError: a side file could not be read.
         """
         path = str(pretrained_model_name_or_path)
         with_info = kwargs.pop("output_loading_info", False)
-        encoder, info = cls._load_encoder(path, kwargs)
-        modules = read_json(path, "modules.json", kwargs) or []
-        kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
-        unknown = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
-        if unknown:
-            raise ValueError(f"{path} has the sentence-transformers module {unknown[0]}, which CoSENTModel has not")
-        sidecar = next((module["path"] for module in modules if module["type"].endswith("Pooling")), "1_Pooling")
-        saved_pooling = _pooling_name(read_json(path, f"{sidecar}/config.json", kwargs))
-        prompts = read_json(path, "config_sentence_transformers.json", kwargs) or {}
+        modules, subfolder = read_modules(path, kwargs)
+        if modules and pooling is None and not any(module["type"].endswith(".Pooling") for module in modules):
+            raise ValueError(f"modules.json of {path} names no Pooling: say which one by pooling=")
+        inside = {"subfolder": "/".join(filter(None, [kwargs.get("subfolder"), subfolder]))} if subfolder else {}
+        encoder, info = cls._load_encoder(path, kwargs | inside)
+        options = hub_options(path, kwargs)
+        saved = read_settings(path, modules, subfolder, options)
         model = cls(
             encoder.config,
             encoder,
-            pooling=pooling or saved_pooling or "cls",
-            normalize="Normalize" in kinds if normalize is None else normalize,
-            prompts=prompts.get("prompts"),
-            default_prompt_name=prompts.get("default_prompt_name"),
+            pooling=pooling or saved.pooling or "cls",
+            normalize=saved.normalize if normalize is None else normalize,
+            prompts=saved.prompts,
+            default_prompt_name=saved.default_prompt_name,
+            include_prompt=saved.include_prompt,
         )
-        lengths = read_json(path, "sentence_bert_config.json", kwargs) or {}
-        saved_length = lengths.get("max_seq_length")  # some folders promise more than their positions
-        if saved_length is not None and model.num_positions is not None:
-            saved_length = min(saved_length, model.num_positions)
-        model.max_seq_length = max_seq_length or saved_length
+        model._source = path, options | inside | {"trust_remote_code": bool(kwargs.get("trust_remote_code"))}
+        model.do_lower_case = saved.do_lower_case
+        model.max_seq_length = max_seq_length or model._within_positions(saved.max_seq_length)
         model.eval()
         return (model, info) if with_info else model
 
-    def save_pretrained(self, save_directory, *, state_dict: dict | None = None, tokenizer=None, **kwargs) -> None:
+    def save_pretrained(
+        self,
+        save_directory,
+        *,
+        state_dict: dict | None = None,
+        tokenizer=None,
+        with_code: bool = False,
+        **kwargs,
+    ) -> None:
         """One folder that opens as CoSENTModel, as the stock encoder, and in sentence-transformers.
 
         Args:
             save_directory: folder, made if need be.
             state_dict: weights to write instead of the model's own, with this class's key names.
             tokenizer: saved beside the weights; default is the tokenizer in use, if one was loaded or set.
+            with_code: copy this class's code into the folder too, for users who have no suzoo but want `encode`: they
+                open it by `AutoModel.from_pretrained(folder, trust_remote_code=True)`.
             kwargs: go to the encoder's `save_pretrained`.
 
         "first-last-avg" has no sentence-transformers form: such a folder gets no modules.json, and a warning says so.
         """
-        folder = self._save_encoder(save_directory, state_dict, tokenizer, kwargs)
+        folder = self._save_encoder(save_directory, state_dict, tokenizer, with_code, kwargs)
         if not kwargs.get("is_main_process", True):
             return
-        names = {"cls": False, "mean": False, "max": False, "mean_sqrt_len": False}
-        pooling = {"word_embedding_dimension": self.config.hidden_size}
-        pooling |= {f"pooling_mode_{name}_token{'' if name == 'cls' else 's'}": flag for name, flag in names.items()}
-        if self.pooling in _ST_POOLING:
-            pooling[_ST_POOLING[self.pooling]] = True
-            types = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * self.normalize
-            modules = [
-                {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-                for i, (path, kind) in enumerate(types)
-            ]
-            write_json(folder / "modules.json", modules)
-        else:
-            pooling["suzoo_pooling"] = self.pooling
-            (folder / "modules.json").unlink(missing_ok=True)
-            logger.warning(f"{folder}: pooling {self.pooling} opens only as CoSENTModel, not in sentence-transformers")
-        write_json(folder / "1_Pooling/config.json", pooling)
-        settings = {"prompts": self.prompts, "default_prompt_name": self.default_prompt_name}
-        settings |= {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"}
-        write_json(folder / "config_sentence_transformers.json", settings)
-        if self.max_seq_length is not None:
-            write_json(folder / "sentence_bert_config.json", {"max_seq_length": self.max_seq_length})
+        names = ("pooling", "include_prompt", "normalize", "prompts", "default_prompt_name", "do_lower_case")
+        settings = SentenceSettings(**{name: getattr(self, name) for name in names}, max_seq_length=self.max_seq_length)
+        write_settings(folder, settings, self.config.hidden_size)
+        if self.pooling not in ST_POOLING:
+            logger.warning(f"{folder}: pooling {self.pooling} opens as CoSENTModel, not in sentence-transformers")
 
     @can_return_tuple
     def forward(
@@ -178,6 +186,7 @@ class CoSENTModel(StockEncoderWrapper):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         lengths: Sequence[int] | None = None,
+        prompt_length: int = 0,
         **kwargs,
     ) -> SentenceEncoderOutput:
         """Token states and one vector per sentence.
@@ -188,6 +197,7 @@ class CoSENTModel(StockEncoderWrapper):
             token_type_ids: same shape as input_ids, for encoders that have them.
             lengths: tokens of each of the N sentences of a flat `input_ids`. Cheaper, and equal: nothing is padded
                 but the attention (`ragged`), or else little is.
+            prompt_length: tokens at the start of every sentence that the pooling leaves out, see `prompt_tokens`.
             kwargs: go to the encoder (output_attentions, output_hidden_states, inputs_embeds, ...).
 
         Returns:
@@ -197,26 +207,26 @@ class CoSENTModel(StockEncoderWrapper):
         if token_type_ids is not None:
             kwargs["token_type_ids"] = token_type_ids
         if lengths is not None:
-            return (
-                self._forward_ragged(input_ids, lengths, **kwargs)
-                if self.ragged
-                else self._forward_groups(input_ids, lengths, **kwargs)
-            )
-        return self._forward_padded(input_ids, attention_mask, **kwargs)
+            compute = self._forward_ragged if self.ragged else self._forward_groups
+            return compute(input_ids, lengths, prompt_length, **kwargs)
+        return self._forward_padded(input_ids, attention_mask, prompt_length, **kwargs)
 
-    def _forward_padded(self, input_ids, attention_mask, **kwargs) -> SentenceEncoderOutput:
+    def _forward_padded(self, input_ids, attention_mask, prompt_length=0, **kwargs) -> SentenceEncoderOutput:
         first_last = self.pooling == "first-last-avg"
         if first_last:
             kwargs["output_hidden_states"] = True
         out = self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
         hidden = out.last_hidden_state
         mask = hidden.new_ones(hidden.shape[:2]) if attention_mask is None else attention_mask
+        mask = without_prompt(mask, prompt_length)
         if first_last:
             hidden = (out.hidden_states[1] + out.hidden_states[-1]) / 2
         pooled = cls_pool(hidden, mask) if self.pooling == "cls" else mean_pool(hidden, mask)
         return SentenceEncoderOutput(out.last_hidden_state, pooled, out.get("hidden_states"), out.get("attentions"))
 
-    def _forward_ragged(self, input_ids, lengths, token_type_ids=None, **kwargs) -> SentenceEncoderOutput:
+    def _forward_ragged(
+        self, input_ids, lengths, prompt_length, token_type_ids=None, **kwargs
+    ) -> SentenceEncoderOutput:
         order, sorted_lengths, tokens = sorted_sentences(input_ids, lengths)
         device = input_ids.device
         positions = np.arange(len(tokens)) - np.repeat(np.cumsum(sorted_lengths) - sorted_lengths, sorted_lengths)
@@ -242,15 +252,17 @@ class CoSENTModel(StockEncoderWrapper):
         if self.pooling == "first-last-avg":
             hidden_TD = ((out.hidden_states[1] + out.hidden_states[-1]) / 2)[0]
         pool = flat_cls_pool if self.pooling == "cls" else flat_mean_pool
-        pooled = pool(hidden_TD, torch.from_numpy(sorted_lengths).to(device))
+        pooled = pool(hidden_TD, torch.from_numpy(sorted_lengths).to(device), prompt_length)
         in_given_order = torch.from_numpy(np.argsort(order)).to(device)
         token_order = torch.from_numpy(np.argsort(tokens)).to(device)
         return SentenceEncoderOutput(out.last_hidden_state[:, token_order], pooled[in_given_order])
 
-    def _forward_groups(self, input_ids, lengths, token_type_ids=None, **kwargs) -> SentenceEncoderOutput:
+    def _forward_groups(
+        self, input_ids, lengths, prompt_length, token_type_ids=None, **kwargs
+    ) -> SentenceEncoderOutput:
         rows, pooled, states, places = [], [], [], []
         for group, inputs, mask, flat in padded_groups(input_ids, token_type_ids, lengths, self.config.pad_token_id):
-            out = self._forward_padded(**inputs, **kwargs)
+            out = self._forward_padded(**inputs, prompt_length=prompt_length, **kwargs)
             assert out.last_hidden_state is not None
             rows.append(group)
             pooled.append(out.sentence_embedding)
@@ -295,8 +307,10 @@ class CoSENTModel(StockEncoderWrapper):
         single = isinstance(texts, str)
         texts = [texts] if single else list(texts)
         check_texts(texts)
-        texts = [self._prompt(prompt_name, prompt) + text for text in texts]
+        prompt = self.prompt_text(prompt_name, prompt)
+        texts = self.as_read(texts, prompt)
         tokenizer = tokenizer or self.tokenizer
+        prompt_length = self.prompt_tokens(tokenizer, prompt)
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         ids, truncated = tokenize(tokenizer, list(distinct), self._max_length(tokenizer, max_length), return_truncated)
         was_training, vectors = self.training, None
@@ -305,7 +319,8 @@ class CoSENTModel(StockEncoderWrapper):
         with tqdm(total=len(ids), desc="encode", unit=" texts", disable=not progress) as bar:
             for rows in token_budget_batches(lengths, batch_tokens):
                 flat = torch.tensor([token for row in rows for token in ids[row]], device=self.device)
-                batch = self(flat, lengths=[lengths[row] for row in rows]).sentence_embedding
+                batch = self(flat, lengths=[lengths[row] for row in rows], prompt_length=prompt_length)
+                batch = batch.sentence_embedding
                 if vectors is None:
                     vectors = batch.new_empty(len(ids), batch.shape[1])
                 vectors[torch.from_numpy(rows).to(self.device)] = batch
@@ -320,31 +335,13 @@ class CoSENTModel(StockEncoderWrapper):
         result = (vectors.cpu().numpy() if output == "numpy" else vectors)[0 if single else slice(None)]
         return (result, truncated[places]) if return_truncated else result
 
-    def _prompt(self, name: str | None, prompt: str | None) -> str:
-        if prompt is not None:
-            return prompt
-        name = name or self.default_prompt_name
-        if name is None:
-            return ""
-        if name not in self.prompts:
-            raise ValueError(f"no prompt is called {name!r}; this model has {', '.join(self.prompts) or 'none'}")
-        return self.prompts[name]
-
-
-def _pooling_name(config: dict | None) -> str | None:
-    """Our name for the pooling of a sentence-transformers Pooling config, old or new form."""
-    if config is None:
-        return None
-    if "suzoo_pooling" in config:
-        return config["suzoo_pooling"]
-    modes = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
-    if "pooling_mode" in config:
-        mode = config["pooling_mode"]
-        modes = [mode] if isinstance(mode, str) else list(mode)
-    names = {"pooling_mode_cls_token": "cls", "cls": "cls", "pooling_mode_mean_tokens": "mean", "mean": "mean"}
-    if len(modes) != 1 or modes[0] not in names:
-        raise ValueError(f"1_Pooling/config.json asks for {', '.join(modes) or 'nothing'}; suzoo has cls and mean")
-    return names[modes[0]]
+    def prompt_tokens(self, tokenizer, prompt: str) -> int:
+        """How many tokens of a text with this prompt in front the pooling leaves out: those of the prompt and what
+        stands before it, where `include_prompt` is False."""
+        if self.include_prompt or not prompt:
+            return 0
+        ids = tokenizer(self.as_read([prompt])[0])["input_ids"]
+        return len(ids) - (ids[-1] in tokenizer.all_special_ids)
 
 
 class CoSENTCrossEncoder(StockEncoderWrapper):
@@ -372,8 +369,12 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
             max_seq_length: tokens per pair.
             kwargs: go to `AutoModelForSequenceClassification.from_pretrained`.
 
+        What sentence-transformers' side files say is honoured or refused. The tokenizer comes from the same revision.
+
         Raises:
-            ValueError: `num_labels` other than 1, or encoder weights that are missing or of another size.
+            ValueError: `num_labels` other than 1, encoder weights that are missing or of another size, or side files that
+                ask for what suzoo has not.
+            OSError: a side file could not be read.
         """
         path = str(pretrained_model_name_or_path)
         with_info = kwargs.pop("output_loading_info", False)
@@ -384,23 +385,38 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
             kwargs["config"].num_labels = 1
         else:
             kwargs["num_labels"] = 1
+        modules, subfolder = read_modules(path, kwargs)
+        inside = {"subfolder": "/".join(filter(None, [kwargs.get("subfolder"), subfolder]))} if subfolder else {}
         # a head of more labels gives way to a fresh one
-        encoder, info = cls._load_encoder(path, {**kwargs, "ignore_mismatched_sizes": True})
+        encoder, info = cls._load_encoder(path, {**kwargs, **inside, "ignore_mismatched_sizes": True})
+        options = hub_options(path, kwargs)
         model = cls(encoder.config, encoder)
-        model.max_seq_length = max_seq_length
+        model._source = path, options | inside | {"trust_remote_code": bool(kwargs.get("trust_remote_code"))}
+        model.prompts, model.default_prompt_name = read_prompts(path, options)
+        saved_length, model.do_lower_case = read_lengths(path, modules, subfolder, options)
+        model.max_seq_length = max_seq_length or model._within_positions(saved_length)
         model.eval()
         return (model, info) if with_info else model
 
-    def save_pretrained(self, save_directory, *, state_dict: dict | None = None, tokenizer=None, **kwargs) -> None:
+    def save_pretrained(
+        self,
+        save_directory,
+        *,
+        state_dict: dict | None = None,
+        tokenizer=None,
+        with_code: bool = False,
+        **kwargs,
+    ) -> None:
         """One folder that opens as CoSENTCrossEncoder, as a stock sequence classifier, and as `CrossEncoder`.
 
-        Other libraries cut pairs at the tokenizer's `model_max_length`, so `max_seq_length` is saved as that.
+        Other libraries cut pairs at the tokenizer's `model_max_length`, so `max_seq_length` is saved as that. Arguments
+        are those of `CoSENTModel.save_pretrained`.
         """
-        tokenizer = tokenizer or self._tokenizer
-        if tokenizer is not None and self.max_seq_length is not None:
-            tokenizer = copy.deepcopy(tokenizer)
-            tokenizer.model_max_length = self.max_seq_length
-        self._save_encoder(save_directory, state_dict, tokenizer, kwargs)
+        folder = self._save_encoder(save_directory, state_dict, tokenizer, with_code, kwargs)
+        if kwargs.get("is_main_process", True):
+            remove_side_files(folder)
+            if self.prompts:
+                write_prompts(folder, self.prompts, self.default_prompt_name, "CrossEncoder")
 
     @can_return_tuple
     def forward(
@@ -429,6 +445,8 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
         pairs: Iterable[Sequence[str]],
         *,
         tokenizer=None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
         output: str = "numpy",
         max_length: int | None = None,
         batch_tokens: int = 2048,
@@ -436,7 +454,8 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
     ):
         """Scores (N,), float32, of (text1, text2) pairs in their order; options as in `CoSENTModel.encode`.
 
-        Pairs come as a list, an iterator or an array (N, 2). Too long pairs are cut at the longer text.
+        Pairs come as a list, an iterator or an array (N, 2). Too long pairs are cut at the longer text. A prompt stands
+        before the first text of every pair.
         """
         if output not in ("numpy", "torch"):
             raise ValueError(f"output={output!r}: choose numpy or torch")
@@ -455,6 +474,7 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
         first, second = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         check_texts(first)
         check_texts(second)
+        first, second = self.as_read(first, self.prompt_text(prompt_name, prompt)), self.as_read(second)
         if not pairs:
             return np.zeros(0, np.float32) if output == "numpy" else torch.zeros(0, device=self.device)
         length = self._max_length(tokenizer, max_length)

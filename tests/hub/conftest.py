@@ -25,6 +25,14 @@ def cross_encoder_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def coded_folders(tmp_path_factory) -> dict[str, Path]:
+    """Of an encoder and a cross-encoder that were asked for their code. Read only: copy one to change it."""
+    root = tmp_path_factory.mktemp("with-code")
+    models = {"encoder": make_encoder(), "cross_encoder": make_cross_encoder()}
+    return {name: finish_run(model, root / name, with_code=True) for name, model in models.items()}
+
+
+@pytest.fixture(scope="session")
 def language_folders(tmp_path_factory) -> dict[str, Path]:
     """Read only: copy one to change it."""
     root = tmp_path_factory.mktemp("language-models")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
-from suzoo.data.vocabulary import without_inner_spaces
+from suzoo.data.vocabulary import chat_tokenizer, without_inner_spaces
 from suzoo.hub import verify
 from suzoo.hub.card import write_card
 from suzoo.hub.golden import write_golden
@@ -26,7 +26,7 @@ from suzoo.models import (
     UniLMConfig,
     UniLMForCausalLM,
 )
-from suzoo.models._dialogue import chat_template
+from suzoo.models._dialogue import DialogueLayout
 from tests.tiny import SMALL, tiny_config, tiny_tokenizer
 
 _unmet = verify.unmet(verify.STOCK_CONFIG_REMOTE_CODE)
@@ -60,9 +60,9 @@ RUN = {
 METRICS = {"dev": {"spearman": 0.812345, "pearson": 0.798765}, "train": {"loss": 1.25}}
 
 
-def finish_run(model, folder: Path, run: dict = RUN, metrics: dict = METRICS) -> Path:
-    """What the end of a training script leaves in `folder`."""
-    model.save_pretrained(folder, tokenizer=tiny_tokenizer())
+def finish_run(model, folder: Path, run: dict = RUN, metrics: dict = METRICS, with_code: bool = False) -> Path:
+    """What the end of a training script leaves in `folder`; with the code where it is asked for."""
+    model.save_pretrained(folder, tokenizer=tiny_tokenizer(), with_code=with_code)
     write_golden(model, tiny_tokenizer(), folder)
     (folder / "run.json").write_text(json.dumps(run))
     (folder / "metrics.json").write_text(json.dumps(metrics))
@@ -131,7 +131,7 @@ def make_language_model(name: str):
     tokenizer = without_inner_spaces(tiny_tokenizer())
     if name in ("blog", "dialogue"):
         layout = "blog" if name == "blog" else "dialogpt"
-        tokenizer.chat_template = chat_template(layout)
+        tokenizer = chat_tokenizer(tokenizer, DialogueLayout.of_tokenizer(layout, tokenizer))
         positions = "nezha" if name == "blog" else "absolute"
         config = DialoGPTConfig(**_lm_config(layout=layout, position_embedding_type=positions))
         model = DialoGPTForCausalLM(config)

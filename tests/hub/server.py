@@ -183,6 +183,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send_error(self, error: HubError):
         headers = {"X-Error-Message": error.message} | ({"X-Error-Code": error.code} if error.code else {})
+        if "commit" in error.details:  # clients remember which files a commit lacks
+            headers["X-Repo-Commit"] = error.details["commit"]
         self._send({"error": error.message, **error.details}, headers, error.status)
 
     def _json(self) -> dict:
@@ -405,7 +407,7 @@ class Handler(BaseHTTPRequestHandler):
         sha = self._commit_of(repo, revision)
         file = repo.commits[sha].get(path)
         if file is None:
-            raise HubError(404, "EntryNotFound", f"{path} does not exist at {revision}")
+            raise HubError(404, "EntryNotFound", f"{path} does not exist at {revision}", commit=sha)
         content, headers, status = file.content, {"ETag": f'"{file.oid}"', "X-Repo-Commit": sha}, 200
         if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             start, end = int(match[1]), int(match[2] or len(content) - 1)

@@ -90,7 +90,7 @@ def test_cross_encoder_and_first_last_avg_have_cards_of_their_own(cross_encoder_
     assert "SentenceTransformer(" not in card.text
     card = ModelCard.load(finish_run(make_encoder("first-last-avg", "distilbert"), tmp_path / "fla") / "README.md")
     assert card.data.library_name == "transformers" and "SentenceTransformer(" not in card.text
-    assert "opens only as `CoSENTModel`" in card.text
+    assert "no form in sentence-transformers" in card.text and "hidden_states" in card.text
 
 
 def test_what_is_missing_is_named(folder):

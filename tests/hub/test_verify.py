@@ -27,6 +27,12 @@ def broken(encoder_folder, tmp_path) -> Path:
     return Path(shutil.copytree(encoder_folder, tmp_path / "broken"))
 
 
+@pytest.fixture
+def broken_code(coded_folders, tmp_path) -> Path:
+    """A copy of the folder of an encoder that carries its code, to be broken."""
+    return Path(shutil.copytree(coded_folders["encoder"], tmp_path / "broken-code"))
+
+
 def promise_only(folder: Path, doors: list[str]) -> None:
     save_golden(folder, v.read_golden(folder), v.read_promise(folder) | {"doors": doors})
 
@@ -38,15 +44,21 @@ def flip_one_weight(folder: Path) -> None:
     save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
-@opens_remote_code_over_a_stock_config
 def test_every_door_of_the_encoder_opens_without_suzoo(encoder_folder):
     doors = v.verify(encoder_folder)
-    assert [door.name for door in doors] == ["SentenceTransformer", "AutoModel", "AutoModel, trust_remote_code"]
-    assert [door.status for door in doors] == ["ok"] * 3, v.format_table(doors)
+    assert [door.name for door in doors] == ["SentenceTransformer", "AutoModel"]
+    assert [door.status for door in doors] == ["ok"] * 2, v.format_table(doors)
     assert v.passed([*doors, check_with_suzoo(encoder_folder)])
 
 
-@opens_remote_code_over_a_stock_config
+def test_folders_carry_no_code_unless_asked_for(encoder_folder, cross_encoder_folder, coded_folders):
+    for folder in (encoder_folder, cross_encoder_folder):
+        assert not list(folder.rglob("*.py")) and "auto_map" not in json.loads((folder / "config.json").read_text())
+        assert not [name for name in v.read_promise(folder)["doors"] if "trust" in name]
+    for folder in coded_folders.values():
+        assert (folder / "modeling_cosent.py").exists() and "trust" in v.read_promise(folder)["doors"][-1]
+
+
 def test_every_door_of_the_cross_encoder_opens_as_a_plain_file(cross_encoder_folder):
     """The script is run as somebody without suzoo would: `python suzoo/hub/verify FOLDER`."""
     done = subprocess.run(
@@ -56,12 +68,13 @@ def test_every_door_of_the_cross_encoder_opens_as_a_plain_file(cross_encoder_fol
         stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count(" ok ") == 4
+    assert done.stdout.count(" ok ") == 3
     assert check_with_suzoo(cross_encoder_folder).status == "ok"
 
 
 @opens_remote_code_over_a_stock_config
-def test_wrong_pooling_and_code_that_needs_suzoo_fail_at_their_own_doors(broken):
+def test_wrong_pooling_and_code_that_needs_suzoo_fail_at_their_own_doors(broken_code):
+    broken = broken_code
     pooling = json.loads((broken / "1_Pooling/config.json").read_text())
     pooling |= {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}
     (broken / "1_Pooling/config.json").write_text(json.dumps(pooling))
@@ -75,7 +88,8 @@ def test_wrong_pooling_and_code_that_needs_suzoo_fail_at_their_own_doors(broken)
 
 
 @opens_remote_code_over_a_stock_config
-def test_a_process_that_dies_fails_the_door_it_died_in(broken):
+def test_a_process_that_dies_fails_the_door_it_died_in(broken_code):
+    broken = broken_code
     promise_only(broken, ["AutoModel", "AutoModel, trust_remote_code"])
     with (broken / "modeling_cosent.py").open("a") as code:
         code.write("\nimport os\nos._exit(7)\n")
@@ -104,14 +118,13 @@ def test_a_missing_tokenizer_fails_every_door(broken):
 
 @pytest.mark.parametrize("kind", ["encoder", "cross_encoder"])
 def test_the_stock_doors_survive_a_sentence_transformers_resave(kind, request, tmp_path):
-    """Opened without trust it knows nothing of the remote code, so that door alone is gone."""
     import sentence_transformers
 
     folder = request.getfixturevalue(f"{kind}_folder")
     model_class = "SentenceTransformer" if kind == "encoder" else "CrossEncoder"
     getattr(sentence_transformers, model_class)(str(folder)).save_pretrained(str(tmp_path))
     shutil.copy(folder / v.GOLDEN_FILE, tmp_path)
-    names = [name for name in v.read_promise(tmp_path)["doors"] if "trust" not in name]
+    names = v.read_promise(tmp_path)["doors"]
     doors = [v.check_promised_door(name, tmp_path) for name in names] + [check_with_suzoo(tmp_path)]
     assert [door.status for door in doors] == ["ok"] * len(doors), v.format_table(doors)
 
@@ -132,9 +145,9 @@ def test_a_door_whose_library_is_missing_is_not_passed(encoder_folder, monkeypat
         ("cross_encoder", "AutoModelForSequenceClassification, trust_remote_code"),
     ],
 )
-def test_remote_code_over_a_stock_config_is_not_checked_with_old_transformers(kind, name, request, monkeypatch):
+def test_remote_code_over_a_stock_config_is_not_checked_with_old_transformers(kind, name, coded_folders, monkeypatch):
     monkeypatch.setattr(v.doors.importlib.metadata, "version", lambda name: "5.18.2")
-    door = v.check_promised_door(name, request.getfixturevalue(f"{kind}_folder"))
+    door = v.check_promised_door(name, coded_folders[kind])
     assert (door.status, door.note) == ("not checked", "needs transformers 5.19 or later")
     monkeypatch.setattr(v.doors.importlib.metadata, "version", lambda name: "5.19.0")
     assert v.unmet(v.STOCK_CONFIG_REMOTE_CODE) == ""
@@ -182,7 +195,7 @@ def test_a_folder_that_promises_nothing_is_said_in_one_sentence(broken, tmp_path
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_opens_through_every_door(family, tmp_path):
     for name, model in [("encoder", make_encoder("cls", family)), ("cross", make_cross_encoder(family))]:
-        doors = v.verify(finish_run(model, tmp_path / name))
+        doors = v.verify(finish_run(model, tmp_path / name, with_code=True))
         assert all(door.status == "ok" for door in doors), v.format_table(doors)
 
 
@@ -202,8 +215,8 @@ def test_first_last_avg_promises_only_the_doors_it_has(tmp_path):
     model = make_encoder("first-last-avg")
     model.save_pretrained(tmp_path, tokenizer=tiny_tokenizer())
     write_golden(model, tiny_tokenizer(), tmp_path)
-    assert v.read_promise(tmp_path)["doors"] == ["AutoModel, trust_remote_code"]
-    assert check_with_suzoo(tmp_path).status == "ok"
+    assert v.read_promise(tmp_path)["doors"] == ["AutoModel"]
+    assert [v.check_promised_door("AutoModel", tmp_path).status, check_with_suzoo(tmp_path).status] == ["ok", "ok"]
 
 
 def test_normalized_vectors_are_promised_normalized(tmp_path):
@@ -218,6 +231,7 @@ def test_a_model_that_answers_nan_has_no_golden(tmp_path):
     model = make_encoder()
     with torch.no_grad():
         model.encoder.embeddings.LayerNorm.weight[0] = torch.nan
+    model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="NaN"):
         write_golden(model, tiny_tokenizer(), tmp_path)
     with pytest.raises(ValueError, match="Linear"):

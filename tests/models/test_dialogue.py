@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from suzoo.data.vocabulary import without_inner_spaces
+from suzoo.data.vocabulary import chat_tokenizer, without_inner_spaces
 from suzoo.models._dialogue import (
     LAYOUTS,
     SPEAKER_TOKENS,
@@ -16,6 +16,7 @@ from suzoo.models._dialogue import (
     extend_speaker_types,
     speaker_types,
 )
+from suzoo.models._tokenizer_files import save_tokenizer
 from tests.models.tiny import tiny_tokenizer
 
 CLS, SEP, ONE, TWO = 101, 102, 98, 99
@@ -116,3 +117,56 @@ def test_chat_template_writes_the_layout(name, tmp_path):
     assert finished["assistant_masks"] == [int(index == 1) for index in tokens.turn_index]
     with pytest.raises(Exception, match="not system"):
         tokenizer.apply_chat_template([{"role": "system", "content": "今"}])
+
+
+@pytest.fixture(params=LAYOUTS)
+def chat(request, tmp_path):
+    """(layout, the tokenizer of a chat model, reloaded)."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"extra_special_tokens": list(SPEAKER_TOKENS)})
+    rules = DialogueLayout.of_tokenizer(request.param, tokenizer)
+    save_tokenizer(chat_tokenizer(without_inner_spaces(tokenizer), rules), tmp_path)
+    return rules, AutoTokenizer.from_pretrained(tmp_path)
+
+
+def test_text_rendered_from_the_template_has_the_ids_of_the_template(chat):
+    """langchain and haystack tokenize the rendered text with the tokenizer's defaults."""
+    _, tokenizer = chat
+    texts = ["今天天气", "  很好 ", "你吃饭了吗"]
+    messages = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+    for options in ({"add_generation_prompt": True}, {}):
+        ids = tokenizer.apply_chat_template(messages, **options)["input_ids"]
+        assert tokenizer(tokenizer.apply_chat_template(messages, tokenize=False, **options))["input_ids"] == ids
+    assert tokenizer("a man")["input_ids"] == tokenizer("a man", add_special_tokens=False)["input_ids"]
+    assert tokenizer.padding_side == "left"
+    assert (tokenizer.eos_token, tokenizer.bos_token) == ("[SEP]", "[CLS]")
+    assert "今天天气很好" in tokenizer.decode(tokenizer("今天天气很好")["input_ids"])
+
+
+def test_the_mask_of_what_the_assistant_says_holds_for_spaces_and_empty_turns(chat):
+    rules, tokenizer = chat
+    texts = ["今天", "  很好 ", " a man", "", "x", "  ", "y", "\u3000a man plays\n"]
+    messages = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+    for upto in range(2, len(texts) + 1, 2):
+        finished = tokenizer.apply_chat_template(messages[:upto], return_assistant_tokens_mask=True, return_dict=True)
+        turns = [Turn.of_text(tokenizer, text, n % 2) for n, text in enumerate(texts[:upto])]
+        tokens = rules.render(turns)
+        assert finished["input_ids"] == tokens.input_ids
+        assert finished["assistant_masks"] == [int(index >= 0 and index % 2 == 1) for index in tokens.turn_index]
+
+
+def test_a_byte_level_tokenizer_keeps_its_spaces_and_trims_what_the_template_trims(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    backend = tokenizers.ByteLevelBPETokenizer()
+    backend.train_from_iterator(["a man plays the flute", "the dog sleeps"], 300, special_tokens=["<end>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend._tokenizer, eos_token="<end>", pad_token="<end>")
+    rules = DialogueLayout.of_tokenizer("dialogpt", tokenizer)
+    save_tokenizer(chat_tokenizer(tokenizer, rules), tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    messages = [{"role": "user", "content": " a man "}, {"role": "assistant", "content": "  the dog\n"}]
+    finished = tokenizer.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
+    tokens = rules.render([Turn.of_text(tokenizer, m["content"], n) for n, m in enumerate(messages)])
+    assert finished["input_ids"] == tokens.input_ids
+    assert finished["assistant_masks"] == [int(index == 1) for index in tokens.turn_index]
+    assert tokenizer(tokenizer.apply_chat_template(messages, tokenize=False))["input_ids"] == tokens.input_ids
+    assert tokenizer.decode(tokens.input_ids) == "a man<end>the dog<end>"

@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from suzoo.models import CoSENTModel
+from tests.hub.folders import make_cross_encoder, make_encoder
+from tests.tiny import tiny_tokenizer
 from tests.training.scripts import refused, run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -39,6 +41,8 @@ TINY = [
     "--cpu-threads",
     "1",
 ]
+
+TINY_STEPS = ["--max-train-samples", "64", "--max-dev-samples", "16", "--epochs", "1", "--cpu-threads", "1"]
 
 
 def test_from_nothing_to_a_verified_folder(tmp_path, monkeypatch, capsys):
@@ -274,3 +278,30 @@ def test_two_processes_and_shards_train_the_same_model(tmp_path):
     assert weights[0].keys() == weights[1].keys()
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("script", [train_cosent, train_cross_encoder])
+def test_texts_are_trained_on_behind_the_default_prompt(script, tmp_path, monkeypatch, capsys):
+    """As `encode` and `predict` read them; the prompt of the training is the default of the saved model."""
+    model = make_encoder() if script is train_cosent else make_cross_encoder()
+    model.prompts = {"query": "a man plays "}
+    losses, defaults = {}, {}
+    for name, default, flags in [
+        ("none", None, []),
+        ("default", "query", []),
+        ("chosen", None, ["--prompt", "query"]),
+        ("off", "query", ["--prompt", ""]),
+    ]:
+        model.default_prompt_name = default
+        model.save_pretrained(tmp_path / name, tokenizer=tiny_tokenizer())
+        flags = ["--model", tmp_path / name, "--output-dir", tmp_path / "out" / name, "--max-length", "40", *flags]
+        run(monkeypatch, script, "quickstart", *flags, *TINY_STEPS)
+        said = capsys.readouterr().out
+        assert ("behind the prompt 'query', which is 'a man plays '" in said) == (name in ("default", "chosen"))
+        lines = (tmp_path / "out" / name / "metrics.jsonl").read_text().splitlines()
+        losses[name] = next(row["loss"] for row in map(json.loads, lines) if "loss" in row)
+        defaults[name] = type(model).from_pretrained(tmp_path / "out" / name).default_prompt_name
+    assert losses["none"] == losses["off"] != losses["default"] == losses["chosen"]
+    assert defaults == {"none": None, "default": "query", "chosen": "query", "off": None}
+    message = refused(monkeypatch, capsys, script, "quickstart", *flags[:6], "--overwrite", "--prompt", "qurey")
+    assert "--prompt qurey: no prompt is called 'qurey'" in message

@@ -200,3 +200,6 @@ class PairTraining(ExampleTraining):
     """Query data (query, positive, negative) to report MRR@10, NDCG@10 and recall on at the end."""
     ranked_split: Annotated[str | None, Setting(part_of=("ranked",))] = None
     """Split of --ranked."""
+    prompt: str | None = None
+    """Name of a prompt of --model that every text (cross-encoder: the first of a pair) begins with, in training and by
+    default in the saved model; '' for none. Default: the model's own default prompt."""

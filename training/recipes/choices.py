@@ -8,9 +8,10 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from recipes.base import Training
+from recipes.base import PairTraining, Training
 
 import torch
+from accelerate import Accelerator
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
@@ -18,8 +19,9 @@ from transformers.pytorch_utils import Conv1D
 
 from suzoo.data import added_ids, fingerprint, num_ids, train_wordpiece
 from suzoo.engine import check_same_everywhere
-from suzoo.models import CoSENTModel
-from suzoo.models._stock_encoder import POSITIONS_BEHIND_PADDING, load_tokenizer, missing_weights
+from suzoo.models import CoSENTCrossEncoder, CoSENTModel
+from suzoo.models._stock_encoder import POSITIONS_BEHIND_PADDING, missing_weights
+from suzoo.models._tokenizer_files import load_tokenizer
 from suzoo.optimizers import (
     AccumulatedAdamW,
     AccumulatedSGD,
@@ -123,6 +125,23 @@ def make_encoder(recipe: Training, tokenizer: Any, *, pooling: str | None) -> Co
     set_dropout(recipe, model)
     model.encoder = configure(recipe, model.encoder, tokenizer, ragged=True)
     return model
+
+
+def choose_prompt(recipe: PairTraining, accelerator: Accelerator, model: CoSENTModel | CoSENTCrossEncoder) -> str:
+    """The text of --prompt or of the model's default prompt. It is the default of the trained model too, so that texts
+    are trained on as `encode` and `predict` read them."""
+    if recipe.prompt is not None:
+        model.default_prompt_name = recipe.prompt or None
+    try:
+        prompt = model.prompt_text()
+    except ValueError as error:
+        raise ValueError(f"--prompt {recipe.prompt}: {error}") from error
+    if prompt:
+        accelerator.print(
+            f"texts are trained on behind the prompt {model.default_prompt_name!r}, which is {prompt!r}; "
+            "--prompt names another one, --prompt '' none"
+        )
+    return prompt
 
 
 def make_classifier(recipe: Training, tokenizer: Any, names: Sequence[str], *, several: bool) -> PreTrainedModel:

@@ -37,6 +37,7 @@ from suzoo.engine import RunFolder, end_training, full_state_dict
 from suzoo.hub.publish import publish
 from suzoo.losses.citations import cite
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel
+from suzoo.models._tokenizer_files import save_tokenizer
 from suzoo.optimizers import get_schedule
 
 logger = logging.getLogger(__name__)
@@ -222,7 +223,7 @@ def finish(
         merge_adapters(whole)
     whole.save_pretrained(run.path)
     if not isinstance(whole, CoSENTModel | CoSENTCrossEncoder):  # those have saved it, with the length that they cut at
-        tokenizer.save_pretrained(run.path)
+        save_tokenizer(tokenizer, run.path)
     score(whole)
     run.finish(
         recipe,

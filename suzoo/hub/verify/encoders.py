@@ -12,12 +12,14 @@ def float32() -> dict:
     return {"dtype": torch.float32}
 
 
-def _pool(hidden_BLD, mask_BL, promise: dict):
+def _pool(output, mask_BL, promise: dict):
     """The pooling a reader of the model card computes by hand."""
+    hidden_BLD = output.last_hidden_state
+    if promise["pooling"] == "first-last-avg":
+        hidden_BLD = (output.hidden_states[1] + output.hidden_states[-1]) / 2
     if promise["pooling"] == "cls":
         pooled_BD = hidden_BLD[:, 0]
     else:
-        assert promise["pooling"] == "mean", f"{promise['pooling']} pooling has no door without suzoo's code"
         weights_BL1 = mask_BL[..., None].to(hidden_BLD.dtype)
         pooled_BD = (hidden_BLD * weights_BL1).sum(1) / weights_BL1.sum(1)
     if promise["normalize"]:
@@ -53,8 +55,8 @@ def open_auto_model(folder: str, promise: dict) -> dict:
             texts, padding=True, truncation=True, max_length=promise.get("max_length"), return_tensors="pt"
         )
         with torch.no_grad():
-            hidden_BLD = model(**batch)[0]
-        outputs[tensor] = _pool(hidden_BLD, batch["attention_mask"], promise).numpy()
+            output = model(**batch, output_hidden_states=promise["pooling"] == "first-last-avg")
+        outputs[tensor] = _pool(output, batch["attention_mask"], promise).numpy()
     return outputs
 
 
