@@ -38,6 +38,7 @@ def slim_vocab(options: argparse.Namespace) -> int:
     from suzoo.data.vocabulary import add_compound_tokens, named_ids, slim_vocabulary, token_counts, tokens_to_keep
     from suzoo.hub.golden import write_golden
     from suzoo.hub.verify import GOLDEN_FILE
+    from suzoo.models._tokenizer_files import save_tokenizer
 
     with loading(options.model):
         model, tokenizer = _load_as_saved(options)
@@ -60,7 +61,7 @@ def slim_vocab(options: argparse.Namespace) -> int:
     slim = slim_vocabulary(model, tokenizer, keep)
     try:
         model.save_pretrained(out)
-        slim.save_pretrained(out)
+        save_tokenizer(slim, out)
         again, slim = _load_as_saved(argparse.Namespace(model=str(out), revision=None, trust_remote_code=False))
         _same_cut(tokenizer, slim, [*asked, *tried], keep)
         difference = _largest_difference(before, _answers(model, slim, tried), options.model)
@@ -153,7 +154,7 @@ def _load_as_saved(options: argparse.Namespace):
     import transformers
 
     import suzoo.models
-    from suzoo.models._stock_encoder import read_json
+    from suzoo.models._sentence_files import read_json
 
     config = transformers.AutoConfig.from_pretrained(options.model, **source(options))
     saved_as = (config.architectures or ["nothing"])[0]

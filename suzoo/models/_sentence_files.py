@@ -172,6 +172,19 @@ def write_prompts(folder: Path, prompts: dict[str, str], default_prompt_name: st
     write_json(folder / "config_sentence_transformers.json", settings)
 
 
+def write_cross_encoder_settings(folder: Path, prompts: dict[str, str], default_prompt_name: str | None) -> None:
+    """The side files of a cross-encoder: none without prompts, and else those from which `CrossEncoder` takes them."""
+    remove_side_files(folder)
+    if not prompts:
+        return
+    kind = "sentence_transformers.base.modules.transformer.Transformer"
+    write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": kind}])
+    task: dict[str, Any] = {"transformer_task": "sequence-classification", "module_output_name": "scores"}
+    task["modality_config"] = {"text": {"method": "forward", "method_output_name": "logits"}}
+    write_json(folder / "sentence_bert_config.json", task)
+    write_prompts(folder, prompts, default_prompt_name, "CrossEncoder")
+
+
 def remove_side_files(folder: Path) -> None:
     """Remove what an older save of another kind, by us or by sentence-transformers, may have left in the folder."""
     for name in ("modules.json", "config_sentence_transformers.json", *_LENGTH_FILES):

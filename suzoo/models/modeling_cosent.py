@@ -31,8 +31,7 @@ from ._sentence_files import (
     read_modules,
     read_prompts,
     read_settings,
-    remove_side_files,
-    write_prompts,
+    write_cross_encoder_settings,
     write_settings,
 )
 from ._stock_encoder import StockEncoderWrapper, check_texts, tokenize
@@ -414,9 +413,7 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
         """
         folder = self._save_encoder(save_directory, state_dict, tokenizer, with_code, kwargs)
         if kwargs.get("is_main_process", True):
-            remove_side_files(folder)
-            if self.prompts:
-                write_prompts(folder, self.prompts, self.default_prompt_name, "CrossEncoder")
+            write_cross_encoder_settings(folder, self.prompts, self.default_prompt_name)
 
     @can_return_tuple
     def forward(
