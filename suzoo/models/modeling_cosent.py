@@ -371,7 +371,7 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
         What sentence-transformers' side files say is honoured or refused. The tokenizer comes from the same revision.
 
         Raises:
-            ValueError: `num_labels` other than 1, encoder weights that are missing or of another size, or side files that
+            ValueError: `num_labels` other than 1, encoder weights that are missing or do not fit, or side files that
                 ask for what suzoo has not.
             OSError: a side file could not be read.
         """
