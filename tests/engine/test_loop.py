@@ -105,7 +105,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_batch(tmp_path):
     assert torch.isfinite(training.model.weight).all()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_leaves_a_checkpoint_and_resuming_gives_the_same_bits(tmp_path, number):
     whole = Training(tmp_path / "whole", scores=[0.1, 0.3, 0.2, 0.25])
     whole.fit()
@@ -125,6 +125,57 @@ def test_a_signal_leaves_a_checkpoint_and_resuming_gives_the_same_bits(tmp_path,
     assert torch.equal(again.model.weight, whole.model.weight)
     losses = [[line["loss"] for line in t.run.read_log() if "loss" in line] for t in (whole, again)]
     assert losses[0] == losses[1]
+
+
+def test_sigterm_twice_ends_as_once(tmp_path):
+    def stop(step):
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    cut = Training(tmp_path / "cut", scores=[0.1, 0.3], on_step=stop)
+    with pytest.raises(Interrupted) as caught:
+        cut.fit()
+    assert caught.value.code == 128 + signal.SIGTERM and cut.run.last_whole().name == "step-00000007"
+
+
+def test_the_log_has_the_mean_of_the_steps_since_its_last_line_also_over_a_resume(tmp_path):
+    every = Training(tmp_path / "every")
+    every.fit()
+    losses = [line["loss"] for line in every.run.read_log()]
+
+    def stop(step):
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        Training(tmp_path / "few", log_every=5, on_step=stop).fit()
+    again = Training(tmp_path / "few", log_every=5, resume=True)
+    again.fit()
+    lines = again.run.read_log()
+    assert [line["step"] for line in lines] == [5, 10, 15, 20]
+    assert [line["loss"] for line in lines] == pytest.approx([sum(losses[i : i + 5]) / 5 for i in (0, 5, 10, 15)])
+
+
+def test_a_broken_log_blocks_no_resume(tmp_path, caplog):
+    run = RunFolder(tmp_path / "run")
+    run.log({"step": 1, "loss": 2.0})
+    with (run.path / "metrics.jsonl").open("ab") as file:
+        file.write(b'\xff\xfe\n[1]\nnull\n{"step": "x"}\n')
+    run.log({"step": 2, "loss": 1.0})
+    assert [line["step"] for line in run.read_log()] == [1, 2] and "4 damaged line(s)" in caplog.text
+    run.forget_after(1)
+    assert [line["step"] for line in run.read_log()] == [1]
+
+
+def test_prune_deletes_only_what_it_wrote(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    names = ["step-00000001", "step-00000002", "best-00000001", "best-of-all", "step-mine", ".step-00000009.partial"]
+    for name in names:
+        (run.checkpoints / name).mkdir()
+    run.prune(1, None)
+    left = {path.name for path in run.checkpoints.iterdir()}
+    assert left == {"step-00000002", "best-of-all", "step-mine"}
 
 
 class Accumulating(Training):
