@@ -253,8 +253,9 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
         """Save through the widest door that is open, and log which one it is.
 
         With absolute positions and speakers in the text the folder is a stock `BertLMHeadModel`, which anybody opens as
-        `AutoModelForCausalLM` without a flag. Else (blog layout, NEZHA, RoPE, pre-norm) it carries its code and opens
-        with `trust_remote_code=True`, or without where suzoo is imported.
+        `AutoModelForCausalLM` without a flag. Else (blog layout, other positions or attention, pre-norm, a rule
+        that ends texts) it carries its code and opens with `trust_remote_code=True`, or without where suzoo is
+        imported.
         """
         refuse_unknown("save_pretrained", kwargs, SAVE_KEYWORDS)
         if not self.config.is_stock:
