@@ -30,13 +30,13 @@ def main() -> None:
 
     # Data
     train, dev, provenance = read(recipe, read_classes)
-    names = class_names(train, recipe.data)
+    names = class_names(train, recipe.data_name)
     several = any(len(row.labels) != 1 for row in train)
     if several and recipe.post_hoc_tau:
         raise ValueError("--post-hoc-tau is about classes of which a text has one; these texts have several")
 
-    train_targets = class_targets(train, names, recipe.data, several=several)
-    dev_targets = class_targets(dev, names, recipe.dev_data[0], several=several)
+    train_targets = class_targets(train, names, recipe.data_name, several=several)
+    dev_targets = class_targets(dev, names, recipe.dev or recipe.data_name, several=several)
     counts = train_targets.sum(0) if several else train_targets.bincount(minlength=len(names))
 
     # Model

@@ -17,7 +17,17 @@ from recipes.step import mean_backward, of_passes, preferences, rdrop_of_scores,
 import torch
 import torch.nn.functional as F
 
-from suzoo.data import check_labels, flat_batch, read_pairs, read_ranked
+from suzoo.data import (
+    WithLabels,
+    check_labels,
+    flat_batch,
+    numbers,
+    read_pairs,
+    read_ranked,
+    token_ids,
+    tokenize_rows,
+    tokenizer_key,
+)
 from suzoo.distributed import gather
 from suzoo.engine import RandomBatches, batch_coupled_backward, fit, run_script
 from suzoo.evaluation import pair_cosines, pair_metrics, retrieval_metrics
@@ -31,32 +41,36 @@ def main() -> None:
 
     # Data
     train, dev, provenance = read(recipe, read_pairs)
-    check_labels(train, recipe.data)
-    check_labels(dev, recipe.dev_data[0])
+    check_labels(train, recipe.data_name)
+    check_labels(dev, recipe.dev or recipe.data_name)
     if recipe.ranked:
         ranked, provenance["ranked"] = read_one(recipe, read_ranked, recipe.ranked, recipe.ranked_split)
-    labels = [pair.label for pair in train]
+    labels = numbers(train, "label")
     if recipe.loss == "sbert":
-        labels = [int(label > recipe.class_threshold) for label in labels]
-        if len(set(labels)) < 2:
+        labels = (labels > recipe.class_threshold).astype(int)
+        if len(set(labels.tolist())) < 2:
             raise ValueError(f"--class-threshold {recipe.class_threshold} puts every training pair into one class")
 
     # Model
-    texts = [text for pair in train for text in (pair.text1, pair.text2)]
-    tokenizer = choose_tokenizer(recipe, texts)
+    tokenizer = choose_tokenizer(recipe, (text for pair in train for text in (pair.text1, pair.text2)))
     model = make_encoder(recipe, tokenizer, pooling=recipe.pooling)
     prompt = choose_prompt(recipe, accelerator, model)
     whole = unsharded_copy(accelerator, model)
     module = SentenceBERT(model) if recipe.loss == "sbert" else model
 
     # Examples: two texts and a label; the texts of a batch lie end to end: 2i and 2i + 1 are those of pair i
+    def encode(pairs, first):
+        texts = [text for pair in pairs for text in (pair.text1, pair.text2)]
+        ids = token_ids(tokenizer, model.as_read(texts, prompt), recipe.max_length)
+        return {"text1": ids[0::2], "text2": ids[1::2]}
+
     def collate(examples):
-        batch = flat_batch([ids for texts, _ in examples for ids in texts], device=accelerator.device)
+        batch = flat_batch([ids for texts, _ in examples for ids in texts.values()], device=accelerator.device)
         return {**batch, **left_out}, torch.tensor([label for _, label in examples], device=accelerator.device)
 
     left_out = {"prompt_length": model.prompt_tokens(tokenizer, prompt)}  # of the pooling
-    ids = tokenizer(model.as_read(texts, prompt), truncation=True, max_length=recipe.max_length)["input_ids"]
-    examples = list(zip(zip(ids[0::2], ids[1::2], strict=True), labels, strict=True))
+    key = ["pairs", recipe.max_length, model.as_read(["Aa"], prompt), tokenizer_key(tokenizer)]
+    examples = WithLabels(tokenize_rows(train, encode, key=key, num_workers=recipe.num_workers), labels)
     batches = RandomBatches(examples, collate=collate, **recipe.batch_options)
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance)
 
@@ -93,7 +107,8 @@ def main() -> None:
 
     # Loop
     def evaluate() -> dict[str, float]:
-        return pair_metrics(pair_cosines(model.encode, dev), [pair.label for pair in dev])
+        cosines = pair_cosines(model.encode, dev, share=whole is model)  # a sharded model needs every process
+        return pair_metrics(cosines, numbers(dev, "label"))
 
     fit(
         sbert_step if recipe.loss == "sbert" else cosent_step,
@@ -108,11 +123,13 @@ def main() -> None:
         **recipe.loop_options,
     )
     found = {"dev": evaluate()}
-    if recipe.ranked:
-        found["ranked"] = retrieval_metrics(model.encode, ranked)
 
-    # Save, verify, push
-    finish(recipe, accelerator, run, model, whole, tokenizer, found, provenance)
+    # Save, score, verify, push
+    def score(whole):
+        if recipe.ranked:
+            found["ranked"] = retrieval_metrics(whole.encode, ranked)
+
+    finish(recipe, accelerator, run, model, whole, tokenizer, found, provenance, score)
 
 
 if __name__ == "__main__":

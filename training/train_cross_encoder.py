@@ -15,7 +15,16 @@ import torch
 import torch.nn.functional as F
 from transformers import BertConfig
 
-from suzoo.data import check_labels, flat_batch, read_pairs, read_ranked
+from suzoo.data import (
+    WithLabels,
+    check_labels,
+    flat_batch,
+    numbers,
+    read_pairs,
+    read_ranked,
+    tokenize_rows,
+    tokenizer_key,
+)
 from suzoo.distributed import gather
 from suzoo.engine import RandomBatches, batch_coupled_backward, fit, run_script
 from suzoo.evaluation import pair_metrics, reranking_metrics
@@ -30,15 +39,16 @@ def main() -> None:
 
     # Data
     train, dev, provenance = read(recipe, read_pairs)
-    check_labels(train, recipe.data)
-    check_labels(dev, recipe.dev_data[0])
+    check_labels(train, recipe.data_name)
+    check_labels(dev, recipe.dev or recipe.data_name)
     if recipe.ranked:
         ranked, provenance["ranked"] = read_one(recipe, read_ranked, recipe.ranked, recipe.ranked_split)
-    if recipe.loss == "bce" and not all(0 <= pair.label <= 1 for pair in train):
+    labels = numbers(train, "label")
+    if recipe.loss == "bce" and not (labels.min() >= 0 and labels.max() <= 1):
         raise ValueError("--loss bce takes labels from 0 to 1; grades beyond that need --loss cosent")
 
     # Model
-    tokenizer = choose_tokenizer(recipe, [text for pair in train for text in (pair.text1, pair.text2)])
+    tokenizer = choose_tokenizer(recipe, (text for pair in train for text in (pair.text1, pair.text2)))
     if recipe.model:
         model = CoSENTCrossEncoder.from_pretrained(
             recipe.model, max_seq_length=recipe.max_length, trust_remote_code=recipe.trust_remote_code
@@ -54,20 +64,19 @@ def main() -> None:
     whole = unsharded_copy(accelerator, model)
 
     # Examples: token ids and types of a pair, and its label; the pairs of a batch lie end to end
-    pairs = tokenizer(
-        model.as_read([pair.text1 for pair in train], prompt),
-        model.as_read([pair.text2 for pair in train]),
-        truncation="longest_first",
-        max_length=recipe.max_length,
-    )
-    types = pairs.get("token_type_ids") or [None] * len(train)
+    def encode(pairs, first):
+        texts = [pair.text1 for pair in pairs], [pair.text2 for pair in pairs]
+        options = {"truncation": "longest_first", "max_length": recipe.max_length, "return_attention_mask": False}
+        return dict(tokenizer(model.as_read(texts[0], prompt), model.as_read(texts[1]), **options))
 
     def collate(examples):
-        ids, types, labels = zip(*examples, strict=True)
-        batch = flat_batch(ids, None if types[0] is None else types, device=accelerator.device)
-        return batch, torch.tensor(labels, device=accelerator.device)
+        found, labels = zip(*examples, strict=True)
+        ids = [example["input_ids"] for example in found]
+        types = [example["token_type_ids"] for example in found] if "token_type_ids" in found[0] else None
+        return flat_batch(ids, types, device=accelerator.device), torch.tensor(labels, device=accelerator.device)
 
-    examples = list(zip(pairs["input_ids"], types, [pair.label for pair in train], strict=True))
+    key = ["pairs together", recipe.max_length, model.as_read(["Aa"], prompt), tokenizer_key(tokenizer)]
+    examples = WithLabels(tokenize_rows(train, encode, key=key, num_workers=recipe.num_workers), labels)
     batches = RandomBatches(examples, collate=collate, **recipe.batch_options)
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, model, batches, provenance)
 
@@ -103,7 +112,7 @@ def main() -> None:
     # Loop
     def evaluate() -> dict[str, float]:
         scores = model.predict([(pair.text1, pair.text2) for pair in dev])
-        return pair_metrics(scores, [pair.label for pair in dev])
+        return pair_metrics(scores, numbers(dev, "label"))
 
     fit(
         step,
@@ -118,11 +127,13 @@ def main() -> None:
         **recipe.loop_options,
     )
     scores = {"dev": evaluate()}
-    if recipe.ranked:
-        scores["ranked"] = reranking_metrics(model.predict, ranked)
 
-    # Save, verify, push
-    finish(recipe, accelerator, run, model, whole, tokenizer, scores, provenance)
+    # Save, score, verify, push
+    def score(whole):
+        if recipe.ranked:
+            scores["ranked"] = reranking_metrics(whole.predict, ranked)
+
+    finish(recipe, accelerator, run, model, whole, tokenizer, scores, provenance, score)
 
 
 if __name__ == "__main__":

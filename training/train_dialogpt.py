@@ -5,6 +5,8 @@ Reads in the order it runs: recipe, data, model, step, loop, evaluation, save, v
 
 from __future__ import annotations
 
+from typing import Any
+
 from recipes.choices import check_belongs_together, choose_tokenizer, configure, set_dropout
 from recipes.command_line import parse
 from recipes.dialogpt import RECIPES
@@ -22,7 +24,15 @@ from recipes.labelled import (
 )
 from recipes.losses import choose_token_loss
 
-from suzoo.data import Turn, chat_tokenizer, dialogue_batch, encode_dialogue, read_dialogues
+from suzoo.data import (
+    Turn,
+    chat_tokenizer,
+    dialogue_batch,
+    encode_dialogues,
+    read_dialogues,
+    tokenize_rows,
+    tokenizer_key,
+)
 from suzoo.engine import fit, run_script, token_mean_backward
 from suzoo.models import DialoGPTForCausalLM
 
@@ -49,17 +59,22 @@ def main() -> None:
     whole = unsharded_copy(accelerator, model)
 
     # Examples: the newest whole turns that fit, labels where the next token is to be learnt
-    def encode(turns, learn=recipe.learn):
-        options = {"max_tokens": recipe.max_length, "learn": learn, "reverse": recipe.reverse}
-        return encode_dialogue(tokenizer, rules, turns, **options)
+    def tokens(dialogues, learn=recipe.learn):
+        options: dict[str, Any] = {"max_tokens": recipe.max_length, "learn": learn, "reverse": recipe.reverse}
+        key = ["dialogues", rules.name, *rules.speaker_ids, options, tokenizer_key(tokenizer)]
+
+        def encode(part, first):
+            return encode_dialogues(tokenizer, rules, part, **options)
+
+        return tokenize_rows(dialogues, encode, key=key, num_workers=recipe.num_workers)
 
     def collate(examples):
         is_ours = isinstance(model, DialoGPTForCausalLM)
         batch = dialogue_batch(examples, pad_token_id=tokenizer.pad_token_id, token_types=is_ours)
         return {**batch, "labels": next_token(batch["labels"])}
 
-    batches = token_batches(recipe, run, [encode(turns) for turns in train], collate)
-    held_out = dev_batches(recipe, [encode(turns) for turns in dev], collate)
+    batches = token_batches(recipe, run, tokens(train), collate)
+    held_out = dev_batches(recipe, tokens(dev), collate)
     module = LabelledLoss(model, choose_token_loss(recipe), recipe.chunk_size, head)
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance)
 
@@ -90,7 +105,7 @@ def main() -> None:
     histories = {"last turn": dev, "last turn, without history": [turns[-2:] for turns in dev]}
     if not recipe.reverse:  # what the history is worth
         for name, dialogues in histories.items():
-            last_turns = dev_batches(recipe, [encode(turns, learn="last") for turns in dialogues], collate)
+            last_turns = dev_batches(recipe, tokens(dialogues, learn="last"), collate)
             scores[name] = dev_loss(module, last_turns, accelerator.device)
 
     # Save, score, verify, push

@@ -19,12 +19,14 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from suzoo.data import (
-    encode_sentence,
-    encode_words,
+    encode_sentences,
+    encode_word_lists,
     masked_batch,
     read_seq2seq,
     read_texts,
     segment_chinese,
+    tokenize_rows,
+    tokenizer_key,
     tta_batch,
 )
 from suzoo.engine import fit, run_script, token_mean_backward
@@ -65,23 +67,24 @@ def main() -> None:
     whole = unsharded_copy(accelerator, model)
 
     # Examples: a sentence and, for masking, the words its tokens belong to
-    cut_side = torch.Generator().manual_seed(recipe.seed)  # of texts that are too long
-
-    def encode(text):
+    def encode(texts, first):
         if is_tta:
-            return encode_sentence(tokenizer, text, max_tokens=recipe.max_length, generator=cut_side)
-        return encode_words(tokenizer, WORDS[recipe.words](text), max_tokens=recipe.max_length)
+            return encode_sentences(tokenizer, texts, first, max_tokens=recipe.max_length, seed=recipe.seed)
+        return encode_word_lists(tokenizer, [WORDS[recipe.words](text) for text in texts], max_tokens=recipe.max_length)
 
-    def collate(examples, generator=torch.default_generator):
+    def collate(examples, generator):
         if is_tta:
             return tta_batch(examples, pad_token_id=tokenizer.pad_token_id)
         options = {"probability": recipe.mask_probability, "whole_words": recipe.words != "single"}
         return masked_batch(examples, tokenizer=tokenizer, generator=generator, **options)
 
-    batches = token_batches(recipe, run, [encode(text) for text in train], collate)
+    key = [recipe.objective, recipe.words, recipe.max_length, recipe.seed, tokenizer_key(tokenizer)]
+    examples = tokenize_rows(train, encode, key=key, num_workers=recipe.num_workers)
+    batches = token_batches(recipe, run, examples, collate, draws=True)
     # the dev loss of a masked model hides the same tokens every time
     hidden_in_dev = torch.Generator().manual_seed(0)
-    held_out = dev_batches(recipe, [encode(text) for text in dev], lambda rows: collate(rows, hidden_in_dev))
+    held_out = tokenize_rows(dev, encode, key=key, num_workers=recipe.num_workers)
+    held_out = dev_batches(recipe, held_out, lambda rows: collate(rows, hidden_in_dev))
     module = LabelledLoss(model, choose_token_loss(recipe), recipe.chunk_size)
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance)
 

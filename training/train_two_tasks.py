@@ -33,8 +33,8 @@ def main() -> None:
 
     # Data
     train, dev, provenance = read(recipe, read_pairs)
-    check_labels(train, recipe.data)
-    check_labels(dev, recipe.dev_data[0])
+    check_labels(train, recipe.data_name)
+    check_labels(dev, recipe.dev or recipe.data_name)
     if recipe.ranked:
         ranked, provenance["ranked"] = read_one(recipe, read_ranked, recipe.ranked, recipe.ranked_split)
     also, also_dev, classes = read_second_task(recipe, provenance)

@@ -26,7 +26,7 @@ from recipes.unilm import RECIPES
 
 from transformers import GenerationConfig
 
-from suzoo.data import encode_source_target, read_seq2seq, unilm_batch
+from suzoo.data import encode_sources_targets, read_seq2seq, tokenize_rows, tokenizer_key, unilm_batch
 from suzoo.engine import fit, run_script, token_mean_backward
 from suzoo.models import UniLMConfig, UniLMForCausalLM
 from suzoo.optimizers import ParameterSearch
@@ -61,17 +61,20 @@ def main() -> None:
     whole = unsharded_copy(accelerator, model)
 
     # Examples: [CLS] source [SEP] target [SEP], labels where the next token is one of the target
-    def encode(row):
-        longest = recipe.max_target_length
-        budgets = {"max_source_tokens": recipe.max_length - longest, "max_target_tokens": longest}
-        return encode_source_target(tokenizer, row.source, row.target, **budgets)
+    longest = recipe.max_target_length
+    budgets = {"max_source_tokens": recipe.max_length - longest, "max_target_tokens": longest}
+
+    def encode(rows, first):
+        texts = [row.source for row in rows], [row.target for row in rows]
+        return encode_sources_targets(tokenizer, *texts, **budgets)
 
     def collate(examples):
         batch = unilm_batch(examples, pad_token_id=tokenizer.pad_token_id)
         return {**batch, "labels": next_token(batch["labels"])}
 
-    batches = token_batches(recipe, run, [encode(row) for row in train], collate)
-    held_out = dev_batches(recipe, [encode(row) for row in dev], collate)
+    options: dict[str, Any] = {"key": ["seq2seq", budgets, tokenizer_key(tokenizer)], "num_workers": recipe.num_workers}
+    batches = token_batches(recipe, run, tokenize_rows(train, encode, **options), collate)
+    held_out = dev_batches(recipe, tokenize_rows(dev, encode, **options), collate)
     search: list[ParameterSearch] = []
 
     def with_search(optimizer):

@@ -4,6 +4,7 @@ from suzoo.data._errors import DataError
 from suzoo.data.classes import Classified, class_names, class_numbers, read_classes
 from suzoo.data.confusions import read_confusions
 from suzoo.data.dialogpt import dialogue_batch, encode_dialogue, encode_dialogues
+from suzoo.data.duplicates import count_duplicates, log_duplicates
 from suzoo.data.fingerprints import describe, fingerprint
 from suzoo.data.flat import flat_batch
 from suzoo.data.mlm import encode_word_lists, encode_words, masked_batch, segment_chinese
@@ -12,7 +13,7 @@ from suzoo.data.readers import Pair, Ranked, check_labels, parse_columns, read_p
 from suzoo.data.sequences import SourceTarget, read_dialogues, read_seq2seq
 from suzoo.data.stored import StoredRows, cache_folder, numbers
 from suzoo.data.tokenizer import train_unigram, train_wordpiece
-from suzoo.data.tokens import Examples, tokenize_rows, tokenizer_key
+from suzoo.data.tokens import Examples, WithLabels, token_ids, tokenize_rows, tokenizer_key
 from suzoo.data.tta import encode_sentence, encode_sentences, tta_batch
 from suzoo.data.unilm import encode_source_target, encode_sources_targets, unilm_batch
 from suzoo.data.vocabulary import (
@@ -38,6 +39,7 @@ __all__ = [
     "SourceTarget",
     "StoredRows",
     "Turn",
+    "WithLabels",
     "add_tokens",
     "added_ids",
     "cache_folder",
@@ -46,6 +48,7 @@ __all__ = [
     "check_labels",
     "class_names",
     "class_numbers",
+    "count_duplicates",
     "describe",
     "dialogue_batch",
     "encode_dialogue",
@@ -58,6 +61,7 @@ __all__ = [
     "encode_words",
     "fingerprint",
     "flat_batch",
+    "log_duplicates",
     "masked_batch",
     "num_ids",
     "numbers",
@@ -74,6 +78,7 @@ __all__ = [
     "segment_chinese",
     "slim_vocabulary",
     "token_budget_batches",
+    "token_ids",
     "tokenize_rows",
     "tokenizer_key",
     "tokens_to_keep",

@@ -69,6 +69,25 @@ class Examples(Sequence[dict[str, np.ndarray]]):
         return np.concatenate([np.diff(columns[place][0]).astype(np.int32) for columns in self._columns])
 
 
+class WithLabels(Sequence[tuple[dict[str, np.ndarray], Any]]):
+    """(example, label) of every row; 8 bytes for a label.
+
+    Args:
+        examples: of `tokenize_rows`.
+        labels: (n,) numbers.
+    """
+
+    def __init__(self, examples: Examples, labels: np.ndarray):
+        assert len(examples) == len(labels)
+        self.examples, self.labels = examples, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, place):
+        return self.examples[place], self.labels[place].item()
+
+
 def tokenize_rows(rows: Sequence[T], encode: Encode[T], *, key: Sequence[Any], num_workers: int = 1) -> Examples:
     """Every row by `encode`, in chunks; rows of the cache once, and again when rows, `key` or tokenizer have changed.
 
@@ -159,6 +178,17 @@ def pieces(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
         list(texts),
         add_special_tokens=False,
         split_special_tokens=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )["input_ids"]
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[list[int]]:
+    """Token ids of texts with special tokens around them, cut to `max_length`."""
+    return tokenizer(
+        list(texts),
+        truncation=True,
+        max_length=max_length,
         return_attention_mask=False,
         return_token_type_ids=False,
     )["input_ids"]

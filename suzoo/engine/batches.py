@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
@@ -57,13 +59,15 @@ class RandomBatches:
         """Indices (batch_size,) of the examples of a step, over all ranks."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._permutation is None or self._permutation[0] != epoch:
-            self._permutation = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.examples))
+            order = np.arange(len(self.examples), dtype=np.uint32)  # half of what `permutation` takes, in its order
+            np.random.default_rng([self.seed, epoch]).shuffle(order)
+            self._permutation = epoch, order
         return self._permutation[1][place * self.batch_size : (place + 1) * self.batch_size]
 
     def __getitem__(self, step: int) -> list[Any]:
         mine = np.array_split(self.rows(step), world_size())[rank()]
         parts = np.array_split(mine, self.num_micro_batches)
-        return [self.collate([self.examples[row] for row in part]) for part in parts]
+        return [self.collate([self.examples[int(row)] for row in part]) for part in parts]
 
 
 class MixedBatches:
@@ -110,3 +114,35 @@ class MixedBatches:
 
     def __getitem__(self, step: int) -> list[tuple[str, Any]]:
         return [(name, batch) for name, number in self.feeding(step) for batch in self.parts[name][number]]
+
+
+class Ahead:
+    """The micro-batches of a step, made in a thread while the step before it computes. Pure functions of the step stay
+    what they are: the thread changes when they are called and nothing else.
+
+    Args:
+        batches: what the steps are made of; it must not draw from torch's global generator.
+    """
+
+    def __init__(self, batches: Any):
+        self._batches = batches
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._next: tuple[int, Future] | None = None
+        self.seconds_waited = 0.0
+
+    def get(self, step: int, num_steps: int) -> list[Any]:
+        """The micro-batches of `step`; those of the next one are begun, unless it is `num_steps`."""
+        started = time.perf_counter()
+        number, begun = self._next or (None, None)
+        if begun is None or number != step:
+            begun = self._begin(step)
+        found = begun.result()
+        self._next = (step + 1, self._begin(step + 1)) if step + 1 < num_steps else None
+        self.seconds_waited += time.perf_counter() - started
+        return found
+
+    def _begin(self, step: int) -> Future:
+        return self._thread.submit(self._batches.__getitem__, step)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)

@@ -21,6 +21,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from suzoo.distributed import all_reduce_mean, all_true
+from suzoo.engine.batches import Ahead
 from suzoo.engine.checkpoint import load_checkpoint, save_checkpoint
 from suzoo.engine.folder import RunFolder
 
@@ -28,7 +29,10 @@ logger = logging.getLogger(__name__)
 
 
 class Batches(Protocol):
-    """What `fit` reads: a pure function from step to this rank's micro-batches, so that a run can resume anywhere."""
+    """What `fit` reads: a pure function from step to this rank's micro-batches, so that a run can resume anywhere.
+
+    It is called ahead of the step, in a thread, so it draws from no global generator.
+    """
 
     steps_per_epoch: int
 
@@ -204,11 +208,11 @@ def fit(
         disable=not accelerator.is_local_main_process,
     )
     model.train()
-    last_log, last_step = time.perf_counter(), result.step
+    last_log, last_step, last_wait = time.perf_counter(), result.step, 0.0
     warned_of_nan = False
-    with bar, _Signals() as signals:
+    with contextlib.closing(Ahead(batches)) as ahead, bar, _Signals() as signals:
         while result.step < num_steps and not result.stopped_early:
-            micro_batches = batches[result.step]
+            micro_batches = ahead.get(result.step, num_steps)
             if window > 1 and len(micro_batches) != window:
                 raise ValueError(
                     f"the optimizer accumulates {window} micro-batches and a step has {len(micro_batches)}: "
@@ -238,7 +242,9 @@ def fit(
                 values["lr"] = optimizer.param_groups[0]["lr"]
                 values["epoch"] = result.step / batches.steps_per_epoch
                 values["steps_per_second"] = (result.step - last_step) / (now - last_log)
-                last_log, last_step = now, result.step
+                # share of the time in which the step waited for its data
+                values["data_wait"] = (ahead.seconds_waited - last_wait) / (now - last_log)
+                last_log, last_step, last_wait = now, result.step, ahead.seconds_waited
                 bar.set_postfix(loss=f"{values['loss']:.4g}", lr=f"{values['lr']:.2g}", refresh=False)
                 accelerator.log(values, step=result.step)
                 if accelerator.is_main_process:
@@ -275,7 +281,7 @@ def fit(
                 else:
                     result.evaluations_without_gain += 1
                 result.stopped_early = patience is not None and result.evaluations_without_gain >= patience
-                last_log, last_step = time.perf_counter(), result.step
+                last_log, last_step, last_wait = time.perf_counter(), result.step, ahead.seconds_waited
                 save_all()
             elif result.step % evaluate_every == 0 or (save_every and result.step % save_every == 0):
                 save_all()

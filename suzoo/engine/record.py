@@ -45,7 +45,7 @@ def write_record(
         "recipe": asdict(recipe),
         "settings": asdict(recipe) if settings is None else settings,
         "data": provenance,
-        "synthetic": any(str(part["source"]).startswith("embedded:") for part in provenance.values()),
+        "synthetic": any("embedded:" in str(part["source"]) for part in provenance.values()),
         "git_commit": _git_commit(),
         "citations": citations,
         "versions": {"suzoo": __version__, "python": platform.python_version()}

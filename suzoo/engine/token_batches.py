@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 
 from suzoo.distributed import rank, world_size
-from suzoo.models._batching import token_budget_batches
 
 
 class TokenBatches:
@@ -16,14 +17,17 @@ class TokenBatches:
 
     Each epoch draws anew who meets whom among examples of one length, and the order of the micro-batches; those that do
     not fill a last step are left out, others in every epoch. As the lengths are sorted, the cuts and so the number of
-    steps are the same in all epochs, and a step is a pure function of the seed and its number. Do not use it where the
-    loss compares the examples of a batch (CoSENT, SimCSE): labels go with length, use `RandomBatches`.
+    steps are the same in all epochs, and a step is a pure function of the seed and its number. A rank holds 8 bytes per
+    example. Do not use it where the loss compares the examples of a batch (CoSENT, SimCSE): labels go with length, use
+    `RandomBatches`.
 
     Args:
         examples: anything indexable.
         lengths: (n,) tokens of each example.
         max_tokens: largest size of a micro-batch, examples times the longest of them.
         collate: list of examples -> micro-batch.
+        draws: `collate` draws random numbers and takes a generator, seeded by the seed, the step and
+            the place in it, as second argument.
         seed: of all choices.
         num_micro_batches: micro-batches per optimizer step on each rank.
         num_ranks: how many ranks the steps are made for; default is how many run. Others may run them, to the same
@@ -38,55 +42,68 @@ class TokenBatches:
     def __init__(
         self,
         examples: Sequence[Any],
-        lengths: Sequence[int],
+        lengths: Sequence[int] | np.ndarray,
         *,
         max_tokens: int,
-        collate: Callable[[list[Any]], Any],
+        collate: Callable[..., Any],
         seed: int = 0,
         num_micro_batches: int = 1,
         num_ranks: int | None = None,
         blank: Callable[[Any], Any] | None = None,
+        draws: bool = False,
     ):
         if len(examples) != len(lengths) or not len(lengths):
             raise ValueError(
                 f"there must be one length per example and one at least, not {len(lengths)} for {len(examples)}"
             )
         self.examples = examples
-        self.lengths = np.asarray(lengths)
-        longest = int(self.lengths.argmax())
-        if self.lengths[longest] > max_tokens:
+        lengths = np.asarray(lengths)
+        longest = int(lengths.argmax())
+        if lengths[longest] > max_tokens:
             raise ValueError(
-                f"example {longest} has {self.lengths[longest]} tokens, more than the {max_tokens} of a micro-batch: "
+                f"example {longest} has {lengths[longest]} tokens, more than the {max_tokens} of a micro-batch: "
                 "cut it, or raise the number of tokens"
             )
         self.max_tokens = max_tokens
         self.collate = collate
+        self.draws = draws
         self.seed = seed
         self.num_micro_batches = num_micro_batches
         self._per_step = (num_ranks or world_size()) * num_micro_batches
         self.blank = blank
         if self._per_step % world_size() and blank is None:
             raise ValueError(f"{self._per_step} micro-batches of a step can't be shared out to {world_size()} ranks")
-        self._epoch: tuple[int, list[np.ndarray]] | None = None
-        self.steps_per_epoch = len(self._batches(0)) // self._per_step
+        # examples by length, longest first, in 4 bytes each; where a length begins, and where a micro-batch does
+        self._order = np.argsort(-lengths.astype(np.int32), kind="stable").astype(np.uint32)
+        by_length = lengths[self._order]
+        self._groups = [0, *(np.flatnonzero(np.diff(by_length)) + 1).tolist(), len(lengths)]
+        self._cuts = [0]
+        while self._cuts[-1] < len(lengths):
+            self._cuts.append(self._cuts[-1] + max_tokens // max(1, int(by_length[self._cuts[-1]])))
+        self._cuts[-1] = len(lengths)
+        self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
+        self.steps_per_epoch = (len(self._cuts) - 1) // self._per_step
         if not self.steps_per_epoch:
             raise ValueError(
-                f"{len(examples)} examples make only {len(self._batches(0))} micro-batches of {max_tokens} tokens, and "
+                f"{len(examples)} examples make only {len(self._cuts) - 1} micro-batches of {max_tokens} tokens, and "
                 f"a step takes {self._per_step}: lower the number of tokens or of micro-batches"
             )
 
-    def _batches(self, epoch: int) -> list[np.ndarray]:
-        """All micro-batches of an epoch in their order, as indices of examples."""
+    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The examples by length, those of one length in an order of this epoch, and the order of the micro-batches."""
         if self._epoch is None or self._epoch[0] != epoch:
             rng = np.random.default_rng([self.seed, epoch])
-            permutation = rng.permutation(len(self.lengths))
-            found = [permutation[b] for b in token_budget_batches(self.lengths[permutation].tolist(), self.max_tokens)]
-            self._epoch = epoch, [found[place] for place in rng.permutation(len(found))]
-        return self._epoch[1]
+            order = self._order.copy()
+            for begin, end in pairwise(self._groups):
+                rng.shuffle(order[begin:end])
+            self._epoch = epoch, order, rng.permutation(len(self._cuts) - 1)
+        return self._epoch[1:]
 
     def _of_step(self, step: int) -> list[np.ndarray]:
         epoch, place = divmod(step, self.steps_per_epoch)
-        return self._batches(epoch)[place * self._per_step : (place + 1) * self._per_step]
+        order, batches = self._draw(epoch)
+        numbers = batches[place * self._per_step : (place + 1) * self._per_step]
+        return [order[self._cuts[number] : self._cuts[number + 1]] for number in numbers]
 
     def rows(self, step: int) -> np.ndarray:
         """Indices of the examples of a step, over all ranks."""
@@ -94,7 +111,13 @@ class TokenBatches:
 
     def __getitem__(self, step: int) -> list[Any]:
         everywhere = self._of_step(step)
-        parts = [self.collate([self.examples[row] for row in rows]) for rows in everywhere[rank() :: world_size()]]
+        # by its place in the step: the same on any number of ranks
+        seeds = np.random.default_rng([self.seed, step]).integers(1 << 62, size=len(everywhere)).tolist()
+        parts = [self._micro_batch(everywhere[n], seeds[n]) for n in range(rank(), len(everywhere), world_size())]
         if self.blank is not None and len(parts) < -(-len(everywhere) // world_size()):
-            parts.append(self.blank(self.collate([self.examples[row] for row in everywhere[0]])))
+            parts.append(self.blank(self._micro_batch(everywhere[0], seeds[0])))
         return parts
+
+    def _micro_batch(self, rows: np.ndarray, seed: int) -> Any:
+        examples = [self.examples[int(row)] for row in rows]
+        return self.collate(examples, torch.Generator().manual_seed(seed)) if self.draws else self.collate(examples)

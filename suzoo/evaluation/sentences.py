@@ -42,11 +42,12 @@ def interleaved(mine: np.ndarray, length: int) -> np.ndarray:
     return whole
 
 
-def pair_metrics(scores: Sequence[float] | np.ndarray, labels: Sequence[float]) -> dict[str, float]:
+def pair_metrics(scores: Sequence[float] | np.ndarray, labels: Sequence[float] | np.ndarray) -> dict[str, float]:
     """Spearman and Pearson; for labels of two values also the best accuracy and the threshold that gives it."""
     values = {"spearman": spearman(scores, labels), "pearson": pearson(scores, labels)}
-    if len(set(labels)) == 2:
-        positive = np.asarray(labels) == max(labels)
+    labels = np.asarray(labels)
+    if len(np.unique(labels)) == 2:
+        positive = labels == labels.max()
         values["accuracy"], values["threshold"] = best_threshold(scores, positive)
     return values
 

@@ -70,7 +70,9 @@ def test_the_card_shows_what_had_an_effect():
     found = shown(CoSENT(model="x", vat=0.1, loss="sbert", lora_r=4, warmup=0.0))
     assert {"vat_weight", "disturbance_norm", "class_threshold", "lora_save"} <= found.keys()
     assert "hidden_size" not in found and found["warmup"] == 0.0
-    assert "gamma" not in shown(Classification(data="x")) and "gamma" in shown(Classification(data="x", loss="focal"))
+    assert "gamma" not in shown(Classification(data=("x",))) and "gamma" in shown(
+        Classification(data=("x",), loss="focal")
+    )
 
 
 def test_only_what_changes_nothing_may_change_at_a_resume():
@@ -86,6 +88,7 @@ def test_only_what_changes_nothing_may_change_at_a_resume():
             "license",
             "language",
         ),
+        "num_workers",
     }
 
 

@@ -318,7 +318,7 @@ def accelerator_of(**options) -> Accelerator:
 
 
 def recipe_of(**options) -> Classification:
-    return Classification(data="embedded:classes_zh", **options)
+    return Classification(data=("embedded:classes_zh",), **options)
 
 
 @pytest.mark.parametrize(

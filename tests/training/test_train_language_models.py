@@ -204,7 +204,7 @@ def test_lora_learns_the_rows_of_added_tokens(family):
     with torch.no_grad():
         model.get_input_embeddings().weight[42] = model.get_input_embeddings().weight[41]
     before = copy.deepcopy(model.state_dict())
-    adapted = configure(Training(data="", lora_r=2), model.base_model, tokenizer, model.get_output_embeddings())
+    adapted = configure(Training(data=(), lora_r=2), model.base_model, tokenizer, model.get_output_embeddings())
     setattr(model, model.base_model_prefix, adapted)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     ids = torch.tensor([[1, 41, 4, 5, 42, 6, 7, 41, 8, 2]])

@@ -19,8 +19,9 @@ COUNT = Setting(least=0)
 class Data:
     group = "data"
 
-    data: str
-    """Training data: embedded:<name>, a file or folder (jsonl, csv, tsv, parquet, .gz), or a Hub dataset."""
+    data: tuple[str, ...]
+    """Training data: embedded:<name>, a file, a pattern of files or a folder (jsonl, csv, tsv, parquet, .gz), a URL, or
+    a Hub dataset; several are read one after the other."""
     split: str | None = None
     """Split of --data, where it has several."""
     dev: str | None = None
@@ -31,16 +32,24 @@ class Data:
     """Column names of the data, as in text1=sentence1 text2=sentence2 score=label."""
     skip_bad_rows: bool = False
     """Count and leave out rows that can't be read, instead of stopping at the first."""
+    num_workers: Annotated[int, Setting(least=1, resume=True, shown=False)] = 1
+    """Processes that tokenize large data, once: what they write stays in the cache."""
     max_train_samples: Annotated[int | None, POSITIVE] = None
     """Use only this many training rows, from the start."""
     max_dev_samples: Annotated[int | None, POSITIVE] = None
     """Use only this many dev rows, from the start."""
 
     @property
-    def dev_data(self) -> tuple[str, str | None]:
+    def data_name(self) -> str:
+        """What messages call --data."""
+        return " ".join(self.data)
+
+    @property
+    def dev_data(self) -> tuple[str | tuple[str, ...], str | None]:
         """Source and split of the dev data."""
-        if not self.dev and os.path.isfile(self.data):
-            raise ValueError(f"--data {self.data} is one file: give the file of the dev data with --dev")
+        for source in self.data if not self.dev else ():
+            if os.path.isfile(source):
+                raise ValueError(f"--data {source} is one file: give the file of the dev data with --dev")
         return (self.dev, self.dev_split) if self.dev else (self.data, self.dev_split or "dev")
 
 
@@ -194,7 +203,7 @@ class PairTraining(ExampleTraining):
 
     group = "loss"
 
-    data: str = "embedded:pairs_zh"
+    data: tuple[str, ...] = ("embedded:pairs_zh",)
     """Training data: embedded:<name>, a file or folder (jsonl, csv, tsv, parquet, .gz), or a Hub dataset."""
     ranked: str | None = None
     """Query data (query, positive, negative) to report MRR@10, NDCG@10 and recall on at the end."""

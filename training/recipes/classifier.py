@@ -67,7 +67,7 @@ def quickstart() -> Classification:
     """
     return Classification(
         output_dir="out/classifier",
-        data="embedded:classes_zh",
+        data=("embedded:classes_zh",),
         loss="logit_adjustment",
         hidden_size=128,
         num_layers=2,
@@ -81,7 +81,7 @@ def finetune() -> Classification:
 
     The setting of the blog's runs on TNEWS and IFLYTEK (kexue.fm/archives/8496): 2e-5, batches of 32 texts.
     """
-    return Classification(output_dir="out/classifier", data="embedded:classes_zh", epochs=5, max_length=128)
+    return Classification(output_dir="out/classifier", data=("embedded:classes_zh",), epochs=5, max_length=128)
 
 
 def scratch() -> Classification:
@@ -89,7 +89,7 @@ def scratch() -> Classification:
 
     A small classifier on your own texts, without a pretrained model.
     """
-    return Classification(output_dir="out/classifier", data="embedded:classes_zh", lr=5e-4, epochs=10)
+    return Classification(output_dir="out/classifier", data=("embedded:classes_zh",), lr=5e-4, epochs=10)
 
 
 RECIPES = {"quickstart": quickstart, "finetune": finetune, "scratch": scratch}

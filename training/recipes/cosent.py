@@ -44,7 +44,7 @@ def quickstart() -> CoSENT:
     """
     return CoSENT(
         output_dir="out/quickstart",
-        data="embedded:pairs_zh",
+        data=("embedded:pairs_zh",),
         hidden_size=128,
         num_layers=2,
         pooling="mean",

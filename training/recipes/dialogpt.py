@@ -13,7 +13,7 @@ from recipes.settings import Setting
 class DialoGPT(CausalTraining):
     group = "task"
 
-    data: str = "embedded:dialogues_zh"
+    data: tuple[str, ...] = ("embedded:dialogues_zh",)
     """Training dialogues, lists of turns or messages: embedded:<name>, a file or folder (also .gz), a Hub dataset."""
     model: str | None = None
     """Folder or Hub name to start from: any BERT with its MLM head, or a causal LM (GPT-2, Qwen, …); else scratch."""

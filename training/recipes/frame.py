@@ -31,7 +31,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from suzoo.data import describe
+from suzoo.data import describe, log_duplicates
 from suzoo.distributed import rank, together
 from suzoo.engine import RunFolder, end_training, full_state_dict
 from suzoo.hub.publish import publish
@@ -119,8 +119,10 @@ def check_files(recipe: Training) -> None:
             raise ValueError(f"{path} is no whole weights file ({error}): save or download it again") from error
     emptied = Path(recipe.output_dir).resolve()
     for name in ("model", "vocabulary", "data", "dev", "ranked", "also", "also_dev", "typos"):
-        path = getattr(recipe, name, None)
-        if recipe.overwrite and path and os.path.exists(path) and Path(path).resolve().is_relative_to(emptied):
+        given = getattr(recipe, name, None) or ()
+        for path in (given,) if isinstance(given, str) else given:
+            if not (recipe.overwrite and os.path.exists(path) and Path(path).resolve().is_relative_to(emptied)):
+                continue
             raise ValueError(f"--overwrite would delete {path}, which {flag(name)} names: choose another --output-dir")
 
 
@@ -134,13 +136,14 @@ def read(
     """
     train, trained = read_one(recipe, reader, recipe.data, recipe.split or "train", recipe.max_train_samples)
     dev, compared = read_one(recipe, reader, *recipe.dev_data, recipe.max_dev_samples)
+    log_duplicates(train, dev)
     return train, dev, {"train": trained, "dev": compared}
 
 
 def read_one(
     recipe: Training,
     reader: Callable[..., Sequence[Any]],
-    source: str,
+    source: str | Sequence[str],
     split: str | None,
     max_rows: int | None = None,
     columns: Sequence[str] | None = None,

