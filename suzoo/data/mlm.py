@@ -106,7 +106,7 @@ def masked_batch(
     chosen_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
     for row, example in enumerate(examples):
         size = len(example["input_ids"])
-        ids_BL[row, :size] = torch.as_tensor(example["input_ids"])
+        ids_BL[row, :size] = torch.from_numpy(np.array(example["input_ids"], dtype=np.int64))
         attention_BL[row, :size] = 1
         chosen_BL[row, _choose(np.asarray(example["word_ids"]).tolist(), probability, whole_words, generator)] = True
     labels_BL = ids_BL.masked_fill(~chosen_BL, -100)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from suzoo.engine import MixedBatches, RandomBatches
+from suzoo.engine.batches import Ahead
 
 
 def parts_of(*sizes: int, num_micro_batches: int = 1) -> dict[str, RandomBatches]:
@@ -59,3 +63,49 @@ def test_together_has_micro_batches_of_each_in_every_step():
 def test_an_unknown_mix_is_refused():
     with pytest.raises(ValueError, match="mix must be one of proportional, alternate, together, not 'random'"):
         MixedBatches(parts_of(12, 12), mix="random")
+
+
+def test_the_sampler_holds_four_bytes_per_example_in_the_order_of_numpys_permutation():
+    batches = RandomBatches(range(1000), batch_size=4, collate=list, seed=3)
+    expected = np.random.default_rng([3, 2]).permutation(1000)
+    assert batches.rows(2 * 250 + 7).tolist() == expected[28:32].tolist()
+    assert batches._permutation is not None and batches._permutation[1].nbytes == 4000
+
+
+class Slow:
+    """Steps that take a while, and say who made them."""
+
+    steps_per_epoch = 5
+
+    def __init__(self):
+        self.made: list[tuple[int, str]] = []
+
+    def __getitem__(self, step: int) -> list:
+        time.sleep(0.01)
+        if step == 4:
+            raise ValueError("step 4 has no batches")
+        self.made.append((step, threading.current_thread().name))
+        return [step]
+
+
+def test_batches_are_made_ahead_of_their_step_in_a_thread():
+    slow = Slow()
+    ahead = Ahead(slow)
+    for step in range(3):
+        assert ahead.get(step, 3) == [step]
+        deadline = time.monotonic() + 60
+        while len(slow.made) < min(3, step + 2):  # the next step's come without being asked for
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    ahead.close()
+    assert [step for step, _ in slow.made] == [0, 1, 2]  # no step behind the last
+    assert all(name.startswith("batches") for _, name in slow.made) and ahead.seconds_waited > 0
+
+
+def test_another_step_than_the_next_and_a_fault_come_out_right():
+    ahead = Ahead(Slow())
+    assert ahead.get(0, 9) == [0] and ahead.get(3, 9) == [3]
+    with pytest.raises(ValueError, match="step 4"):
+        ahead.get(4, 9)
+    assert ahead.get(2, 9) == [2]
+    ahead.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from suzoo import distributed
 from suzoo.engine import TokenBatches
@@ -71,6 +72,33 @@ def test_two_ranks_share_a_step_without_overlap():
         assert len(first[0]) == len(second[0]) == 2
         parts = [row for rows in first[0] + second[0] for row in rows]
         assert sorted(parts) == sorted(first[1]) and len(set(parts)) == len(parts)
+
+
+def test_random_numbers_of_a_step_are_a_function_of_seed_step_and_place():
+    def draw(rows, generator):
+        return rows, torch.randint(1 << 30, (), generator=generator).item()
+
+    first, again = (batches(collate=draw, draws=True, num_micro_batches=3) for _ in range(2))
+    before = torch.get_rng_state()
+    expected = [first[step] for step in (0, 4, 4)]
+    assert [again[step] for step in (4, 0)] == [expected[1], expected[0]] and expected[1] == expected[2]
+    drawn = [number for micro_batches in expected[:2] for _, number in micro_batches]
+    assert len(set(drawn)) == 6 and (torch.get_rng_state() == before).all()
+    assert batches(collate=draw, draws=True, num_micro_batches=3, seed=1)[0] != expected[0]
+
+
+def test_a_rank_holds_eight_bytes_per_example():
+    data = batches()
+    data.rows(0)
+    arrays = [data._order, *(data._epoch or ())[1:]]
+    assert sum(array.nbytes for array in arrays) <= 8 * len(LENGTHS) + 8 * (len(data._cuts) - 1)
+
+
+def test_ranks_compute_equally_much():
+    data = batches(max_tokens=4096, num_micro_batches=8)
+    tokens = [[LENGTHS[rows].sum() for rows in data[step]] for step in range(data.steps_per_epoch)]
+    per_rank = np.array([[sum(step[place::2]) for place in (0, 1)] for step in tokens]).sum(0)  # as two ranks share
+    assert abs(per_rank[0] / per_rank[1] - 1) < 0.05
 
 
 def test_what_makes_no_batches_is_refused():

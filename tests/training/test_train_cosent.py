@@ -19,6 +19,7 @@ import train_cross_encoder
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from suzoo.data import readers
 from suzoo.models import CoSENTModel
 from tests.hub.folders import make_cross_encoder, make_encoder
 from tests.tiny import tiny_tokenizer
@@ -71,6 +72,40 @@ def test_from_nothing_to_a_verified_folder(tmp_path, monkeypatch, capsys):
     for name in ("loss", "lr", "dev/spearman"):
         expected = [(row["step"], pytest.approx(row[name])) for row in logged if name in row]
         assert [(event.step, event.value) for event in events.Scalars(name)] == expected and expected
+
+
+def test_several_sources_through_the_cache_train_the_same_weights_as_through_memory(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(frame, "publish", lambda *args: None)
+    monkeypatch.setenv("SUZOO_CACHE", str(tmp_path / "cache"))
+    for part in range(2):
+        rows = [{"text1": f"text {i % 9}", "text2": f"text {i % 5} {part}", "label": i % 4} for i in range(40)]
+        (tmp_path / f"part-{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sources = [[tmp_path / "part-0.jsonl", tmp_path / "part-1.jsonl"], [tmp_path / "part-*.jsonl"], [tmp_path]]
+    flags = [
+        "--hidden-size",
+        "32",
+        "--num-layers",
+        "1",
+        "--batch-size",
+        "16",
+        "--cpu-threads",
+        "1",
+        "--num-workers",
+        "2",
+    ]
+    weights = []
+    for number, (data, limit) in enumerate(zip(sources, [1 << 30, 0, 0], strict=True)):
+        monkeypatch.setattr(readers, "IN_MEMORY_BYTES", limit)
+        folder = tmp_path / f"run-{number}"
+        command = ["--data", *data, "--dev", tmp_path / "part-0.jsonl", "--output-dir", folder, *flags]
+        run(monkeypatch, train_cosent, "quickstart", *command)
+        weights.append(load_file(folder / "model.safetensors"))
+        record = json.loads((folder / "run.json").read_text())
+        assert record["data"]["train"]["rows"] == 80
+    for name, value in weights[0].items():
+        assert all(torch.equal(value, other[name]) for other in weights[1:]), name
+    assert (tmp_path / "cache/tokens").is_dir()
+    assert "40 of 40 dev rows have the texts of a training row" in caplog.text
 
 
 @pytest.mark.parametrize("arguments", [["--loss", "bce", "--vat", "0.01"], ["--lora-r", "4", "--rdrop", "1"]])
