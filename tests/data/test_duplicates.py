@@ -10,6 +10,7 @@ import pytest
 from suzoo.data import (
     Classified,
     Pair,
+    Ranked,
     SourceTarget,
     count_duplicates,
     log_duplicates,
@@ -22,6 +23,7 @@ ROWS = {
     "pairs": lambda a, b: Pair(a, b, float(len(a))),
     "classes": lambda a, b: Classified(a + b, (a,)),
     "sequences": SourceTarget,
+    "queries": lambda a, b: Ranked(a, (b,), ("x",)),
     "dialogues": lambda a, b: (a, b),
     "texts": lambda a, b: f"{a} {b}",
 }

@@ -71,7 +71,7 @@ def quickstart() -> Contrastive:
     """
     return Contrastive(
         output_dir="out/contrastive",
-        data="embedded:titles_zh",
+        data=("embedded:titles_zh",),
         columns=("query=target", "positive=source"),
         hidden_size=128,
         num_layers=2,
@@ -90,7 +90,7 @@ def finetune() -> Contrastive:
     Thousands of negatives per query: --micro-batches divides the memory, and the gradient stays that of the batch.
     """
     return Contrastive(
-        output_dir="out/contrastive", data="embedded:titles_zh", lr=2e-5, epochs=1, batch_size=256, max_length=128
+        output_dir="out/contrastive", data=("embedded:titles_zh",), lr=2e-5, epochs=1, batch_size=256, max_length=128
     )
 
 
@@ -102,7 +102,7 @@ def simcse() -> Contrastive:
     """
     return Contrastive(
         output_dir="out/simcse",
-        data="embedded:text_zh",
+        data=("embedded:text_zh",),
         examples="texts",
         dev="embedded:pairs_zh",
         dev_split="dev",
@@ -122,7 +122,7 @@ def classes() -> Contrastive:
     """
     return Contrastive(
         output_dir="out/am-softmax",
-        data="embedded:classes_zh",
+        data=("embedded:classes_zh",),
         loss="am_softmax",
         scale=30.0,
         hidden_size=128,

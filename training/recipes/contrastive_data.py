@@ -26,7 +26,7 @@ def read_examples(recipe: Contrastive) -> tuple[Sequence[Any], Sequence[Any], di
     source, split = recipe.dev_data
     train, trained = read_one(recipe, read_texts, recipe.data, recipe.split or "train", recipe.max_train_samples)
     dev, compared = read_one(recipe, read_pairs, source, split, recipe.max_dev_samples, columns=())
-    check_labels(dev, source)
+    check_labels(dev, recipe.dev or recipe.data_name)
     return train, dev, {"train": trained, "dev": compared}
 
 
@@ -36,8 +36,8 @@ def examples_of(
     """Texts of each example, as many for all: query, positive, hard negatives; twice a text; or a text. Two numbers of
     each: rows that agree in one of them are alike. The names of the classes, where there are any."""
     if recipe.takes_classes:
-        names = class_names(train, recipe.data)
-        numbers = [number for (number,) in class_numbers(train, names, recipe.data)]
+        names = class_names(train, recipe.data_name)
+        numbers = [number for (number,) in class_numbers(train, names, recipe.data_name)]
         return [(row.text,) for row in train], [(number, number) for number in numbers], names
     rows: list[tuple[str, ...]]
     if recipe.examples == "texts":
