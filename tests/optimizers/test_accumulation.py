@@ -9,6 +9,7 @@ from torch import nn
 
 from suzoo.optimizers import Accumulated, AccumulatedAdamW, AccumulatedSGD, Tiger
 from tests.optimizers._run import assert_paths_close, random_grads, run, tensor
+from tests.ranks import run_ranks
 from tests.reference.optimizers import accumulate, accumulated_adamw, sgd
 
 
@@ -290,6 +291,26 @@ def test_accumulated_weights_give_the_token_mean():
     with pytest.raises(ValueError, match="weight at every micro-step"):
         optimizer.step(weight=1)
         optimizer.step()
+
+
+TOKENS = [[(2.0, 10), (4.0, 30)], [(1.0, 5), (7.0, 15)]]  # (loss, tokens) of every rank's two micro-batches
+
+
+def token_mean_of_a_rank() -> float:
+    model = nn.parallel.DistributedDataParallel(nn.Linear(1, 1, bias=False).double())
+    nn.init.zeros_(model.module.weight)
+    optimizer = Accumulated(torch.optim.SGD(model.parameters(), 1.0), 2)
+    for loss, tokens in TOKENS[torch.distributed.get_rank()]:
+        model(tensor([[loss * tokens]])).sum().backward()
+        optimizer.step(weight=tokens)
+        optimizer.zero_grad()
+    return model.module.weight.item()
+
+
+def test_accumulated_weights_count_the_tokens_of_all_ranks():
+    pairs = [pair for of_rank in TOKENS for pair in of_rank]
+    expected = -sum(loss * n for loss, n in pairs) / sum(n for _, n in pairs)
+    assert run_ranks(token_mean_of_a_rank) == [pytest.approx(expected)] * 2
 
 
 def test_accumulated_clips_the_mean():
