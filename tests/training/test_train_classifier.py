@@ -208,7 +208,9 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys
     assert "betaz=1: lion takes name=value with a name of betas, compile," in message(*lion, "betaz=1")
     assert "--optimizer lion --lr 0.001 betas=(2,3): Lion: betas must be two numbers" in message(*lion, "betas=(2,3)")
     assert "--optimizer lion --lr 0.001 betas=3: " in message(*lion, "betas=3")
-    assert "--optimizer lion --lr 0.001 rounding=up: rounding" in message(*lion, "rounding=up")
+    assert "--optimizer lion --lr 0.001 rounding=up: Lion: rounding must be one of nearest" in message(
+        *lion, "rounding=up"
+    )
     accumulated = ["--optimizer", "accumulated_sgd", "--optimizer-options", "accumulation_steps=2"]
     assert "AccumulatedSGD accumulates gradients by itself: don't clip them" in message(*accumulated)
     assert "accumulates 2 micro-batches and a step has 1" in message(*accumulated, "--max-grad-norm", "None")
