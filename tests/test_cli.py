@@ -132,7 +132,7 @@ def test_mistakes_are_one_sentence_and_leave_no_file(encoder_folder, cross_encod
     assert "cannot load" in encode(tmp_path)
     assert "there is no folder" in encode(tmp_path / "model")
     assert "no prompt is called 'title'" in encode(encoder_folder, good, out, "--prompt-name", "title")
-    assert "positions for 64 tokens" in encode(encoder_folder, good, out, "--max-length", "65")
+    assert "positions for 72 tokens" in encode(encoder_folder, good, out, "--max-length", "73")
     assert "in2.txt (did you mean 'in.txt'?)" in encode(source=tmp_path / "in2.txt")
     mute = shutil.copytree(encoder_folder, tmp_path / "mute")
     for path in mute.glob("tokenizer*"):

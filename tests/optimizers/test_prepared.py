@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -50,6 +50,7 @@ CASES = {
 def train(name: str, free: bool, dtype: torch.dtype = torch.float64) -> tuple[dict[str, torch.Tensor], list[int]]:
     """The weights after six micro-steps, and after each backward the number of gradients that are there."""
     AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()  # a run that was stopped inside an accumulation leaves it out of sync
     accelerator = Accelerator(cpu=True)
     if is_distributed():
         # Accelerate knows FSDP on accelerators only; training/recipes/_base.py does the same

@@ -122,8 +122,9 @@ def test_titles_are_trained_on_their_own_score(tmp_path, monkeypatch, unpublishe
     search_step = ParameterSearch.step
 
     def step(self, task_loss=None):
-        seen.append(search_step(self, task_loss))
-        return seen[-1]
+        loss = search_step(self, task_loss)
+        seen.append(self.result)
+        return loss
 
     monkeypatch.setattr(ParameterSearch, "step", step)
     run(monkeypatch, train_unilm, "own_metric", "--model", base, "--output-dir", folder, *TINY, "--max-scored", "16")
@@ -331,7 +332,7 @@ def test_what_a_user_can_get_wrong(tmp_path, monkeypatch, capsys):
     for objective in ("tta", "mlm"):
         flags = ["--model", tmp_path / "cut", "--objective", objective, "--typos", "None", "--overwrite"]
         sentence = message(train_tta, *flags)
-        assert "outside the vocabulary of 4" in sentence or "embeddings for 4: they do not belong" in sentence
+        assert "outside the vocabulary of 4" in sentence or "the model 4 rows: they do not belong" in sentence
     long = ["--max-new-tokens", "300", "--overwrite"]
     assert "--max-new-tokens 300 leaves no position" in message(train_dialogpt, *long)
     assert "--num-beams must be 1 or more" in message(train_unilm, "--num-beams", "0")
