@@ -53,7 +53,7 @@ def train(name: str, free: bool, dtype: torch.dtype = torch.float64) -> tuple[di
     GradientState._reset_state()  # a run that was stopped inside an accumulation leaves it out of sync
     accelerator = Accelerator(cpu=True)
     if is_distributed():
-        # Accelerate knows FSDP on accelerators only; training/recipes/_base.py does the same
+        # Accelerate knows FSDP on accelerators only; training/recipes/frame.py does the same
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
