@@ -11,16 +11,15 @@ from recipes.command_line import parse
 from recipes.contrastive import RECIPES
 from recipes.contrastive_data import examples_of, nearest_class_accuracy, read_examples
 from recipes.frame import begin, finish, prepare, unsharded_copy
-from recipes.losses import choose_contrastive_loss
-from recipes.modules import WithDirections
-from recipes.step import mean_backward
+from recipes.losses import choose_loss
+from recipes.modules import WithHead
+from recipes.step import sentence_backward
 
 import torch
 
 from suzoo.data import flat_batch
-from suzoo.engine import RandomBatches, batch_coupled_backward, fit, run_script
+from suzoo.engine import RandomBatches, fit, run_script
 from suzoo.evaluation import pair_cosines, pair_metrics, retrieval_metrics
-from suzoo.losses import am_softmax_loss
 
 
 def main() -> None:
@@ -35,8 +34,9 @@ def main() -> None:
     tokenizer = choose_tokenizer(recipe, [text for row in texts for text in row])
     model = make_encoder(recipe, tokenizer, pooling=recipe.pooling)
     whole = unsharded_copy(accelerator, model)
-    by_direction = recipe.loss == "am_softmax"
-    module = WithDirections(model, len(classes)) if by_direction else model
+    per_example = len(texts[0])
+    loss = choose_loss(recipe, model.config.hidden_size, per_example=per_example, num_classes=len(classes))
+    module = WithHead(model, loss.head, per_example) if loss.head else model
 
     # Examples: the texts of a batch lie end to end, those of one example side by side
     def collate(examples):
@@ -44,30 +44,14 @@ def main() -> None:
         batch = flat_batch([text for row in rows for text in row], device=accelerator.device)
         return batch, torch.tensor(ids, device=accelerator.device)
 
-    per_example = len(texts[0])
     tokens = tokenizer([t for row in texts for t in row], truncation=True, max_length=recipe.max_length)["input_ids"]
     rows = [tokens[start : start + per_example] for start in range(0, len(tokens), per_example)]
     batches = RandomBatches(list(zip(rows, ids, strict=True)), collate=collate, **recipe.batch_options)
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance)
 
     # Step
-    loss_of = choose_contrastive_loss(recipe)
-
-    def embeddings(batch):
-        """(B, texts of an example, D)."""
-        vectors = module(**batch[0]).sentence_embedding
-        return vectors.view(-1, per_example, vectors.shape[-1])
-
-    def contrastive_step(micro_batches):
-        ids = torch.cat([ids for _, ids in micro_batches])
-        loss = batch_coupled_backward(accelerator, module, micro_batches, embeddings, lambda all: loss_of(all, ids))
-        return {"loss": loss}
-
-    def direction_loss(batch):
-        return am_softmax_loss(module(**batch[0]), batch[1][:, 0], scale=recipe.scale, margin=recipe.margin)
-
-    def direction_step(micro_batches):
-        return mean_backward(accelerator, micro_batches, direction_loss)
+    def step(micro_batches):
+        return sentence_backward(recipe, accelerator, module, model, loss, micro_batches)
 
     # Loop
     def evaluate() -> dict[str, float]:
@@ -78,7 +62,7 @@ def main() -> None:
         return retrieval_metrics(model.encode, dev)
 
     fit(
-        direction_step if by_direction else contrastive_step,
+        step,
         accelerator=accelerator,
         model=module,
         optimizer=optimizer,

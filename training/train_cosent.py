@@ -5,17 +5,15 @@ Reads in the order it runs: recipe, data, model, step, loop, evaluation, save, v
 
 from __future__ import annotations
 
-from functools import partial
-
 from recipes.choices import choose_prompt, choose_tokenizer, make_encoder
 from recipes.command_line import parse
 from recipes.cosent import RECIPES
 from recipes.frame import begin, finish, prepare, read, read_one, unsharded_copy
-from recipes.modules import SentenceBERT
-from recipes.step import mean_backward, of_passes, preferences, rdrop_of_scores, regularized
+from recipes.losses import choose_loss
+from recipes.modules import WithHead
+from recipes.step import sentence_backward
 
 import torch
-import torch.nn.functional as F
 
 from suzoo.data import (
     WithLabels,
@@ -28,10 +26,8 @@ from suzoo.data import (
     tokenize_rows,
     tokenizer_key,
 )
-from suzoo.distributed import gather
-from suzoo.engine import RandomBatches, batch_coupled_backward, fit, run_script
+from suzoo.engine import RandomBatches, fit, run_script
 from suzoo.evaluation import pair_cosines, pair_metrics, retrieval_metrics
-from suzoo.losses import angle_scores, cosent_loss
 
 
 def main() -> None:
@@ -56,7 +52,8 @@ def main() -> None:
     model = make_encoder(recipe, tokenizer, pooling=recipe.pooling)
     prompt = choose_prompt(recipe, accelerator, model)
     whole = unsharded_copy(accelerator, model)
-    module = SentenceBERT(model) if recipe.loss == "sbert" else model
+    loss = choose_loss(recipe, model.config.hidden_size)
+    module = WithHead(model, loss.head, per_example=2) if loss.head else model
 
     # Examples: two texts and a label; the texts of a batch lie end to end: 2i and 2i + 1 are those of pair i
     def encode(pairs, first):
@@ -75,35 +72,8 @@ def main() -> None:
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance)
 
     # Step
-    alike = angle_scores if recipe.loss == "angle" else F.cosine_similarity
-
-    def scores(inputs):
-        embeddings = module(**inputs).sentence_embedding
-        return alike(embeddings[0::2], embeddings[1::2])
-
-    def scores_of(micro_batch):
-        return of_passes(scores, micro_batch[0], rdrop=recipe.rdrop)
-
-    def cosent_step(micro_batches):
-        everywhere = gather(torch.cat([labels for _, labels in micro_batches]))
-        loss_of_one_pass = partial(cosent_loss, labels=everywhere, scale=recipe.scale)
-
-        def loss(local):  # only scores and labels travel between processes
-            return rdrop_of_scores(gather(local), loss_of_one_pass, alpha=recipe.rdrop, scale=recipe.scale)
-
-        if len(micro_batches) > 1:
-            return {"loss": batch_coupled_backward(accelerator, module, micro_batches, scores_of, loss)}
-        value, numbers = regularized(
-            recipe,
-            lambda: loss(scores_of(micro_batches[0])),
-            model,
-            compute_logits=lambda: preferences(gather(scores(micro_batches[0][0])), recipe.scale),
-        )
-        accelerator.backward(value)
-        return numbers
-
-    def sbert_step(micro_batches):
-        return mean_backward(accelerator, micro_batches, lambda batch: module(batch[1], **batch[0]))
+    def step(micro_batches):
+        return sentence_backward(recipe, accelerator, module, model, loss, micro_batches)
 
     # Loop
     def evaluate() -> dict[str, float]:
@@ -111,7 +81,7 @@ def main() -> None:
         return pair_metrics(cosines, numbers(dev, "label"))
 
     fit(
-        sbert_step if recipe.loss == "sbert" else cosent_step,
+        step,
         accelerator=accelerator,
         model=module,
         optimizer=optimizer,

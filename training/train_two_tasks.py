@@ -1,29 +1,28 @@
-"""Train one sentence encoder on two tasks: `accelerate launch training/train_two_tasks.py RECIPE [--flags]`.
+"""Train one encoder on two tasks: `accelerate launch training/train_two_tasks.py RECIPE [--flags]`.
 
-The first is similarity, by CoSENT; the second names the class of a text. Reads in the order it runs: recipe, data,
-model, step, loop, evaluation, save, verify, push.
+--tasks says which: the similarity of pairs and the classes of texts, or, as SimBERT, writing a similar text and telling
+the pairs of a batch apart. The data, the model and the two losses are in `recipes/tasks_classes.py` and
+`recipes/tasks_simbert.py`; here is how the two become one step.
 """
 
 from __future__ import annotations
 
-from functools import partial
-
-from recipes.choices import choose_prompt, choose_tokenizer, make_encoder
 from recipes.command_line import parse
-from recipes.frame import begin, finish, prepare, read, read_one, unsharded_copy
-from recipes.modules import WEIGHTINGS, TwoTasks, read_second_task, save_second_task, second_task_scores
-from recipes.step import mean_backward, of_passes, preferences, rdrop_of_scores, regularized
+from recipes.frame import begin, finish, prepare, unsharded_copy
+from recipes.tasks_classes import SimilarityAndClasses
+from recipes.tasks_simbert import SimBERT
 from recipes.two_tasks import RECIPES
 
-import torch
-import torch.nn.functional as F
+from suzoo.engine import fit, run_script
+from suzoo.multitask import inverse_gradient_norm, min_norm, multitask_backward, pcgrad, primary_auxiliary
 
-from suzoo.data import check_labels, flat_batch, read_pairs, read_ranked
-from suzoo.distributed import gather
-from suzoo.engine import MixedBatches, RandomBatches, batch_coupled_backward, fit, full_state_dict, run_script
-from suzoo.evaluation import pair_cosines, pair_metrics, retrieval_metrics
-from suzoo.losses import cosent_loss, cross_entropy_loss
-from suzoo.multitask import multitask_backward
+TASKS = {"similarity_classes": SimilarityAndClasses, "simbert": SimBERT}
+WEIGHTINGS = {
+    "primary_auxiliary": primary_auxiliary,
+    "min_norm": min_norm,
+    "inverse_gradient_norm": inverse_gradient_norm,
+    "pcgrad": pcgrad,
+}
 
 
 def main() -> None:
@@ -31,112 +30,45 @@ def main() -> None:
     accelerator, run = begin(recipe)
     recipe.check_regularizers(accelerator, coupled=True, flat=True)
 
-    # Data
-    train, dev, provenance = read(recipe, read_pairs)
-    check_labels(train, recipe.data_name)
-    check_labels(dev, recipe.dev or recipe.data_name)
-    if recipe.ranked:
-        ranked, provenance["ranked"] = read_one(recipe, read_ranked, recipe.ranked, recipe.ranked_split)
-    also, also_dev, classes = read_second_task(recipe, provenance)
-
-    # Model
-    texts = [text for pair in train for text in (pair.text1, pair.text2)]
-    tokenizer = choose_tokenizer(recipe, [*texts, *(text for text, _ in also)])
-    model = make_encoder(recipe, tokenizer, pooling=recipe.pooling)
-    prompt = choose_prompt(recipe, accelerator, model)
-    if model.prompt_tokens(tokenizer, prompt):
-        raise ValueError(f"{recipe.model} pools without its prompt, which two tasks cannot: give --prompt ''")
+    # Data, model, examples
+    tasks = TASKS[recipe.tasks](recipe, accelerator)
+    model, tokenizer, provenance = tasks.model, tasks.tokenizer, tasks.provenance
     whole = unsharded_copy(accelerator, model)
-    both = TwoTasks(model, len(classes))
+    module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, tasks.module, tasks.batches, provenance)
 
-    # Examples: texts and a label, the texts of a batch end to end: 2i and 2i + 1 are those of pair i
-    def encode(texts):
-        return tokenizer(model.as_read(texts, prompt), truncation=True, max_length=recipe.max_length)["input_ids"]
-
-    def collate(examples):
-        batch = flat_batch([ids for texts, _ in examples for ids in texts], device=accelerator.device)
-        return batch, torch.tensor([label for _, label in examples], device=accelerator.device)
-
-    ids = encode(texts)
-    examples = {
-        "similarity": zip(zip(ids[0::2], ids[1::2], strict=True), [pair.label for pair in train], strict=True),
-        "also": (((ids,), number) for ids, (_, number) in zip(encode([text for text, _ in also]), also, strict=True)),
-    }
-    parts = {
-        task: RandomBatches(list(rows), collate=collate, **recipe.batch_options) for task, rows in examples.items()
-    }
-    batches = MixedBatches(parts, mix=recipe.mix, seed=recipe.seed)
-    told = " and ".join(f"{part.steps_per_epoch} batches of {name}" for name, part in parts.items())
-    accelerator.print(f"two tasks, {recipe.mix}: {told} are one pass over each")
-    module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, both, batches, provenance)
-
-    # Step
-    def cosines(inputs):
-        embeddings = module(**inputs).sentence_embedding
-        return F.cosine_similarity(embeddings[0::2], embeddings[1::2])
-
-    def scores_of(micro_batch):
-        return of_passes(cosines, micro_batch[0], rdrop=recipe.rdrop)
-
-    def cosent(micro_batches):
-        """scores of the step -> loss; only scores and labels travel between processes."""
-        everywhere = gather(torch.cat([labels for _, labels in micro_batches]))
-        loss = partial(cosent_loss, labels=everywhere, scale=recipe.scale)
-        return lambda scores: rdrop_of_scores(gather(scores), loss, alpha=recipe.rdrop, scale=recipe.scale)
-
-    def similarity_loss(batch):
-        loss, logits = cosent([batch]), lambda: preferences(gather(cosines(batch[0])), recipe.scale)
-        return regularized(recipe, lambda: loss(scores_of(batch)), model, compute_logits=logits)
-
-    def also_loss(batch):
-        return recipe.also_weight * cross_entropy_loss(module(classify=True, **batch[0]), batch[1])
-
-    def step(tagged):
-        pairs, texts = ([batch for name, batch in tagged if name == task] for task in parts)
-        losses, weighted = {}, {}
-        if recipe.weighting != "sum":
-            tasks = similarity_loss(pairs[0])[0], also_loss(texts[0])
-            weights = multitask_backward(tasks, model.parameters(), WEIGHTINGS[recipe.weighting])
-            losses = {"similarity_loss": tasks[0].detach(), "also_loss": tasks[1].detach()}
-            weighted = {"similarity_weight": weights[0], "also_weight": weights[1]}
-        elif len(pairs) > 1:
-            losses["similarity_loss"] = batch_coupled_backward(accelerator, module, pairs, scores_of, cosent(pairs))
-        elif pairs:
-            losses["similarity_loss"] = mean_backward(accelerator, pairs, similarity_loss)["loss"]
-        if texts and recipe.weighting == "sum":
-            losses["also_loss"] = mean_backward(accelerator, texts, also_loss)["loss"]
-        return {"loss": sum(losses.values()), **losses, **weighted}
+    # Step: the losses of the tasks that it has data of, by their sum or by weights of their gradients
+    def step(micro_batches):
+        if recipe.weighting == "sum":
+            losses = tasks.backward(module, micro_batches)
+            return {"loss": sum(losses.values()), **losses}
+        losses = tasks.losses(module, micro_batches)
+        weights = multitask_backward(list(losses.values()), model.parameters(), WEIGHTINGS[recipe.weighting])
+        weighted = {name.replace("_loss", "_weight"): weight for name, weight in zip(losses, weights, strict=True)}
+        found = {name: loss.detach() for name, loss in losses.items()}
+        return {"loss": sum(found.values()), **found, **weighted}
 
     # Loop
-    def evaluate() -> dict[str, float]:
-        return pair_metrics(pair_cosines(model.encode, dev), [pair.label for pair in dev])
-
     fit(
         step,
         accelerator=accelerator,
         model=module,
         optimizer=optimizer,
         schedule=schedule,
-        batches=batches,
+        batches=tasks.batches,
         num_steps=num_steps,
         run=run,
-        evaluate=evaluate,
+        evaluate=lambda: tasks.evaluate(module),
         **recipe.loop_options,
     )
-    scores = {"dev": evaluate()}
-    if recipe.ranked:
-        scores["ranked"] = retrieval_metrics(model.encode, ranked)
-    if also_dev:
-        texts, numbers = zip(*also_dev, strict=True)
-        scores["also_dev"] = second_task_scores(module, encode(list(texts)), numbers, accelerator.device)
+    scores = tasks.score(module)
 
     # Save, verify, push
-    head = full_state_dict(both.head)  # every process takes part
+    def save_second(whole):
+        tasks.save_second(run, whole, scores)
 
-    def save_head(whole):
-        save_second_task(run.path, head, classes)
-
-    finish(recipe, accelerator, run, model, whole, tokenizer, scores, provenance, save_head)
+    finish(recipe, accelerator, run, model, whole, tokenizer, scores, provenance, save_second)
+    if accelerator.is_main_process:
+        tasks.publish_second(run)
 
 
 if __name__ == "__main__":

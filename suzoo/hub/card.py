@@ -70,6 +70,11 @@ LOSSES = {
     "cosent": "with the CoSENT loss",
     "angle": "with AnglE, CoSENT's loss on angles in complex space",
     "sbert": "as Sentence-BERT, by a classifier over [u; v; |u-v|], the baseline of the CoSENT article",
+    "info_nce": "by in-batch contrast (InfoNCE)",
+    "flat_nce": "by in-batch contrast (FlatNCE)",
+    "supcon": "by supervised contrast (SupCon) of texts with classes",
+    "am_softmax": "with AM-Softmax, a direction per class of texts",
+    "simbert": "as SimBERT, by in-batch contrast beside writing similar texts",
 }
 
 
@@ -212,6 +217,7 @@ def write_card(
     base_model = _base_model(run["recipe"])
     run = public_record(run)
     kind, recipe = promise["kind"], run["recipe"]
+    loss = "simbert" if recipe.get("tasks") == "simbert" else recipe.get("loss", "cosent")
     task = TASKS["t-ta" if promise.get("scores") else kind]
     with_st = kind in ("sentence-embedding", "cross-encoder") and promise.get("pooling") != "first-last-avg"
     from_scratch = recipe.get("model") in (None, "")
@@ -260,8 +266,8 @@ def write_card(
             ),
             run=run,
             recipe=settings,
-            trained=LOSSES.get(recipe.get("loss", "cosent"), f"with the loss `{recipe.get('loss')}`"),
-            is_cosent=recipe.get("loss", "cosent") == "cosent",
+            trained=LOSSES.get(loss, f"with the loss `{loss}`"),
+            is_cosent=loss == "cosent",
             scores=_scores(metrics),
             base_model=base_model,
             from_scratch=from_scratch,

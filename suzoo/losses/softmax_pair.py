@@ -27,9 +27,12 @@ class SoftmaxPairLoss(nn.Module):
             raise ValueError(f"num_classes={num_classes}: a classifier needs at least 2")
         self.classifier = nn.Linear(3 * embedding_size, num_classes)
 
-    def forward(self, u_PD: Tensor, v_PD: Tensor, classes: Tensor) -> Tensor:
-        """Mean cross-entropy (scalar, float32 at least) for integer `classes` (P,) in [0, num_classes)."""
+    def logits(self, u_PD: Tensor, v_PD: Tensor) -> Tensor:
+        """(P, num_classes), float32 at least."""
         features = torch.cat([u_PD, v_PD, (u_PD - v_PD).abs()], dim=-1)
         with torch.autocast(features.device.type, enabled=False):  # it would multiply in low precision
-            logits = self.classifier(features.to(self.classifier.weight.dtype))
-        return F.cross_entropy(upcast(logits), classes)
+            return upcast(self.classifier(features.to(self.classifier.weight.dtype)))
+
+    def forward(self, u_PD: Tensor, v_PD: Tensor, classes: Tensor) -> Tensor:
+        """Mean cross-entropy (scalar, float32 at least) for integer `classes` (P,) in [0, num_classes)."""
+        return F.cross_entropy(self.logits(u_PD, v_PD), classes)

@@ -8,7 +8,7 @@ from pathlib import Path
 from recipes import frame
 from recipes.contrastive import Contrastive
 from recipes.contrastive_data import examples_of
-from recipes.losses import choose_contrastive_loss
+from recipes.losses import choose_loss
 
 import pytest
 import torch
@@ -103,7 +103,7 @@ def test_the_loss_is_that_of_sentence_transformers(tmp_path, monkeypatch, unpubl
     def embeddings(batch):
         return model(**batch[0]).sentence_embedding.view(-1, 3, 32)
 
-    loss = choose_contrastive_loss(recipe)
+    loss = choose_loss(recipe, 32, per_example=3).of
     ours = batch_coupled_backward(accelerator, model, batches, embeddings, lambda all: loss(all, torch.tensor(ids)))
     assert float(ours) == pytest.approx(expected, abs=1e-5) and float(ours) == pytest.approx(cached, abs=1e-5)
     gradients = {name: p.grad.clone() for name, p in model.encoder.named_parameters() if p.grad is not None}
@@ -123,7 +123,7 @@ def gradients_of_a_step() -> dict[str, torch.Tensor]:
     mine = slice(rank() * 8 // world_size(), (rank() + 1) * 8 // world_size())
     half = (mine.stop - mine.start) // 2
     parts = [slice(mine.start, mine.start + half), slice(mine.start + half, mine.stop)]
-    loss = choose_contrastive_loss(Contrastive(data="x"))
+    loss = choose_loss(Contrastive(data="x"), 32, per_example=3).of
 
     def embeddings(part):
         batch = flat_batch(rows[3 * part.start : 3 * part.stop])
@@ -141,8 +141,8 @@ def test_two_ranks_with_cached_gradients_take_the_step_of_one_process():
 
 
 def test_who_says_the_same_is_no_negative():
-    loss = choose_contrastive_loss(Contrastive(data="x"))
-    counted = choose_contrastive_loss(Contrastive(data="x", keep_false_negatives=True))
+    loss = choose_loss(Contrastive(data="x"), 8).of
+    counted = choose_loss(Contrastive(data="x", keep_false_negatives=True), 8).of
     torch.manual_seed(0)
     embeddings, same = torch.randn(3, 2, 8), torch.tensor([[1, 4], [1, 5], [2, 6]])
     assert loss(embeddings, same) < counted(embeddings, same)

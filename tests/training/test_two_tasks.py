@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from recipes import frame
-from recipes.modules import TwoTasks
+from recipes.modules import WithClasses
 from recipes.step import preferences, rdrop_of_scores
 from recipes.two_tasks import TwoTasks as Recipe
 
@@ -90,7 +90,7 @@ class Killed(BaseException):
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, monkeypatch):
     flags = [*TINY, *ALSO, "--evaluate-every", "4", "--epochs", "0.4", "--micro-batches", "2"]
     run(monkeypatch, train_two_tasks, "quickstart", *flags, "--output-dir", tmp_path / "whole")
-    forward, calls = TwoTasks.forward, []
+    forward, calls = WithClasses.forward, []
 
     def killed(self, *arguments, **options):
         calls.append(1)
@@ -98,11 +98,11 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, monkeypatch):
             raise Killed
         return forward(self, *arguments, **options)
 
-    monkeypatch.setattr(TwoTasks, "forward", killed)
+    monkeypatch.setattr(WithClasses, "forward", killed)
     with pytest.raises(Killed):
         run(monkeypatch, train_two_tasks, "quickstart", *flags, "--output-dir", tmp_path / "cut")
     assert list((tmp_path / "cut/checkpoints").glob("step-*"))
-    monkeypatch.setattr(TwoTasks, "forward", forward)
+    monkeypatch.setattr(WithClasses, "forward", forward)
     run(monkeypatch, train_two_tasks, "quickstart", *flags, "--output-dir", tmp_path / "cut", "--resume")
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
@@ -134,7 +134,7 @@ def gradients_of_both() -> list[dict[str, torch.Tensor]]:
     """Of an alternating pair of steps, and of both tasks in one weighted step, on this rank's share."""
     torch.manual_seed(0)
     model = CoSENTModel(tiny_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)).double()
-    module = TwoTasks(model, 3).double()
+    module = WithClasses(model, 3).double()
     prepared = DistributedDataParallel(module) if is_distributed() else module
     rows = torch.randint(5, 40, (8, 6)).tolist()
     mine = slice(rank() * 8 // world_size(), (rank() + 1) * 8 // world_size())
@@ -195,13 +195,18 @@ def test_rdrop_of_scores_is_the_divergence_of_all_preferences():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "flags"),
-    [("two_tasks", ["--mix", "together", "--weighting", "min_norm"]), ("cosent", ["--loss", "sbert"])],
+    ("name", "recipe", "flags"),
+    [
+        ("two_tasks", "quickstart", ["--mix", "together", "--weighting", "min_norm"]),
+        ("two_tasks", "simbert", ["--batch-size", "16", "--max-scored", "2"]),
+        ("cosent", "quickstart", ["--loss", "sbert"]),
+        ("contrastive", "classes", []),
+    ],
 )
-def test_what_wraps_the_encoder_trains_in_shards(tmp_path, name, flags):
+def test_what_wraps_the_encoder_trains_in_shards(tmp_path, name, recipe, flags):
     """Evaluation calls the encoder inside; as part of the outer unit its weights would still be in shards."""
     config, script = ROOT / "training/accelerate/fsdp2_cpu.yaml", ROOT / f"training/train_{name}.py"
-    command = ["accelerate", "launch", "--config_file", str(config), str(script), "quickstart", *TINY[:-2], *flags]
+    command = ["accelerate", "launch", "--config_file", str(config), str(script), recipe, *TINY[:-2], *flags]
     done = subprocess.run([*command, "--output-dir", str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"verified: {tmp_path}" in done.stdout and "FSDP, 2" in done.stderr

@@ -6,14 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from recipes.base import ExampleTraining
+from recipes.loss_table import SENTENCE_LOSSES
 from recipes.settings import Setting
 
-CITED = {
-    "info_nce": "contrastive_loss",
-    "flat_nce": "flat_nce_loss",
-    "supcon": "supcon_loss",
-    "am_softmax": "am_softmax_loss",
-}
 IN_BATCH = ("loss=info_nce", "loss=flat_nce")
 
 
@@ -47,11 +42,11 @@ class Contrastive(ExampleTraining):
 
     @property
     def takes_classes(self) -> bool:
-        return self.loss in ("supcon", "am_softmax")
+        return SENTENCE_LOSSES[self.loss].data == "classes"
 
     @property
     def cited(self) -> list[str]:
-        return [CITED[self.loss], *super().cited]
+        return [*SENTENCE_LOSSES[self.loss].citations, *super().cited]
 
     @property
     def loop_options(self) -> dict[str, Any]:

@@ -52,10 +52,10 @@ def examples_of(
                 "it, or leave such queries out"
             )
         rows = [(row.query, text, *row.negatives[:wanted]) for row in train for text in row.positives]
-    return rows, [(_number(row[0]), _number(row[1])) for row in rows], []
+    return rows, [(text_number(row[0]), text_number(row[1])) for row in rows], []
 
 
-def _number(text: str) -> int:
+def text_number(text: str) -> int:
     """The same for the same text on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from recipes.base import PairTraining
+from recipes.loss_table import SENTENCE_LOSSES
 from recipes.regularizers import Regularized
 from recipes.settings import Setting, flag
-
-CITED = {"cosent": ["cosent_loss"], "angle": ["cosent_loss", "angle_scores"], "sbert": ["SoftmaxPairLoss"]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +27,7 @@ class CoSENT(PairTraining, Regularized):
 
     @property
     def cited(self) -> list[str]:
-        return [*CITED[self.loss], *super().cited]
+        return [*SENTENCE_LOSSES[self.loss].citations, *super().cited]
 
     def check(self) -> None:
         super().check()

@@ -7,23 +7,29 @@ from functools import partial
 from typing import Any
 
 from recipes.classifier import Classification
-from recipes.contrastive import Contrastive
 from recipes.language_model import LanguageModelTraining
-from recipes.step import rdrop_of_tokens
+from recipes.loss_table import SENTENCE_LOSSES
+from recipes.modules import PairClasses, by_example
+from recipes.step import SentenceLoss, of_passes, preferences, rdrop_of_scores, rdrop_of_tokens
 from recipes.unilm import UniLM
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from suzoo.data import Classified, class_numbers
+from suzoo.distributed import gather
 from suzoo.losses import (
+    CosineLinear,
     RunningF1,
+    am_softmax_loss,
+    angle_scores,
     binary_focal_loss,
     class_balanced_weights,
     class_log_prior,
     contrastive_logits,
     contrastive_loss,
+    cosent_loss,
     cross_entropy_loss,
     dice_loss,
     f1_weighted_bce,
@@ -95,31 +101,67 @@ def choose_token_loss(recipe: LanguageModelTraining) -> Callable[..., Tensor]:
     return partial(cross_entropy_loss, label_smoothing=recipe.label_smoothing)
 
 
-def choose_contrastive_loss(recipe: Contrastive) -> Callable[[Tensor, Tensor], Tensor]:
-    """(embeddings (B, texts of an example, D), numbers (B, 2) of which rows that agree in one are alike) -> scalar.
+def choose_loss(recipe: Any, size: int, *, per_example: int = 2, num_classes: int = 2) -> SentenceLoss:
+    """The loss of that name, of all in `recipes.loss_table`.
 
-    All rows are this rank's; the losses gather those of others.
+    Args:
+        recipe: whose `loss` names it, and whose other fields are its options.
+        size: of a sentence vector.
+        per_example: texts of an example, which lie side by side in a batch.
+        num_classes: of losses with a direction per class.
+
+    The truth (B,) of pairs is their grades, for sbert class numbers; that of texts and queries (B, 2) has two numbers
+    of each, and rows that agree in one of them are alike.
     """
 
-    def supcon(embeddings: Tensor, numbers: Tensor) -> Tensor:
-        return supcon_loss(embeddings[:, 0], numbers[:, 0], scale=recipe.scale)
+    def vectors(module: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """(B, texts of an example, D)."""
+        return by_example(module(**inputs).sentence_embedding, per_example)
 
-    def logits(embeddings: Tensor, numbers: Tensor) -> dict[str, Any]:
-        return {
-            "anchors": embeddings[:, 0],
-            "positives": embeddings[:, 1],
-            "hard_negatives": embeddings[:, 2:] if embeddings.shape[1] > 2 else None,
+    def of_head(module: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        return module(**inputs)
+
+    def scores(module: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        alike = angle_scores if recipe.loss == "angle" else F.cosine_similarity
+        u, v = vectors(module, inputs).unbind(1)
+        return alike(u, v)
+
+    def ranked(local: Tensor, grades: Tensor) -> Tensor:  # only scores and grades travel between processes
+        loss = partial(cosent_loss, labels=gather(grades), scale=recipe.scale)
+        return rdrop_of_scores(gather(local), loss, alpha=recipe.rdrop, scale=recipe.scale)
+
+    def in_batch(found: Tensor, ids: Tensor) -> Tensor:
+        terms = {
+            "anchors": found[:, 0],
+            "positives": found[:, 1],
+            "hard_negatives": found[:, 2:] if per_example > 2 else None,
             "hard_negative_weight": recipe.hard_negative_weight,
             "scale": recipe.scale,
             "negatives": recipe.negatives,
-            "ids": None if recipe.keep_false_negatives else numbers,
+            "ids": None if recipe.keep_false_negatives else ids,
         }
+        if recipe.loss == "flat_nce":
+            return flat_nce_loss(*contrastive_logits(**terms))
+        return contrastive_loss(**terms)
 
-    def info_nce(embeddings: Tensor, numbers: Tensor) -> Tensor:
-        return contrastive_loss(**logits(embeddings, numbers))
+    def made(outputs: Callable, of: Callable[[Tensor, Tensor], Tensor], **rest: Any) -> SentenceLoss:
+        return SentenceLoss(outputs, of, SENTENCE_LOSSES[recipe.loss].over_step, **rest)
 
-    def flat_nce(embeddings: Tensor, numbers: Tensor) -> Tensor:
-        return flat_nce_loss(*contrastive_logits(**logits(embeddings, numbers)))
-
-    # am_softmax has no batch to contrast with: its loss is the script's own
-    return {"supcon": supcon, "info_nce": info_nce, "flat_nce": flat_nce, "am_softmax": supcon}[recipe.loss]
+    match recipe.loss:
+        case "cosent" | "angle":
+            return made(
+                lambda module, inputs: of_passes(partial(scores, module), inputs, rdrop=recipe.rdrop),
+                ranked,
+                prediction=lambda module, inputs: preferences(gather(scores(module, inputs)), recipe.scale),
+            )
+        case "sbert":
+            return made(of_head, lambda logits, y: F.cross_entropy(logits, y), head=PairClasses(size))
+        case "info_nce" | "flat_nce":
+            return made(vectors, in_batch)
+        case "supcon":
+            return made(vectors, lambda found, y: supcon_loss(found[:, 0], y[:, 0], scale=recipe.scale))
+        case "am_softmax":
+            options = {"scale": recipe.scale, "margin": recipe.margin}
+            head = CosineLinear(size, num_classes)
+            return made(of_head, lambda cosines, y: am_softmax_loss(cosines, y[:, 0], **options), head=head)
+    raise ValueError(f"--loss {recipe.loss} is none of {', '.join(SENTENCE_LOSSES)}")

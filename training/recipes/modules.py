@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-from recipes.frame import read_one
-from recipes.two_tasks import TwoTasks as Recipe
-
-import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from suzoo.data import class_names, class_numbers, flat_batch, read_classes
-from suzoo.evaluation import classification_scores
-from suzoo.losses import CosineLinear, RunningF1, SoftmaxPairLoss
+from suzoo.losses import RunningF1, SoftmaxPairLoss
 from suzoo.models import CoSENTModel
-from suzoo.multitask import inverse_gradient_norm, min_norm, pcgrad, primary_auxiliary
 
-WEIGHTINGS = {
-    "primary_auxiliary": primary_auxiliary,
-    "min_norm": min_norm,
-    "inverse_gradient_norm": inverse_gradient_norm,
-    "pcgrad": pcgrad,
-}
+
+def by_example(vectors: Tensor, per_example: int) -> Tensor:
+    """(B, texts of an example, D) of vectors (N, D) of texts, those of an example side by side."""
+    return vectors.view(-1, per_example, vectors.shape[-1])
 
 
 class Classifier(nn.Module):
@@ -39,6 +24,13 @@ class Classifier(nn.Module):
         return self.model(**inputs).logits.float()
 
 
+class PairClasses(SoftmaxPairLoss):
+    """Sentence-BERT's classifier over [u; v; |u - v|]: (P, C) logits."""
+
+    def forward(self, u: Tensor, v: Tensor) -> Tensor:
+        return self.logits(u, v)
+
+
 class Extended(nn.Module):
     def __init__(self, encoder: CoSENTModel):
         super().__init__()
@@ -47,19 +39,18 @@ class Extended(nn.Module):
         self._no_split_modules = [*(encoder._no_split_modules or ()), type(encoder).__name__]
 
 
-class SentenceBERT(Extended):
-    """With the classifier over [u; v; |u-v|] of the CoSENT article's baseline."""
+class WithHead(Extended):
+    """With the layer that a loss trains beside it: (B, C), what the layer says of the vectors of each example."""
 
-    def __init__(self, encoder: CoSENTModel):
+    def __init__(self, encoder: CoSENTModel, head: nn.Module, per_example: int):
         super().__init__(encoder)
-        self.loss = SoftmaxPairLoss(encoder.config.hidden_size)
+        self.head, self.per_example = head, per_example
 
-    def forward(self, classes, **inputs):
-        embeddings = self.encoder(**inputs).sentence_embedding
-        return self.loss(embeddings[0::2], embeddings[1::2], classes)
+    def forward(self, **inputs) -> Tensor:
+        return self.head(*by_example(self.encoder(**inputs).sentence_embedding, self.per_example).unbind(1))
 
 
-class TwoTasks(Extended):
+class WithClasses(Extended):
     """With the classification layer of a second task."""
 
     def __init__(self, encoder: CoSENTModel, num_classes: int):
@@ -74,49 +65,3 @@ class TwoTasks(Extended):
             return logits.float()
         output.sentence_embedding = output.sentence_embedding + 0 * logits.sum()  # DDP waits for every parameter
         return output
-
-
-def read_second_task(recipe: Recipe, provenance: dict) -> tuple[list, list, list[str]]:
-    """(text, class number) of the rows of --also and of --also-dev, and the names of the classes."""
-    options: dict[str, Any] = {"columns": recipe.also_columns}
-    train, provenance["also"] = read_one(recipe, read_classes, recipe.also, recipe.also_split, **options)
-    dev: Sequence[Any] = []
-    if recipe.also_dev:
-        split = recipe.also_dev_split or ("dev" if recipe.also_dev.startswith("embedded:") else None)
-        dev, provenance["also_dev"] = read_one(recipe, read_classes, recipe.also_dev, split, **options)
-    if any(len(row.labels) != 1 for row in [*train, *dev]):
-        raise ValueError("--also takes texts of one class each; these have several or none")
-    classes = class_names(train, "--also")
-
-    def numbered(rows):
-        numbers = class_numbers(rows, classes, "--also-dev")
-        return [(row.text, number) for row, (number,) in zip(rows, numbers, strict=True)]
-
-    return numbered(train), numbered(dev), classes
-
-
-@torch.no_grad()
-def second_task_scores(module: nn.Module, ids: Sequence[list[int]], numbers: Sequence[int], device) -> dict[str, float]:
-    """Scores of the classes that a prepared `TwoTasks` in eval mode gives to texts (their tokens)."""
-    logits = [module(classify=True, **flat_batch([text], device=device)) for text in ids]
-    return classification_scores(torch.cat(logits).argmax(1).cpu(), torch.tensor(numbers))
-
-
-def save_second_task(folder: Path, head: dict[str, Tensor], classes: list[str]) -> None:
-    """`second_task/`: head.safetensors (weight (C, D) and bias (C,) of a linear layer on the sentence embedding) and
-    classes.json."""
-    (folder / "second_task").mkdir(exist_ok=True)
-    save_file(head, folder / "second_task/head.safetensors")
-    (folder / "second_task/classes.json").write_text(json.dumps(classes, ensure_ascii=False), encoding="utf-8")
-
-
-class WithDirections(Extended):
-    """With one learnt direction per class, for AM-Softmax."""
-
-    def __init__(self, encoder: CoSENTModel, num_classes: int):
-        super().__init__(encoder)
-        self.directions = CosineLinear(encoder.config.hidden_size, num_classes)
-
-    def forward(self, **inputs):
-        """(N, C) cosines."""
-        return self.directions(self.encoder(**inputs).sentence_embedding)

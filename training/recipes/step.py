@@ -1,9 +1,10 @@
-"""The arithmetic of a training step that several scripts share: regularized losses, R-Drop, means of micro-batches."""
+"""The arithmetic of a step that several scripts share: losses of sentences, regularizers, R-Drop, micro-batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from recipes.regularizers import Regularized
@@ -13,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from suzoo.engine import batch_coupled_backward
 from suzoo.losses import flooding, rdrop_loss, rdrop_sum, symmetric_kl
 from suzoo.regularizers import embedding_noise, fgm, gradient_penalty, pgd, repeat_rows, vat_loss, weissi_penalty
 
@@ -127,3 +129,63 @@ def rdrop_of_scores(scores: Tensor, loss: Callable[[Tensor], Tensor], *, alpha: 
     first, second = scores.unbind(1)
     divergence = symmetric_kl(preferences(first, scale), preferences(second, scale)).mean()
     return rdrop_sum(loss(first), loss(second), divergence, alpha=alpha)
+
+
+@dataclass(frozen=True)
+class SentenceLoss:
+    """A loss on the sentence vectors of a step, in two parts: what each example gives, and one number of all of them.
+
+    A micro-batch is (inputs of the model, truth), the texts of an example side by side.
+    """
+
+    outputs: Callable[[nn.Module, dict[str, Any]], Tensor]
+    """(prepared module, inputs) -> (B, ...): all that the loss looks at, a row per example."""
+    of: Callable[[Tensor, Tensor], Tensor]
+    """(outputs of this rank's examples, their truth) -> scalar. Losses over a step gather those of other ranks."""
+    over_step: bool
+    """It compares the examples of the whole step; else it is a mean over examples."""
+    head: nn.Module | None = None
+    """The layer that is trained beside the encoder and dropped at the end."""
+    prediction: Callable[[nn.Module, dict[str, Any]], Tensor] | None = None
+    """(prepared module, inputs) -> logits (..., C) that --vat disturbs."""
+
+    def value(self, module: nn.Module, batch: tuple[dict[str, Any], Tensor]) -> Tensor:
+        """The loss of a step that is one micro-batch."""
+        return self.of(self.outputs(module, batch[0]), batch[1])
+
+
+def regularized_ranking(
+    recipe: Regularized, loss: SentenceLoss, module: nn.Module, model: Any, batch: tuple[dict[str, Any], Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`regularized` for a loss that compares the pairs of a step, which is one micro-batch."""
+    predict = loss.prediction
+    assert predict is not None
+
+    def logits() -> Tensor:
+        return predict(module, batch[0])
+
+    return regularized(recipe, lambda: loss.value(module, batch), model, compute_logits=logits)
+
+
+def sentence_backward(
+    recipe: Any, accelerator: Accelerator, module: nn.Module, model: Any, loss: SentenceLoss, micro_batches: Sequence
+) -> dict[str, Tensor]:
+    """Backward of a loss on sentence vectors; returns the numbers to log.
+
+    Args:
+        recipe: whose regularizers count where the loss compares pairs.
+        module: what Accelerate prepared; `model`: the encoder in it.
+    """
+    if not loss.over_step:
+        return mean_backward(accelerator, micro_batches, lambda batch: loss.value(module, batch))
+    if len(micro_batches) == 1 and isinstance(recipe, Regularized):
+        value, numbers = regularized_ranking(recipe, loss, module, model, micro_batches[0])
+        accelerator.backward(value)
+        return numbers
+    truth = torch.cat([truth for _, truth in micro_batches])
+
+    def outputs(batch):
+        return loss.outputs(module, batch[0])
+
+    value = batch_coupled_backward(accelerator, module, micro_batches, outputs, lambda all: loss.of(all, truth))
+    return {"loss": value}

@@ -1,0 +1,148 @@
+"""Two tasks of one sentence encoder: the similarity of graded pairs, and the classes of texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from recipes.choices import choose_prompt, choose_tokenizer, make_encoder
+from recipes.frame import read, read_one
+from recipes.losses import choose_loss
+from recipes.modules import WithClasses
+from recipes.step import mean_backward, regularized_ranking, sentence_backward
+from recipes.two_tasks import TwoTasks
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from suzoo.data import check_labels, class_names, class_numbers, flat_batch, read_classes, read_pairs, read_ranked
+from suzoo.engine import MixedBatches, RandomBatches, RunFolder, full_state_dict
+from suzoo.evaluation import classification_scores, pair_cosines, pair_metrics, retrieval_metrics
+from suzoo.losses import cross_entropy_loss
+
+
+class SimilarityAndClasses:
+    """Data, model, examples and losses, in this order. A step is a list of (task, micro-batch); the names of the losses
+    are similarity_loss and also_loss.
+
+    Attributes:
+        model, tokenizer: what will be saved. module: what Accelerate prepares.
+        batches: step -> micro-batches. provenance: what run.json says of the data.
+    """
+
+    def __init__(self, recipe: TwoTasks, accelerator: Accelerator):
+        self.recipe, self.accelerator = recipe, accelerator
+
+        # Data
+        train, self.dev, self.provenance = read(recipe, read_pairs)
+        check_labels(train, recipe.data_name)
+        check_labels(self.dev, recipe.dev or recipe.data_name)
+        self.ranked: Any = None
+        if recipe.ranked:
+            self.ranked, self.provenance["ranked"] = read_one(recipe, read_ranked, recipe.ranked, recipe.ranked_split)
+        also, self.also_dev, self.classes = read_classified(recipe, self.provenance)
+
+        # Model
+        texts = [text for pair in train for text in (pair.text1, pair.text2)]
+        self.tokenizer = choose_tokenizer(recipe, [*texts, *(text for text, _ in also)])
+        self.model = make_encoder(recipe, self.tokenizer, pooling=recipe.pooling)
+        self.prompt = choose_prompt(recipe, accelerator, self.model)
+        if self.model.prompt_tokens(self.tokenizer, self.prompt):
+            raise ValueError(f"{recipe.model} pools without its prompt, which two tasks cannot: give --prompt ''")
+        self.module = WithClasses(self.model, len(self.classes))
+        self.loss = choose_loss(recipe, self.model.config.hidden_size)
+
+        # Examples: texts and a label, the texts of a batch end to end: 2i and 2i + 1 are those of pair i
+        ids = self.encode(texts)
+        pairs = zip(zip(ids[0::2], ids[1::2], strict=True), [pair.label for pair in train], strict=True)
+        classified = zip(self.encode([text for text, _ in also]), also, strict=True)
+        examples = {"similarity": pairs, "also": (((ids,), number) for ids, (_, number) in classified)}
+        parts = {
+            task: RandomBatches(list(rows), collate=self.collate, **recipe.batch_options)
+            for task, rows in examples.items()
+        }
+        self.batches = MixedBatches(parts, mix=recipe.mix, seed=recipe.seed)
+        told = " and ".join(f"{part.steps_per_epoch} batches of {name}" for name, part in parts.items())
+        accelerator.print(f"two tasks, {recipe.mix}: {told} are one pass over each")
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        read = self.model.as_read(texts, self.prompt)
+        return self.tokenizer(read, truncation=True, max_length=self.recipe.max_length)["input_ids"]
+
+    def collate(self, examples):
+        device = self.accelerator.device
+        batch = flat_batch([ids for texts, _ in examples for ids in texts], device=device)
+        return batch, torch.tensor([label for _, label in examples], device=device)
+
+    def also_loss(self, module: nn.Module, batch: tuple[dict[str, Any], Tensor]) -> Tensor:
+        return self.recipe.also_weight * cross_entropy_loss(module(classify=True, **batch[0]), batch[1])
+
+    def losses(self, module: nn.Module, micro_batches: list) -> dict[str, Tensor]:
+        """Both losses of a step that has one micro-batch of each."""
+        of = dict(micro_batches)
+        similarity, _ = regularized_ranking(self.recipe, self.loss, module, self.model, of["similarity"])
+        return {"similarity_loss": similarity, "also_loss": self.also_loss(module, of["also"])}
+
+    def backward(self, module: nn.Module, micro_batches: list) -> dict[str, Tensor]:
+        """Backward of the sum of the losses of a step, which may have one of the tasks only."""
+        pairs, texts = ([batch for name, batch in micro_batches if name == task] for task in ("similarity", "also"))
+        found = {}
+        if pairs:
+            numbers = sentence_backward(self.recipe, self.accelerator, module, self.model, self.loss, pairs)
+            found["similarity_loss"] = numbers["loss"]
+        if texts:
+            found["also_loss"] = mean_backward(self.accelerator, texts, lambda batch: self.also_loss(module, batch))[
+                "loss"
+            ]
+        return found
+
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        return pair_metrics(pair_cosines(self.model.encode, self.dev), [pair.label for pair in self.dev])
+
+    @torch.no_grad()
+    def score(self, module: nn.Module) -> dict[str, dict[str, float]]:
+        """Scores of the end, by data set; every process takes part."""
+        scores = {"dev": self.evaluate(module)}
+        if self.ranked:
+            scores["ranked"] = retrieval_metrics(self.model.encode, self.ranked)
+        if self.also_dev:
+            texts, numbers = zip(*self.also_dev, strict=True)
+            device = self.accelerator.device
+            logits = [module(classify=True, **flat_batch([ids], device=device)) for ids in self.encode(texts)]
+            predicted = torch.cat(logits).argmax(1).cpu()
+            scores["also_dev"] = classification_scores(predicted, torch.tensor(numbers))
+        self.head = full_state_dict(self.module.head)
+        return scores
+
+    def save_second(self, run: RunFolder, whole: Any, scores: dict) -> None:
+        """`second_task/`: head.safetensors (weight (C, D) and bias (C,) of a linear layer on the sentence embedding)
+        and classes.json."""
+        folder = run.path / "second_task"
+        folder.mkdir(exist_ok=True)
+        save_file(self.head, folder / "head.safetensors")
+        (folder / "classes.json").write_text(json.dumps(self.classes, ensure_ascii=False), encoding="utf-8")
+
+    def publish_second(self, run: RunFolder) -> None:
+        """The layer is part of the encoder's folder."""
+
+
+def read_classified(recipe: TwoTasks, provenance: dict) -> tuple[list, list, list[str]]:
+    """(text, class number) of the rows of --also and of --also-dev, and the names of the classes."""
+    options: dict[str, Any] = {"columns": recipe.also_columns}
+    train, provenance["also"] = read_one(recipe, read_classes, recipe.also, recipe.also_split, **options)
+    dev: Sequence[Any] = []
+    if recipe.also_dev:
+        split = recipe.also_dev_split or ("dev" if recipe.also_dev.startswith("embedded:") else None)
+        dev, provenance["also_dev"] = read_one(recipe, read_classes, recipe.also_dev, split, **options)
+    if any(len(row.labels) != 1 for row in [*train, *dev]):
+        raise ValueError("--also takes texts of one class each; these have several or none")
+    classes = class_names(train, "--also")
+
+    def numbered(rows):
+        numbers = class_numbers(rows, classes, "--also-dev")
+        return [(row.text, number) for row, (number,) in zip(rows, numbers, strict=True)]
+
+    return numbered(train), numbered(dev), classes

@@ -1,0 +1,229 @@
+"""Two tasks of one UniLM, as SimBERT has them: writing one text of a pair from the other, and telling pairs apart.
+
+Source: Su, kexue.fm/archives/7427. A row is [CLS] text [SEP] other [SEP] by UniLM's mask, where a source never sees its
+target: so its [CLS] is the vector of the text alone, and one pass serves both tasks. Each pair gives two rows, (a, b)
+and (b, a), side by side. Shapes: B rows, L tokens, D hidden.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from recipes.choices import check_belongs_together, choose_tokenizer, configure, set_dropout, sizes
+from recipes.contrastive_data import text_number
+from recipes.frame import read, read_one
+from recipes.generation import title_scores
+from recipes.labelled import finished_tokenizer, next_token, num_labels
+from recipes.two_tasks import TwoTasks
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel, GenerationConfig
+
+from suzoo.data import Ranked, encode_sources_targets, read_pairs, read_queries, read_ranked, unilm_batch
+from suzoo.distributed import all_reduce_sum, gather, rank, world_size
+from suzoo.engine import RandomBatches, RunFolder, batch_coupled_backward
+from suzoo.evaluation import retrieval_metrics
+from suzoo.hub.publish import publish
+from suzoo.losses import contrastive_loss, cross_entropy_loss
+from suzoo.models import CoSENTModel, UniLMConfig, UniLMForCausalLM
+from suzoo.models._stock_encoder import sharded_units
+
+
+class Similar(NamedTuple):
+    """Two texts that say the same."""
+
+    source: str
+    target: str
+
+
+class UniLMWithVectors(nn.Module):
+    """(B, D + 1), float32 at least: the [CLS] of each row, and the summed loss of its labelled tokens."""
+
+    def __init__(self, model: UniLMForCausalLM):
+        super().__init__()
+        self.model = model
+        self._no_split_modules = sharded_units(model, model._no_split_modules)  # Accelerate looks here
+
+    def forward(self, labels: Tensor, **inputs: Tensor) -> Tensor:
+        """`labels` (B, L) stand where they are predicted, one place before the token."""
+        hidden_BLD = self.model.bert(**inputs).last_hidden_state
+        is_label = labels != -100
+        nll = cross_entropy_loss(self.model.cls(hidden_BLD[is_label]), labels[is_label], reduction="none")
+        of_row = nll.new_zeros(len(labels)).index_add(0, is_label.nonzero()[:, 0], nll)
+        return torch.cat([hidden_BLD[:, 0].to(nll.dtype), of_row[:, None]], 1)
+
+
+class SimBERT:
+    """Data, model, examples and losses, in this order. The names of the losses are rewriting_loss, a mean over target
+    tokens, and contrast_loss.
+
+    Attributes:
+        model, tokenizer: what will be saved. module: what Accelerate prepares.
+        batches: step -> micro-batches. provenance: what run.json says of the data.
+    """
+
+    def __init__(self, recipe: TwoTasks, accelerator: Accelerator):
+        self.recipe, self.accelerator = recipe, accelerator
+
+        # Data
+        train, self.dev, self.provenance = read_similar(recipe)
+        self.ranked: Any = None
+        if recipe.ranked:
+            self.ranked, self.provenance["ranked"] = read_one(recipe, read_ranked, recipe.ranked, recipe.ranked_split)
+
+        # Model
+        tokenizer = choose_tokenizer(recipe, (text for pair in train for text in pair), needs=("cls", "sep", "pad"))
+        ids: dict[str, Any] = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
+        if recipe.model:
+            model = UniLMForCausalLM.from_pretrained(recipe.model)
+        else:
+            fields: dict[str, Any] = sizes(recipe, tokenizer) | {
+                "max_position_embeddings": max(64, 2 * recipe.max_length)
+            }
+            model = UniLMForCausalLM(UniLMConfig(**fields, **ids))
+        if not model.config.has_stock_layers:
+            raise ValueError(f"{recipe.model} has no stock layers, so that no library would open it as an encoder")
+        positions = model.config.max_position_embeddings
+        if 2 * recipe.max_length > positions:
+            raise ValueError(f"two texts of --max-length {recipe.max_length} are more than the {positions} positions")
+        model.generation_config = GenerationConfig(
+            **ids, pad_token_id=tokenizer.pad_token_id, max_new_tokens=recipe.max_length
+        )
+        self.tokenizer = finished_tokenizer(tokenizer, model)
+        check_belongs_together(recipe, model, tokenizer)
+        set_dropout(recipe, model)
+        model.bert = configure(recipe, model.bert, tokenizer, model.get_output_embeddings())  # ty: ignore[invalid-assignment]
+        self.model, self.module = model, UniLMWithVectors(model)
+
+        # Examples: both directions of a pair, and a number for each of its texts
+        self.batches = RandomBatches(self.encode(train), collate=self.collate, **recipe.batch_options)
+        self.dev_examples = self.encode(self.dev)
+
+    def encode(self, pairs: Sequence[Similar]) -> list[tuple[dict, dict, tuple[int, int]]]:
+        budgets = {"max_source_tokens": self.recipe.max_length, "max_target_tokens": self.recipe.max_length}
+        a, b = [pair.source for pair in pairs], [pair.target for pair in pairs]
+        rows = [encode_sources_targets(self.tokenizer, *texts, **budgets) for texts in ((a, b), (b, a))]
+        there, back = (
+            [dict(zip(row, values, strict=True)) for values in zip(*row.values(), strict=True)] for row in rows
+        )
+        return list(zip(there, back, [(text_number(x), text_number(y)) for x, y in pairs], strict=True))
+
+    def collate(self, examples) -> tuple[dict[str, Tensor], Tensor]:
+        rows = [row for there, back, _ in examples for row in (there, back)]
+        batch = unilm_batch(rows, pad_token_id=self.tokenizer.pad_token_id)
+        return {**batch, "labels": next_token(batch["labels"])}, torch.tensor([ids for _, _, ids in examples])
+
+    def outputs(self, module: nn.Module, batch: tuple[dict[str, Tensor], Tensor]) -> Tensor:
+        return module(**{name: tensor.to(self.accelerator.device) for name, tensor in batch[0].items()})
+
+    def both(self, outputs: Tensor, micro_batches: list) -> dict[str, Tensor]:
+        """The losses of a step from the outputs of this rank's rows; the contrast gathers those of other ranks."""
+        device = outputs.device
+        num_tokens = all_reduce_sum(torch.tensor(sum(num_labels(batch) for batch, _ in micro_batches), device=device))
+        ids = torch.cat([ids for _, ids in micro_batches]).to(device)
+        a, b = outputs[0::2, :-1], outputs[1::2, :-1]
+        contrast = contrastive_loss(a, b, scale=self.recipe.scale, negatives="all", ids=ids)
+        return {
+            "rewriting_loss": outputs[:, -1].sum() / num_tokens * world_size(),  # the ranks' gradients are averaged
+            "contrast_loss": self.recipe.also_weight * contrast,
+        }
+
+    def losses(self, module: nn.Module, micro_batches: list) -> dict[str, Tensor]:
+        """Both losses of a step that is one micro-batch."""
+        return self.both(self.outputs(module, micro_batches[0]), micro_batches)
+
+    def backward(self, module: nn.Module, micro_batches: list) -> dict[str, Tensor]:
+        """Backward of the sum of both losses."""
+        found: dict[str, Tensor] = {}
+
+        def total(outputs: Tensor) -> Tensor:
+            losses = self.both(outputs, micro_batches)
+            found.update({name: loss.detach() for name, loss in losses.items()})
+            return torch.stack(list(losses.values())).sum()
+
+        batch_coupled_backward(
+            self.accelerator, module, micro_batches, lambda batch: self.outputs(module, batch), total
+        )
+        return found
+
+    @torch.no_grad()
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        """Both losses of the dev pairs, their sum, and how well texts find those that say the same. The ranks share the
+        pairs out."""
+        found, contrast = [], torch.zeros((), device=self.accelerator.device)
+        num_batches = max(1, len(self.dev) // self.recipe.batch_size)  # of at least a step's pairs, as the loss has it
+        for rows in np.array_split(np.arange(len(self.dev)), num_batches):
+            mine = np.array_split(rows, world_size())[rank()]
+            parts = np.array_split(mine, min(len(mine), self.recipe.micro_batches))
+            parts = [self.collate([self.dev_examples[row] for row in part]) for part in parts]
+            outputs = torch.cat([self.outputs(module, part) for part in parts])
+            contrast += self.both(outputs, parts)["contrast_loss"] * len(mine)
+            found.append(gather(outputs).cpu())
+        outputs = torch.cat(found)
+        tokens = sum(label != -100 for pair in self.dev_examples for row in pair[:2] for label in row["labels"])
+        losses = {
+            "rewriting_loss": float(outputs[:, -1].sum()) / tokens,
+            "contrast_loss": float(all_reduce_sum(contrast)) / len(self.dev),
+        }
+        texts = [text for pair in self.dev for text in pair]
+        vector = dict(zip(texts, F.normalize(outputs[:, :-1], dim=-1).numpy(), strict=True))
+
+        def encode(texts, normalize):
+            return np.stack([vector[text] for text in texts])
+
+        queries = [Ranked(pair.source, (pair.target,), ()) for pair in self.dev]
+        return {"loss": sum(losses.values()), **losses, **retrieval_metrics(encode, queries)}
+
+    def score(self, module: nn.Module) -> dict[str, dict[str, float]]:
+        """Scores of the end, by data set; every process takes part."""
+        return {"dev": self.evaluate(module)}
+
+    def save_second(self, run: RunFolder, whole: Any, scores: dict) -> None:
+        """`encoder/`: the same weights as a sentence encoder, which stock BERT and sentence-transformers open."""
+        fields = whole.config.to_dict()
+        config = BertConfig(
+            **{name: fields[name] for name in BertConfig().to_dict() if name in fields and name != "model_type"}
+        )
+        config.architectures = None
+        encoder = CoSENTModel(config, BertModel(config), pooling="cls")
+        weights = {name.removeprefix("bert."): value for name, value in whole.state_dict().items()}
+        missing = encoder.encoder.load_state_dict(weights, strict=False).missing_keys
+        assert all(name.startswith("pooler.") for name in missing), missing
+        encoder.tokenizer, encoder.max_seq_length = self.tokenizer, self.recipe.max_length
+        self.encoder = encoder.eval()
+        self.encoder.save_pretrained(run.path / "encoder")
+        if self.ranked:
+            scores["ranked"] = retrieval_metrics(self.encoder.encode, self.ranked)
+        if self.recipe.max_scored:
+            scores["generated"] = title_scores(whole, self.tokenizer, self.dev[: self.recipe.max_scored])
+
+    def publish_second(self, run: RunFolder) -> None:
+        """Card, golden outputs and check of `encoder/`; pushed beside the UniLM, as NAME-encoder."""
+        folder = run.path / "encoder"
+        for name in ("run.json", "metrics.json"):
+            shutil.copyfile(run.path / name, folder / name)
+        push_to = self.recipe.push_to and f"{self.recipe.push_to}-encoder"
+        publish(self.encoder, self.tokenizer, folder, push_to)
+
+
+def read_similar(recipe: TwoTasks) -> tuple[list[Similar], list[Similar], dict[str, dict[str, Any]]]:
+    """Training and dev pairs that say the same, and where they came from."""
+    least = recipe.alike_from
+    if least is None:
+        train, dev, provenance = read(recipe, read_queries)
+        found = [[Similar(row.query, text) for row in rows for text in row.positives] for rows in (train, dev)]
+    else:
+        train, dev, provenance = read(recipe, read_pairs)
+        found = [[Similar(p.text1, p.text2) for p in rows if p.label >= least] for rows in (train, dev)]
+    for rows, name in zip(found, (recipe.data_name, recipe.dev or f"the dev split of {recipe.data_name}"), strict=True):
+        if len(rows) < world_size():
+            raise ValueError(
+                f"{name} has {len(rows)} pairs of a label from {least}: lower --alike-from, or give others"
+            )
+    return found[0], found[1], provenance
