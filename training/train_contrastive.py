@@ -32,7 +32,7 @@ def main() -> None:
 
     # Model
     tokenizer = choose_tokenizer(recipe, [text for row in texts for text in row])
-    model = make_encoder(recipe, tokenizer, pooling=recipe.pooling)
+    model = make_encoder(recipe, tokenizer)
     whole = unsharded_copy(accelerator, model)
     per_example = len(texts[0])
     loss = choose_loss(recipe, model.config.hidden_size, per_example=per_example, num_classes=len(classes))

@@ -49,7 +49,7 @@ def main() -> None:
 
     # Model
     tokenizer = choose_tokenizer(recipe, (text for pair in train for text in (pair.text1, pair.text2)))
-    model = make_encoder(recipe, tokenizer, pooling=recipe.pooling)
+    model = make_encoder(recipe, tokenizer)
     prompt = choose_prompt(recipe, accelerator, model)
     whole = unsharded_copy(accelerator, model)
     loss = choose_loss(recipe, model.config.hidden_size)

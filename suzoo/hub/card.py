@@ -229,6 +229,7 @@ def write_card(
     if "vocab_size" in settings:  # what was asked for is an upper bound
         settings = settings | {"vocab_size": vocabulary}
     own_code = any("trust_remote_code" in door for door in promise["doors"])
+    encoder_code = kind == "sentence-embedding" and not {"SentenceTransformer", "AutoModel"} & set(promise["doors"])
     metadata = {
         "license": recipe.get("license") or ("apache-2.0" if run["synthetic"] and from_scratch else None),
         "language": languages,
@@ -254,6 +255,7 @@ def write_card(
             config=config,
             layout=getattr(config, "layout", None),
             own_code=own_code,
+            trust=", trust_remote_code=True" if encoder_code else "",
             needs=OWN_CODE_NEEDS if own_code else STOCK_NEEDS,
             ex=texts,
             masked=masked,

@@ -123,9 +123,13 @@ def _ask_encoder(model: CoSENTModel, tokenizer, folder: Path) -> tuple[dict, dic
         doors.remove("AutoModel")
     if not doors:
         raise ValueError("first-last-avg with lower case or without prompts in the pooling opens through no door")
+    if model.encoder_has_code:
+        doors = [f"{door}, trust_remote_code" for door in doors]
+    else:
+        doors += _code_door(folder, "AutoModel")
     return outputs, {
         "kind": "sentence-embedding",
-        "doors": doors + _code_door(folder, "AutoModel"),
+        "doors": doors,
         "inputs": texts,
         "pooling": model.pooling,
         "normalize": model.normalize,

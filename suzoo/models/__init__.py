@@ -4,10 +4,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from suzoo.models._self_terminating import SelfTerminatingHead
 from suzoo.models.configuration_dialogpt import DialoGPTConfig
+from suzoo.models.configuration_gru import GRUEncoderConfig
 from suzoo.models.configuration_tta import TTAConfig
 from suzoo.models.configuration_unilm import UniLMConfig
 from suzoo.models.modeling_cosent import CoSENTCrossEncoder, CoSENTModel
 from suzoo.models.modeling_dialogpt import DialoGPTForCausalLM, DialoGPTModel
+from suzoo.models.modeling_gru import GRUEncoderModel
 from suzoo.models.modeling_tta import Suggestion, TTAForMaskedLM, TTAModel
 from suzoo.models.modeling_unilm import UniLMForCausalLM, UniLMModel
 
@@ -23,6 +25,10 @@ for _config, _backbone, _auto_class, _model in (
     _config.register_for_auto_class()
     _backbone.register_for_auto_class("AutoModel")
     _model.register_for_auto_class(_auto_class.__name__)
+AutoConfig.register(GRUEncoderConfig.model_type, GRUEncoderConfig)
+AutoModel.register(GRUEncoderConfig, GRUEncoderModel)
+GRUEncoderConfig.register_for_auto_class()
+GRUEncoderModel.register_for_auto_class("AutoModel")
 
 __all__ = [
     "CoSENTCrossEncoder",
@@ -30,6 +36,8 @@ __all__ = [
     "DialoGPTConfig",
     "DialoGPTForCausalLM",
     "DialoGPTModel",
+    "GRUEncoderConfig",
+    "GRUEncoderModel",
     "SelfTerminatingHead",
     "Suggestion",
     "TTAConfig",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def token_budget_batches(lengths: ArrayLike, max_tokens: int) -> Iterator[np.ndarray]:
@@ -80,11 +81,22 @@ def sorted_sentences(input_ids: Tensor, lengths: Sequence[int]) -> tuple[np.ndar
     return order, sorted_lengths, np.repeat(starts[order], sorted_lengths) + within
 
 
-def padded_groups(input_ids: Tensor, token_type_ids: Tensor | None, lengths: Sequence[int], pad_token_id: int):
-    """Flat sentences as (rows, inputs): padded sub-batches of similar length, `rows` their places in `lengths`."""
+def is_sharded(model: nn.Module) -> bool:
+    """Whether FSDP2 gathers weights of the model at every forward."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # slow to import, and nothing is sharded without it
+    return fsdp is not None and any(isinstance(module, fsdp.FSDPModule) for module in model.modules())
+
+
+def padded_groups(
+    model: nn.Module, input_ids: Tensor, token_type_ids: Tensor | None, lengths: Sequence[int], pad_token_id: int
+):
+    """Flat sentences as (rows, inputs): padded sub-batches of similar length, `rows` their places in `lengths`.
+
+    A sharded `model` gets one: its ranks gather weights together, so all must compute equally many.
+    """
     order, sorted_lengths, tokens = sorted_sentences(input_ids, lengths)
     device = input_ids.device
-    cuts = length_groups(sorted_lengths)
+    cuts = [0, len(order)] if is_sharded(model) else length_groups(sorted_lengths)
     ends = np.cumsum(sorted_lengths)
     for first, last in pairwise(cuts):
         mask = np.arange(sorted_lengths[last - 1]) < sorted_lengths[first:last, None]

@@ -28,7 +28,8 @@ from huggingface_hub.errors import (
 )
 
 # sentence-transformers' names for our poolings; first-last-avg has none
-ST_POOLING = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
+ST_POOLING = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
+_OTHER_ST_POOLINGS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens")
 _MODULES = ("Transformer", "Pooling", "Normalize")
 # Once named after the model's family
 _LENGTH_FILES = [f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "distilbert", "camembert", "albert")]
@@ -48,7 +49,7 @@ class SentenceSettings:
     """What the side files say.
 
     Attributes:
-        pooling: "cls", "mean" or "first-last-avg"; None where no file says it.
+        pooling: "cls", "mean", "last" or "first-last-avg"; None where no file says it.
         include_prompt: whether the tokens of a prompt count in the pooling.
         normalize: whether vectors have length 1.
         prompts, default_prompt_name: texts put before an input.
@@ -143,9 +144,8 @@ def write_settings(folder: Path, settings: SentenceSettings, hidden_size: int) -
 
     "first-last-avg" has no sentence-transformers form: such a folder gets no modules.json.
     """
-    names = {"cls": False, "mean": False, "max": False, "mean_sqrt_len": False}
     pooling: dict[str, Any] = {"word_embedding_dimension": hidden_size}
-    pooling |= {f"pooling_mode_{name}_token{'' if name == 'cls' else 's'}": flag for name, flag in names.items()}
+    pooling |= dict.fromkeys([*ST_POOLING.values(), *_OTHER_ST_POOLINGS], False)
     pooling["include_prompt"] = settings.include_prompt
     remove_side_files(folder)
     if settings.pooling in ST_POOLING:
@@ -202,9 +202,9 @@ def _pooling_name(config: dict, where: str) -> str:
     if "pooling_mode" in config:
         mode = config["pooling_mode"]
         modes = [mode] if isinstance(mode, str) else list(mode)
-    names = {"pooling_mode_cls_token": "cls", "cls": "cls", "pooling_mode_mean_tokens": "mean", "mean": "mean"}
+    names = {key: name for name, key in ST_POOLING.items()} | {"cls": "cls", "mean": "mean", "lasttoken": "last"}
     if len(modes) != 1 or modes[0] not in names:
-        raise ValueError(f"{where} asks for {', '.join(modes) or 'nothing'}; suzoo has cls and mean")
+        raise ValueError(f"{where} asks for {', '.join(modes) or 'nothing'}; suzoo has cls, mean and last token")
     return names[modes[0]]
 
 

@@ -181,6 +181,11 @@ class StockEncoderWrapper(PreTrainedModel):
     def _positions_start_behind_padding(self) -> bool:
         return self.config.model_type in POSITIONS_BEHIND_PADDING
 
+    @property
+    def encoder_has_code(self) -> bool:
+        """Whether the encoder is no stock class and saves its own code beside its weights, as `GRUEncoderModel`."""
+        return self.encoder._auto_class is not None
+
     def _save_encoder(self, folder, state_dict: dict | None, tokenizer, with_code: bool, kwargs: dict) -> Path:
         """Encoder weights under the encoder's own names, its config, the tokenizer; the code of this class on request.
 
@@ -193,7 +198,9 @@ class StockEncoderWrapper(PreTrainedModel):
         folder, is_adapter = Path(folder), hasattr(self.encoder, "peft_config")
         if with_code and is_adapter:
             raise ValueError("an adapter folder has no config to name code in: merge the adapter, or save without code")
-        if self.encoder._auto_class is None:  # or the entry belongs to code that the encoder itself carries
+        if with_code and self.encoder_has_code:
+            raise ValueError("the folder holds the encoder's own code, and config.json names one code: leave with_code")
+        if not self.encoder_has_code:
             self.config.__dict__.pop("auto_map", None)
         if with_code:
             module = type(self).__module__.rsplit(".", 1)[-1]
@@ -214,7 +221,8 @@ def _remove_older_save(folder: Path) -> None:
     """Remove the code and the adapter of an older save."""
     here = Path(__file__).resolve().parent
     names = ["adapter_config.json", "adapter_model.safetensors"]
-    names += [path.name for path in here.glob("_*.py") if path.name != "__init__.py"] + ["modeling_cosent.py"]
+    names += [path.name for path in here.glob("_*.py") if path.name != "__init__.py"]
+    names += ["modeling_cosent.py", "modeling_gru.py", "configuration_gru.py"]
     if folder.resolve() != here:
         for name in names:
             (folder / name).unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from ._batching import padded_groups, sorted_sentences, token_budget_batches
-from ._pooling import POOLINGS, cls_pool, flat_cls_pool, flat_mean_pool, mean_pool, without_prompt
+from ._pooling import POOLINGS, without_prompt
 from ._ragged import RAGGED_SDPA, ragged_layout
 from ._sentence_files import (
     ST_POOLING,
@@ -61,8 +61,9 @@ class CoSENTModel(StockEncoderWrapper):
     Args:
         config: config of any HuggingFace encoder; its weights are random. Use `from_pretrained` for a checkpoint.
         encoder: the encoder itself, instead of one made from `config`.
-        pooling: "cls" (the article's choice), "mean" or "first-last-avg" (mean of the first and last layer's states).
-            The first two also open in sentence-transformers.
+        pooling: "cls" (the article's choice), "mean", "last" (the last token, for encoders that read from left to
+            right) or "first-last-avg" (mean of the first and last layer's states). All but the last one also open in
+            sentence-transformers.
         normalize: whether `encode` normalises by default, as a Normalize module in the folder's modules.json says.
         prompts: texts put before an input, by name, as sentence-transformers keeps them.
         default_prompt_name: the prompt that `encode` uses when none is named.
@@ -220,7 +221,7 @@ class CoSENTModel(StockEncoderWrapper):
         mask = without_prompt(mask, prompt_length)
         if first_last:
             hidden = (out.hidden_states[1] + out.hidden_states[-1]) / 2
-        pooled = cls_pool(hidden, mask) if self.pooling == "cls" else mean_pool(hidden, mask)
+        pooled = POOLINGS[self.pooling][0](hidden, mask)
         return SentenceEncoderOutput(out.last_hidden_state, pooled, out.get("hidden_states"), out.get("attentions"))
 
     def _forward_ragged(
@@ -250,8 +251,7 @@ class CoSENTModel(StockEncoderWrapper):
         hidden_TD = out.last_hidden_state[0]
         if self.pooling == "first-last-avg":
             hidden_TD = ((out.hidden_states[1] + out.hidden_states[-1]) / 2)[0]
-        pool = flat_cls_pool if self.pooling == "cls" else flat_mean_pool
-        pooled = pool(hidden_TD, torch.from_numpy(sorted_lengths).to(device), prompt_length)
+        pooled = POOLINGS[self.pooling][1](hidden_TD, torch.from_numpy(sorted_lengths).to(device), prompt_length)
         in_given_order = torch.from_numpy(np.argsort(order)).to(device)
         token_order = torch.from_numpy(np.argsort(tokens)).to(device)
         return SentenceEncoderOutput(out.last_hidden_state[:, token_order], pooled[in_given_order])
@@ -260,7 +260,9 @@ class CoSENTModel(StockEncoderWrapper):
         self, input_ids, lengths, prompt_length, token_type_ids=None, **kwargs
     ) -> SentenceEncoderOutput:
         rows, pooled, states, places = [], [], [], []
-        for group, inputs, mask, flat in padded_groups(input_ids, token_type_ids, lengths, self.config.pad_token_id):
+        for group, inputs, mask, flat in padded_groups(
+            self.encoder, input_ids, token_type_ids, lengths, self.config.pad_token_id
+        ):
             out = self._forward_padded(**inputs, prompt_length=prompt_length, **kwargs)
             assert out.last_hidden_state is not None
             rows.append(group)
@@ -431,7 +433,9 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
                 kwargs["token_type_ids"] = token_type_ids
             return self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
         rows, logits = [], []
-        for group, inputs, _, _ in padded_groups(input_ids, token_type_ids, lengths, self.config.pad_token_id):
+        for group, inputs, _, _ in padded_groups(
+            self.encoder, input_ids, token_type_ids, lengths, self.config.pad_token_id
+        ):
             logits.append(self.encoder(**inputs, return_dict=True, **kwargs).logits)
             rows.append(group)
         return SequenceClassifierOutput(logits=torch.cat(logits)[torch.cat(rows).argsort()])

@@ -57,6 +57,8 @@ def test_queries_find_their_texts_and_the_folder_opens(tmp_path, monkeypatch, ca
         "simcse --model None --lr 1e-3 --epochs 6",
         "classes --epochs 4",
         "classes --loss supcon --scale 10 --micro-batches 2",
+        "gru --epochs 4",
+        "classes --encoder bigru --epochs 4",
     ],
 )
 def test_every_way_of_training_learns_something(tmp_path, monkeypatch, unpublished, flags):
@@ -181,4 +183,5 @@ def test_what_a_user_can_get_wrong(tmp_path, monkeypatch, capsys):
     assert "--num-negatives 1, but the query 'q 0' has 0: lower it" in message(*own, "--num-negatives", "1")
     assert "one class each" in message(*own, "text=query", "label=negative", "--loss", "supcon")
     assert "give a --dropout above 0" in message("--examples", "texts", "--dropout", "0")
+    assert "--encoder gru has no linear layers" in message("--encoder", "gru", "--lora-r", "4")
     assert "--scale must be above 0" in message("--scale", "0")

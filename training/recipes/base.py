@@ -172,6 +172,25 @@ class Training(Output, Steps, Model, Data):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SentenceEncoding(Training):
+    """What the scripts that train a sentence encoder share."""
+
+    group = "model"
+
+    encoder: Annotated[Literal["bert", "gru", "bigru"], Setting(part_of=("model=None",))] = "bert"
+    """Of the model from scratch. gru (kexue.fm/archives/5743) and bigru, which reads from both ends, are for small
+    devices."""
+    pooling: Literal["cls", "mean", "last", "first-last-avg"] | None = None
+    """Which states make the vector. Default: what the model's folder says; from scratch cls, or last for gru and mean
+    for bigru."""
+
+    def check(self) -> None:
+        super().check()
+        if self.encoder != "bert" and (self.lora_r or self.gradient_checkpointing):
+            raise ValueError(f"--encoder {self.encoder} has no linear layers for --lora-r, and no checkpoints of them")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExampleTraining(Training):
     """Steps of a fixed number of random examples, as losses that compare the examples of a batch need."""
 

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from recipes.base import PairTraining, Training
+from recipes.base import PairTraining, SentenceEncoding, Training
 
 import torch
 from accelerate import Accelerator
@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from suzoo.data import added_ids, fingerprint, num_ids, train_wordpiece
 from suzoo.engine import check_same_everywhere
-from suzoo.models import CoSENTCrossEncoder, CoSENTModel
+from suzoo.models import CoSENTCrossEncoder, CoSENTModel, GRUEncoderConfig
 from suzoo.models._stock_encoder import POSITIONS_BEHIND_PADDING, missing_weights
 from suzoo.models._tokenizer_files import load_tokenizer
 from suzoo.optimizers import (
@@ -111,14 +111,30 @@ def sizes(recipe: Training, tokenizer) -> dict[str, Any]:
     }
 
 
-def make_encoder(recipe: Training, tokenizer: Any, *, pooling: str | None) -> CoSENTModel:
-    """The sentence encoder of --model or from scratch; pooling None is what the model's folder says, else cls."""
-    options: dict[str, Any] = {"pooling": pooling} if pooling else {}
+def gru_config(recipe: SentenceEncoding, tokenizer: Any) -> GRUEncoderConfig:
+    return GRUEncoderConfig(
+        vocab_size=num_ids(tokenizer),
+        embedding_size=recipe.hidden_size,
+        hidden_size=recipe.hidden_size,
+        num_hidden_layers=recipe.num_layers,
+        bidirectional=recipe.encoder == "bigru",
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def make_encoder(recipe: SentenceEncoding, tokenizer: Any) -> CoSENTModel:
+    """The sentence encoder of --model or from scratch."""
+    options: dict[str, Any] = {"pooling": recipe.pooling} if recipe.pooling else {}
     if recipe.model:
         options |= {"max_seq_length": recipe.max_length, "trust_remote_code": recipe.trust_remote_code}
         model = CoSENTModel.from_pretrained(recipe.model, **options)
     else:
-        model = CoSENTModel(BertConfig(**sizes(recipe, tokenizer)), **options)
+        if recipe.encoder == "bert":
+            config = BertConfig(**sizes(recipe, tokenizer))
+        else:
+            config = gru_config(recipe, tokenizer)
+            options = {"pooling": "mean" if config.bidirectional else "last"} | options
+        model = CoSENTModel(config, **options)
         model.max_seq_length = recipe.max_length
     model.tokenizer = tokenizer
     check_belongs_together(recipe, model.encoder, tokenizer)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from recipes.base import ExampleTraining
+from recipes.base import ExampleTraining, SentenceEncoding
 from recipes.loss_table import SENTENCE_LOSSES
 from recipes.settings import Setting
 
@@ -13,7 +13,7 @@ IN_BATCH = ("loss=info_nce", "loss=flat_nce")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contrastive(ExampleTraining):
+class Contrastive(ExampleTraining, SentenceEncoding):
     group = "loss"
 
     examples: Annotated[Literal["queries", "texts"], Setting(part_of=IN_BATCH)] = "queries"
@@ -37,8 +37,6 @@ class Contrastive(ExampleTraining):
     keep_false_negatives: Annotated[bool, Setting(part_of=IN_BATCH)] = False
     """Count a text as negative also where its query or it itself says the same as a row's own, which by default is left
     out."""
-    pooling: Literal["cls", "mean", "first-last-avg"] | None = None
-    """Default: what the model's folder says, else cls."""
 
     @property
     def takes_classes(self) -> bool:
@@ -129,4 +127,21 @@ def classes() -> Contrastive:
     )
 
 
-RECIPES = {"quickstart": quickstart, "finetune": finetune, "simcse": simcse, "classes": classes}
+def gru() -> Contrastive:
+    """accelerate launch training/train_contrastive.py gru --data texts.jsonl --dev dev.jsonl
+
+    The encoder of that article: a GRU of 128 over embeddings of 128, its state behind the last token, batches of 100.
+    """
+    return replace(
+        classes(),
+        output_dir="out/gru",
+        encoder="gru",
+        num_layers=1,
+        pooling=None,
+        max_length=32,
+        batch_size=100,
+        epochs=15,
+    )
+
+
+RECIPES = {"quickstart": quickstart, "finetune": finetune, "simcse": simcse, "classes": classes, "gru": gru}

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from recipes.base import PairTraining
+from recipes.base import PairTraining, SentenceEncoding
 from recipes.loss_table import SENTENCE_LOSSES
 from recipes.regularizers import Regularized
 from recipes.settings import Setting, flag
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoSENT(PairTraining, Regularized):
+class CoSENT(PairTraining, SentenceEncoding, Regularized):
     group = "loss"
 
     loss: Literal["cosent", "angle", "sbert"] = "cosent"
@@ -22,8 +22,6 @@ class CoSENT(PairTraining, Regularized):
     """Inverse temperature of the cosines."""
     class_threshold: Annotated[float, Setting(part_of=("loss=sbert",))] = 0.5
     """sbert only: labels above it are class 1, others 0 (the article cuts STS-B at 2.5)."""
-    pooling: Literal["cls", "mean", "first-last-avg"] | None = None
-    """Default: what the model's folder says, else cls."""
 
     @property
     def cited(self) -> list[str]:

@@ -48,7 +48,7 @@ class SimilarityAndClasses:
         # Model
         texts = [text for pair in train for text in (pair.text1, pair.text2)]
         self.tokenizer = choose_tokenizer(recipe, [*texts, *(text for text, _ in also)])
-        self.model = make_encoder(recipe, self.tokenizer, pooling=recipe.pooling)
+        self.model = make_encoder(recipe, self.tokenizer)
         self.prompt = choose_prompt(recipe, accelerator, self.model)
         if self.model.prompt_tokens(self.tokenizer, self.prompt):
             raise ValueError(f"{recipe.model} pools without its prompt, which two tasks cannot: give --prompt ''")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from recipes.base import PairTraining
+from recipes.base import PairTraining, SentenceEncoding
 from recipes.loss_table import SENTENCE_LOSSES
 from recipes.regularizers import Regularized
 from recipes.settings import Setting, flag
@@ -15,7 +15,7 @@ SIMBERT = ("tasks=simbert",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TwoTasks(PairTraining, Regularized):
+class TwoTasks(PairTraining, SentenceEncoding, Regularized):
     group = "loss"
 
     tasks: Literal["similarity_classes", "simbert"] = "similarity_classes"
@@ -26,8 +26,6 @@ class TwoTasks(PairTraining, Regularized):
     """similarity_classes: the loss of the first task, as in train_cosent.py."""
     scale: Annotated[float, Setting(above=0)] = 20.0
     """Inverse temperature of the cosines; SimBERT has 30."""
-    pooling: Annotated[Literal["cls", "mean", "first-last-avg"] | None, Setting(part_of=CLASSES)] = None
-    """similarity_classes: default is what the model's folder says, else cls."""
     also: Annotated[str, Setting(part_of=CLASSES)] = "embedded:classes_zh"
     """Texts with a class each, on which the same encoder is trained as a second task. Its classification layer is saved
     beside the encoder, in second_task/."""
@@ -68,6 +66,7 @@ class TwoTasks(PairTraining, Regularized):
             raise ValueError("--lora-save adapter would leave the second task's layer without its encoder: use merged")
         if self.tasks == "simbert":
             given = [name for name in ("prompt", "pooling", "also_dev") if getattr(self, name) is not None]
+            given += ["encoder"] * (self.encoder != "bert")
             if foreign := [*given, *self.regularizers]:
                 raise ValueError(f"{flag(foreign[0])} is for --tasks similarity_classes, not for simbert")
         if self.weighting == "sum":

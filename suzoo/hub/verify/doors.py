@@ -45,6 +45,9 @@ CAUSAL_LM = partial(open_language_model, auto_class="AutoModelForCausalLM")
 MASKED_LM = partial(open_language_model, auto_class="AutoModelForMaskedLM")
 DOORS = {  # names as a user would write them
     "SentenceTransformer": Way(open_sentence_transformer, "sentence-transformers"),
+    "SentenceTransformer, trust_remote_code": Way(
+        partial(open_sentence_transformer, trust=True), "sentence-transformers"
+    ),
     "AutoModel": Way(open_auto_model),
     "AutoModel, trust_remote_code": Way(open_remote_encoder, STOCK_CONFIG_REMOTE_CODE),
     "CrossEncoder": Way(open_cross_encoder, "sentence-transformers"),

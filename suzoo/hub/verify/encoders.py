@@ -19,6 +19,8 @@ def _pool(output, mask_BL, promise: dict):
         hidden_BLD = (output.hidden_states[1] + output.hidden_states[-1]) / 2
     if promise["pooling"] == "cls":
         pooled_BD = hidden_BLD[:, 0]
+    elif promise["pooling"] == "last":
+        pooled_BD = hidden_BLD[range(len(hidden_BLD)), mask_BL.sum(1) - 1]
     else:
         weights_BL1 = mask_BL[..., None].to(hidden_BLD.dtype)
         pooled_BD = (hidden_BLD * weights_BL1).sum(1) / weights_BL1.sum(1)
@@ -32,22 +34,22 @@ def _prompted(promise: dict) -> dict[str, str]:
     return {"output": ""} | {f"output.{name}": text for name, text in promise.get("prompts", {}).items()}
 
 
-def open_sentence_transformer(folder: str, promise: dict) -> dict:
+def open_sentence_transformer(folder: str, promise: dict, *, trust: bool = False) -> dict:
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(folder, device="cpu", model_kwargs=float32())
+    model = SentenceTransformer(folder, device="cpu", model_kwargs=float32(), trust_remote_code=trust)
     outputs = {"output": model.encode(promise["inputs"], prompt="")}
     for name in promise.get("prompts", {}):
         outputs[f"output.{name}"] = model.encode(promise["inputs"], prompt_name=name)
     return outputs
 
 
-def open_auto_model(folder: str, promise: dict) -> dict:
+def open_auto_model(folder: str, promise: dict, *, trust: bool = False) -> dict:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    model = AutoModel.from_pretrained(folder, trust_remote_code=False, **float32()).eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+    model = AutoModel.from_pretrained(folder, trust_remote_code=trust, **float32()).eval()
     outputs = {}
     for tensor, prompt in _prompted(promise).items():
         texts = [prompt + text for text in promise["inputs"]]
@@ -65,6 +67,8 @@ def open_remote_encoder(folder: str, promise: dict) -> dict:
 
     model = AutoModel.from_pretrained(folder, trust_remote_code=True, **float32()).eval()
     assert "transformers_modules" in type(model).__module__, f"{type(model)} is not the code in the folder"
+    if not hasattr(model, "encode"):  # the encoder's own code, pooled by hand as a stock one
+        return open_auto_model(folder, promise, trust=True)
     outputs = {"output": model.encode(promise["inputs"], prompt="")}
     for name in promise.get("prompts", {}):
         outputs[f"output.{name}"] = model.encode(promise["inputs"], prompt_name=name)
