@@ -11,9 +11,8 @@ from typing import Literal
 
 import tyro
 
-from suzoo.data import DataError, read_texts, train_unigram, train_wordpiece
+from suzoo.data import DataError, read_texts, save_tokenizer, train_unigram, train_wordpiece
 from suzoo.engine import run_script
-from suzoo.models._tokenizer_files import save_tokenizer
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from suzoo.data.vocabulary import (
 )
 from suzoo.models._batching import token_budget_batches
 from suzoo.models._dialogue import SPEAKER_TOKENS, DialogueLayout, Turn, chat_template
+from suzoo.models._tokenizer_files import load_tokenizer, save_tokenizer
 
 __all__ = [
     "SPEAKER_TOKENS",
@@ -61,6 +62,7 @@ __all__ = [
     "encode_words",
     "fingerprint",
     "flat_batch",
+    "load_tokenizer",
     "log_duplicates",
     "masked_batch",
     "num_ids",
@@ -75,6 +77,7 @@ __all__ = [
     "read_rows",
     "read_seq2seq",
     "read_texts",
+    "save_tokenizer",
     "segment_chinese",
     "slim_vocabulary",
     "token_budget_batches",

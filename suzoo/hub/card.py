@@ -26,7 +26,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult
@@ -38,31 +38,12 @@ import suzoo.models  # noqa: F401  AutoConfig knows our model types by it
 from suzoo.hub._examples import Examples, examples_in
 from suzoo.hub.citations import citations
 from suzoo.hub.public import is_local, public_record
+from suzoo.hub.tasks import task_named
 from suzoo.hub.verify import read_promise
 
 REPO_PLACEHOLDER = "OWNER/MODEL"  # in the snippets until the model is pushed; push puts the repo id here
 
 
-class Task(NamedTuple):
-    """What the Hub is told about a kind of model: the card's template, the pipeline, tags, the task of its scores."""
-
-    template: str
-    pipeline_tag: str
-    tags: tuple[str, ...]
-    task_type: str
-
-
-TASKS = {
-    "sentence-embedding": Task(
-        "cosent.md", "sentence-similarity", ("feature-extraction", "cosent"), "semantic-similarity"
-    ),
-    "cross-encoder": Task("cosent.md", "text-ranking", ("cross-encoder", "cosent"), "text-ranking"),
-    "classifier": Task("classifier.md", "text-classification", (), "text-classification"),
-    "causal-lm": Task("dialogpt.md", "text-generation", ("conversational", "dialogpt"), "text-generation"),
-    "seq2seq-lm": Task("unilm.md", "text-generation", ("summarization", "unilm"), "summarization"),
-    "masked-lm": Task("mlm.md", "fill-mask", (), "fill-mask"),
-    "t-ta": Task("tta.md", "fill-mask", ("t-ta", "sentence-similarity"), "fill-mask"),
-}
 # The oldest transformers that opens a folder, see docs/hub.md
 STOCK_NEEDS = "5.17"
 OWN_CODE_NEEDS = "5.17"
@@ -218,7 +199,7 @@ def write_card(
     run = public_record(run)
     kind, recipe = promise["kind"], run["recipe"]
     loss = "simbert" if recipe.get("tasks") == "simbert" else recipe.get("loss", "cosent")
-    task = TASKS["t-ta" if promise.get("scores") else kind]
+    task = task_named(promise)
     with_st = kind in ("sentence-embedding", "cross-encoder") and promise.get("pooling") != "first-last-avg"
     from_scratch = recipe.get("model") in (None, "")
     languages = _languages(run)
@@ -262,7 +243,7 @@ def write_card(
             vocabulary=f"{vocabulary:,}",
             citations=citations(
                 run,
-                "t-ta" if promise.get("scores") else kind,
+                task.citations,
                 getattr(config, "position_embedding_type", None),
                 template_folder() / "citations.bib",
             ),

@@ -10,12 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-ARCHITECTURES = {
-    "causal-lm": ["kexue7718", "arxiv191100536"],
-    "seq2seq-lm": ["kexue6933", "arxiv190503197"],
-    "masked-lm": ["arxiv181004805"],
-    "t-ta": ["kexue7661", "arxiv200408097"],
-}
 POSITIONS = {"nezha": ["arxiv190900204"], "rope": ["kexue8265", "arxiv210409864"]}
 # fields of a recipe: of numbers and switches when they are on, of choices by the choice
 SWITCHES = {
@@ -59,17 +53,17 @@ def read_entries(text: str) -> dict[str, str]:
     return {re.match(r"@\w+\{([^,\s]+)", entry)[1]: entry.strip() for entry in entries}  # ty: ignore[not-subscriptable]
 
 
-def citations(run: dict, architecture: str | None, positions: str | None, bibliography: Path) -> str:
+def citations(run: dict, architecture: Iterable[str], positions: str | None, bibliography: Path) -> str:
     """The BibTeX of a card, each entry once.
 
     Args:
         run: the record of the run; its own `citations` are those of the losses.
-        architecture: a key of `ARCHITECTURES`, or another kind of model, which stands for none.
+        architecture: keys of the entries of its kind of model, see `tasks.TASKS`.
         positions: the model's `position_embedding_type`.
         bibliography: `citations.bib`.
     """
     known = read_entries(bibliography.read_text(encoding="utf-8"))
-    keys = [*ARCHITECTURES.get(architecture or "", ()), *POSITIONS.get(positions or "", ()), *_methods(run["recipe"])]
+    keys = [*architecture, *POSITIONS.get(positions or "", ()), *_methods(run["recipe"])]
     chosen = {key: known[key] for key in keys} | read_entries(run.get("citations") or "")
     return "\n\n".join(chosen.values())
 

@@ -59,12 +59,6 @@ def window_rule(
     return may_see
 
 
-def bidirectional_mask(config: PreTrainedConfig, inputs_embeds: Tensor, attention_mask: Tensor | None):
-    """Every token sees every token. `attention_mask` (B, L): 1 for tokens, 0 for padding; None is all ones."""
-    near = window_rule(config, inputs_embeds, attention_mask)
-    return create_bidirectional_mask(config, inputs_embeds, attention_mask, and_mask_function=near)
-
-
 def causal_mask(
     config: PreTrainedConfig,
     inputs_embeds: Tensor,

@@ -7,8 +7,6 @@ Shapes: B batch, L queries, S keys, D hidden, F intermediate, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -378,17 +376,6 @@ class MLMHeadPreTrainedModel(BackbonePreTrainedModel):
         if kwargs.get("num_items_in_batch") is None:
             kwargs = {**kwargs, "num_items_in_batch": num_labels.clamp_min(1)}
         return self.loss_function(logits=logits_BLV, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Generator[None]:
-    """Dropout off inside, the mode as it was after."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def keep_logits(hidden_BLD: Tensor, logits_to_keep: int | Tensor) -> Tensor:

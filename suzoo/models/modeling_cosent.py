@@ -22,6 +22,7 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from ._batching import padded_groups, sorted_sentences, token_budget_batches
+from ._modes import evaluating
 from ._pooling import POOLINGS, without_prompt
 from ._ragged import RAGGED_SDPA, ragged_layout
 from ._sentence_files import (
@@ -314,10 +315,9 @@ class CoSENTModel(StockEncoderWrapper):
         prompt_length = self.prompt_tokens(tokenizer, prompt)
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         ids, truncated = tokenize(tokenizer, list(distinct), self._max_length(tokenizer, max_length), return_truncated)
-        was_training, vectors = self.training, None
-        self.eval()
+        vectors = None
         lengths = [len(row) for row in ids]
-        with tqdm(total=len(ids), desc="encode", unit=" texts", disable=not progress) as bar:
+        with evaluating(self), tqdm(total=len(ids), desc="encode", unit=" texts", disable=not progress) as bar:
             for rows in token_budget_batches(lengths, batch_tokens):
                 flat = torch.tensor([token for row in rows for token in ids[row]], device=self.device)
                 batch = self(flat, lengths=[lengths[row] for row in rows], prompt_length=prompt_length)
@@ -326,7 +326,6 @@ class CoSENTModel(StockEncoderWrapper):
                     vectors = batch.new_empty(len(ids), batch.shape[1])
                 vectors[torch.from_numpy(rows).to(self.device)] = batch
                 bar.update(len(rows))
-        self.train(was_training)
         if vectors is None:
             vectors = torch.empty(0, self.config.hidden_size, device=self.device)
         if self.normalize if normalize is None else normalize:
@@ -484,9 +483,7 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
         ids, types = inputs["input_ids"], inputs.get("token_type_ids")
         lengths = [len(row) for row in ids]
         scores = torch.empty(len(ids), device=self.device)
-        was_training = self.training
-        self.eval()
-        with tqdm(total=len(ids), desc="predict", unit=" pairs", disable=not progress) as bar:
+        with evaluating(self), tqdm(total=len(ids), desc="predict", unit=" pairs", disable=not progress) as bar:
             for rows in token_budget_batches(lengths, batch_tokens):
                 batch = {"input_ids": torch.tensor([t for row in rows for t in ids[row]], device=self.device)}
                 if types is not None:
@@ -494,7 +491,6 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
                 logits = self(**batch, lengths=[lengths[row] for row in rows]).logits
                 scores[torch.from_numpy(rows).to(self.device)] = logits[:, 0].float()
                 bar.update(len(rows))
-        self.train(was_training)
         return scores.cpu().numpy() if output == "numpy" else scores
 
     def rank(self, query: str, documents: Sequence[str], *, top_k: int | None = None, **options) -> list[dict]:

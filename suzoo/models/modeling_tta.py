@@ -28,6 +28,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from ._masks import off_diagonal_mask
+from ._modes import evaluating
 from ._position_kinds import tokens_seen, visible_keys
 from ._positions import count_positions, document_ids, training_positions
 from ._spelling import confusions, same_script
@@ -38,7 +39,6 @@ from ._transformer import (
     Encoder,
     MLMHead,
     MLMHeadPreTrainedModel,
-    evaluating,
 )
 from ._versions import refuse_unknown
 from .configuration_tta import TTAConfig

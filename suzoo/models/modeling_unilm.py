@@ -35,6 +35,7 @@ from ._generation import (
 )
 from ._linear_attention import refuse_packed
 from ._masks import prefix_mask
+from ._modes import evaluating
 from ._position_kinds import tokens_seen, visible_keys
 from ._positions import count_positions, document_ids, training_positions
 from ._self_terminating import add_self_termination
@@ -45,7 +46,6 @@ from ._transformer import (
     Encoder,
     MLMHead,
     MLMHeadPreTrainedModel,
-    evaluating,
     keep_logits,
     num_cached,
 )

@@ -13,9 +13,10 @@ from huggingface_hub import ModelCard
 
 from suzoo.hub._examples import EXAMPLES
 from suzoo.hub.card import OWN_CODE_NEEDS, REPO_PLACEHOLDER, STOCK_NEEDS, eval_results, template_folder, write_card
-from suzoo.hub.citations import ARCHITECTURES, CHOICES, POSITIONS, SWITCHES, read_entries
+from suzoo.hub.citations import CHOICES, POSITIONS, SWITCHES, read_entries
 from suzoo.hub.contents import contents_of
 from suzoo.hub.public import public_name
+from suzoo.hub.tasks import TASKS
 from suzoo.losses.citations import BIBTEX, cite
 from suzoo.models import CoSENTModel
 from tests.hub.folders import LANGUAGE_MODELS, METRICS, RUN, finish_run, make_encoder
@@ -228,7 +229,7 @@ def test_every_method_of_the_recipe_is_cited_once(folder, language_folders, tmp_
 
 def test_every_key_has_an_entry_and_every_entry_a_method():
     entries = read_entries((template_folder() / "citations.bib").read_text())
-    tables = [ARCHITECTURES, POSITIONS, SWITCHES, *CHOICES.values()]
+    tables = [{kind: task.citations for kind, task in TASKS.items()}, POSITIONS, SWITCHES, *CHOICES.values()]
     assert {key for table in tables for keys in table.values() for key in keys} == set(entries)
     losses = read_entries(cite(*BIBTEX))
     assert not set(entries) & set(losses)

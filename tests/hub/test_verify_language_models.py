@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from suzoo.hub import golden
+from suzoo.hub import questions
 from suzoo.hub import verify as v
 from suzoo.hub.golden import check_with_suzoo, write_golden
 from suzoo.hub.publish import publish
@@ -52,7 +52,7 @@ def test_every_door_is_promised_and_opens_with_suzoo(name, language_folders):
     door = check_with_suzoo(language_folders[name])
     assert door.status == "ok" and door.difference < 1e-5, door.note
     if "new_tokens" in promise:
-        assert max(promise["new_tokens"]) == golden.MAX_NEW_TOKENS and len(promise["inputs"]) >= 4
+        assert max(promise["new_tokens"]) == questions.MAX_NEW_TOKENS and len(promise["inputs"]) >= 4
         assert isinstance(promise["inputs"][0], list) == (name in ("blog", "dialogue"))
 
 
@@ -116,8 +116,8 @@ def test_token_ids_are_compared_exactly():
 def test_continuations_end_before_a_tie(tmp_path):
     """Which of two equally likely tokens comes first is a matter of rounding, so it is not promised."""
     model, tokenizer = make_language_model("gpt2")
-    settled = golden._settled_tokens(model, tokenizer, "a man")
-    assert len(settled) == golden.MAX_NEW_TOKENS
+    settled = questions._settled_tokens(model, tokenizer, "a man")
+    assert len(settled) == questions.MAX_NEW_TOKENS
     steps = []
 
     def tie(module, inputs, output):
@@ -126,7 +126,7 @@ def test_continuations_end_before_a_tie(tmp_path):
             output.logits[:, -1] = output.logits[:, -1].clamp_max(output.logits[:, -1].topk(2).values[..., -1:])
 
     model.register_forward_hook(tie)
-    assert golden._settled_tokens(model, tokenizer, "a man") == settled[:3]
+    assert questions._settled_tokens(model, tokenizer, "a man") == settled[:3]
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()

@@ -298,3 +298,28 @@ def test_cross_encoder_starts_from_a_plain_encoder_and_predicts_nothing_for_noth
     assert model.predict(PAIRS).shape == (6,) and model.predict([]).shape == (0,)
     with pytest.raises(ValueError, match="pair 0 is not"):
         model.predict(["ab"])
+
+
+@pytest.mark.parametrize("kind", [CoSENTModel, CoSENTCrossEncoder])
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_every_submodule_keeps_its_mode(kind, interrupted, monkeypatch):
+    """A frozen part in eval mode stays in it; also where Ctrl-C ends the call."""
+    model = kind(tiny_config()).train()
+    model.tokenizer = tiny_tokenizer()
+    model.encoder.get_input_embeddings().eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    assert len(set(before.values())) == 2
+    texts = ["a b"] if kind is CoSENTModel else [("a b", "c")]
+    call = model.encode if kind is CoSENTModel else model.predict
+    if interrupted:
+
+        def interrupt(*arguments, **options):
+            assert not model.training
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(model, "forward", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            call(texts)
+    else:
+        call(texts)
+    assert {name: module.training for name, module in model.named_modules()} == before

@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 from suzoo.models import UniLMConfig
-from suzoo.models._masks import bidirectional_mask, causal_mask, off_diagonal_mask, prefix_mask
+from suzoo.models._masks import causal_mask, off_diagonal_mask, prefix_mask
 from tests.models.tiny import SIZES
 
 TABLES = {
@@ -34,9 +34,7 @@ def build(rule: str, implementation: str = "sdpa", attention_mask=None, batch: i
     arguments = (config(implementation), embeds, attention_mask)
     if rule == "prefix":
         return prefix_mask(*arguments, is_source=TYPES.expand(batch, -1) == 0)
-    return {"bidirectional": bidirectional_mask, "causal": causal_mask, "off-diagonal": off_diagonal_mask}[rule](
-        *arguments
-    )
+    return {"causal": causal_mask, "off-diagonal": off_diagonal_mask}[rule](*arguments)
 
 
 @pytest.mark.parametrize("rule", TABLES)

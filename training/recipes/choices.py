@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from suzoo.data import added_ids, fingerprint, num_ids, train_wordpiece
+from suzoo.data import added_ids, fingerprint, load_tokenizer, num_ids, train_wordpiece
 from suzoo.engine import check_same_everywhere
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel, GRUEncoderConfig
 from suzoo.models._stock_encoder import POSITIONS_BEHIND_PADDING, missing_weights
-from suzoo.models._tokenizer_files import load_tokenizer
 from suzoo.optimizers import (
     AccumulatedAdamW,
     AccumulatedSGD,

@@ -31,13 +31,13 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from suzoo.data import describe, log_duplicates
+from suzoo.data import describe, log_duplicates, save_tokenizer
 from suzoo.distributed import rank, together
 from suzoo.engine import RunFolder, end_training, full_state_dict
 from suzoo.hub.publish import publish
+from suzoo.hub.tasks import task_of
 from suzoo.losses.citations import cite
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel
-from suzoo.models._tokenizer_files import save_tokenizer
 from suzoo.optimizers import get_schedule
 
 logger = logging.getLogger(__name__)
@@ -159,7 +159,11 @@ def unsharded_copy(accelerator: Accelerator, model: nn.Module) -> nn.Module:
     """What `finish` saves: the model itself, or where it will be sharded a copy that holds no weights yet.
 
     No process can save or run its shards alone.
+
+    Raises:
+        ValueError: a model of no kind that can be checked and described at the end.
     """
+    task_of(model)
     if accelerator.distributed_type != DistributedType.FSDP:
         return model
     empty = {

@@ -18,7 +18,7 @@ from suzoo.data import Examples, token_budget_batches, without_inner_spaces
 from suzoo.distributed import all_reduce_sum, rank, world_size
 from suzoo.engine import RunFolder, TokenBatches
 from suzoo.losses import chunked_loss, cross_entropy_loss
-from suzoo.models._self_terminating import SelfTerminatingHead
+from suzoo.models import SelfTerminatingHead
 from suzoo.models._stock_encoder import sharded_units
 
 IGNORED = -100

@@ -124,7 +124,7 @@ def simbert() -> TwoTasks:
         max_length=32,
         hidden_size=128,
         num_layers=3,
-        lr=1e-3,
+        lr=2e-3,
         epochs=20,
         batch_size=64,
     )

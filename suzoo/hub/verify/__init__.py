@@ -9,15 +9,15 @@ What is promised, the inputs and the expected outputs are in `golden.safetensors
 """
 
 from .check import Door, check_door, check_promised_door, compare, format_table, passed
-from .doors import DOORS, STOCK_CONFIG_REMOTE_CODE, Way, unmet
+from .doors import STOCK_CONFIG_REMOTE_CODE, WAYS, Way, unmet
 from .golden_file import GOLDEN_FILE, TOLERANCE, read_golden, read_promise
 from .process import run_apart, time_limit, verify
 
 __all__ = [
-    "DOORS",
     "GOLDEN_FILE",
     "STOCK_CONFIG_REMOTE_CODE",
     "TOLERANCE",
+    "WAYS",
     "Door",
     "Way",
     "check_door",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .doors import DOORS, Way, unmet
+from .doors import WAYS, Way, unmet
 from .golden_file import TOLERANCE, read_golden, read_promise
 from .trust import foreign_code, foreign_modules
 
@@ -70,7 +70,7 @@ def check_promised_door(name: str, folder: str | Path, *, trust_remote_code: boo
 
     One that would run code of the folder which is not suzoo's stays shut without `trust_remote_code`: it is "failed".
     """
-    way = DOORS[name]
+    way = WAYS[name]
     if missing := way.needs and unmet(way.needs):
         return Door(name, "not checked", note=missing)
     foreign = foreign_code(folder) if "trust_remote_code" in name else ""

@@ -43,7 +43,7 @@ class Way(NamedTuple):
 STOCK_CONFIG_REMOTE_CODE = "transformers>=5.19"
 CAUSAL_LM = partial(open_language_model, auto_class="AutoModelForCausalLM")
 MASKED_LM = partial(open_language_model, auto_class="AutoModelForMaskedLM")
-DOORS = {  # names as a user would write them
+WAYS = {  # names as a user would write them
     "SentenceTransformer": Way(open_sentence_transformer, "sentence-transformers"),
     "SentenceTransformer, trust_remote_code": Way(
         partial(open_sentence_transformer, trust=True), "sentence-transformers"
