@@ -164,7 +164,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         # update and store
         if not jobs:
             return loss
-        torch._foreach_add_([job.state["step"] for job in jobs], 1)
+        torch._foreach_add_([job.state["step"] for job in jobs], [torch.ones(())] * len(jobs))
         watched = [] if self._warned_of_rounding else low_precision_matrices(jobs)
         with noise_of_step(jobs):
             for job in alone:
@@ -267,29 +267,30 @@ class RuleOptimizer(torch.optim.Optimizer):
                     kernels.append((job, kernel, call))
                     continue
             if self._can_foreach(job):
-                together.setdefault((id(job.arguments), job.param.dtype, job.param.device), []).append(job)
+                # arguments are those of one group and device
+                together.setdefault((id(job.arguments), job.param.dtype), []).append(job)
             else:
                 alone.append(job)
         return kernels, list(together.values()), alone
 
     def _can_foreach(self, job: Job) -> bool:
         """Multi-tensor kernels want one dtype throughout; a compiled optimizer uses them for its small tensors."""
-        rule, param, grad, dtype = self.rule, job.param, job.grad, job.param.dtype
+        rule, param, grad, group, dtype = self.rule, job.param, job.grad, job.group, job.param.dtype
         return (
             rule.foreach is not None
             and grad is not None
-            and job.group["foreach"] is not False
+            and group["foreach"] is not False
+            and not group.get("lazy")
             and grad.dtype == dtype == compute_dtype(param)
-            and not job.lazy
             and all([job.state[name].dtype == dtype for name in job.names])
+            and param.numel() <= rule.foreach_up_to
             and not (rule.needs_matrices and isinstance(param, DTensor))
-            and rule.can_foreach(job)
         )
 
     def _update_together(self, jobs: list[Job]) -> None:
         foreach, arguments = self.rule.foreach, jobs[0].arguments
         assert foreach is not None
-        params, grads = [local(job.param).detach() for job in jobs], [local(job.grad) for job in jobs]
+        params, grads = [local(job.param) for job in jobs], [local(job.grad) for job in jobs]
         states = [[local(job.state[name]) for job in jobs] for name in jobs[0].names]
         # a rule that needs whole matrices makes the pieces itself
         whole = self.rule.needs_matrices

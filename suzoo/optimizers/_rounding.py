@@ -20,7 +20,7 @@ def low_precision_matrices(jobs: list[Job]) -> Watched:
     watched: dict[int, tuple[Job, Tensor]] = {}
     for job in jobs:
         param, group = job.param, job.group
-        if param.dtype == compute_dtype(param) or group["rounding"] != "nearest" or id(group) in watched:
+        if group["rounding"] != "nearest" or param.dtype == compute_dtype(param) or id(group) in watched:
             continue
         matrix = group["lr"] > 0 and param.dim() > 1 and local(param).numel() > 0
         if matrix and job.state["step"].item() in (1, 10, 100, 1000):

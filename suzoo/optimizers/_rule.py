@@ -232,9 +232,13 @@ def update_kernel(
     lazy: bool,
     **options: Any,
 ) -> None:
-    """`apply_update` as `compiled` takes it: the states and the options that are tensors (`names`) follow."""
+    """`apply_update` as `compiled` takes it: the states and the options that are tensors (`names`) follow, of which
+    "square_sum" becomes that of the new weights."""
     states, named = rest[:num_states], dict(zip(names, rest[num_states:], strict=True))
     apply_update(update, param, grad, states, compensation, rounding, lazy, options | named)
+    if (square_sum := named.get("square_sum")) is not None:
+        squares = read(param, compensation).square()
+        square_sum.copy_(squares.sum(-1, keepdim=True) if square_sum.dim() else squares.sum())
 
 
 def kernel_of_update(job: Job) -> Kernel | None:
@@ -260,6 +264,7 @@ def kernel_of_update(job: Job) -> Kernel | None:
             **{name: option for name, option in job.arguments.items() if name not in named},
         },
         flat=not by_rows and all([t is None or t.is_contiguous() for t in tensors]),
+        square_sum="square_sum" in named,
     )
 
 
@@ -281,7 +286,7 @@ class Rule:
         derived: (group, kind, step) -> arguments that follow from the options; the first step is 1.
         new_state: (param, group, kind) -> states, where they are not all zeros of the parameter's shape.
         foreach: `update` on lists of tensors, in place, with the same arguments; None if there is no such form.
-        can_foreach: (job) -> whether that form takes this parameter.
+        foreach_up_to: elements of the largest tensor that this form takes.
         apply: the plain form of a job.
         kernel: (job) -> what to compile for it, or None where there is nothing to compile.
         needs_matrices: the update reduces over the whole tensor: flat pieces are refused.
@@ -301,7 +306,7 @@ class Rule:
     derived: Callable[[Group, Any, float], dict[str, Any]] | None = None
     new_state: Callable[[Tensor, Group, Any], dict[str, Tensor]] | None = None
     foreach: Callable | None = None
-    can_foreach: Callable[[Job], bool] = lambda job: True
+    foreach_up_to: float = math.inf
     apply: Callable[[Job], None] = apply_in_pieces
     kernel: Callable[[Job], Kernel | None] = kernel_of_update
     needs_matrices: bool = False

@@ -56,13 +56,16 @@ def cache_size() -> int:
 
 
 def cache_pieces(*lists: list[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
-    """Lists of tensors of equal shapes, to be worked on together: all at once, but a large tensor on a CPU in slices
-    along its first dimension, each of which goes through a whole rule while it is in the cache. Tensors with fewer rows
-    than the first list's (a number, say) are passed whole."""
+    """Lists of tensors of equal shapes, on one device, to be worked on together: all at once, but a large tensor on a
+    CPU in slices along its first dimension, each of which goes through a whole rule while it is in the cache. Tensors
+    with fewer rows than the first list's (a number, say) are passed whole."""
+    if lists[0] and lists[0][0].device.type != "cpu":
+        yield lists
+        return
     small, chunk = [], cache_size()
     for tensors in zip(*lists, strict=True):
         first = tensors[0]
-        if first.device.type != "cpu" or first.numel() <= chunk or first.dim() == 0:
+        if first.numel() <= chunk or first.dim() == 0:
             small.append(tensors)
             continue
         rows = first.shape[0]
@@ -72,6 +75,11 @@ def cache_pieces(*lists: list[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
             yield tuple([t[piece] if t.dim() and t.shape[0] == rows else t] for t in tensors)
     if small:
         yield tuple(list(column) for column in zip(*small, strict=True))
+
+
+def shrink(tensors: list[Tensor], factor: float) -> None:
+    """Multiply all in place. By a tensor: a number would become one for each of them."""
+    torch._foreach_mul_(tensors, torch.full((), factor, dtype=tensors[0].dtype, device=tensors[0].device))
 
 
 def gradient_of(param: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._driver import RuleOptimizer
 from suzoo.optimizers._rule import BETAS, COUNT, EPS, FLAG, Group, Job, Rule, one_of
-from suzoo.optimizers._tensors import Rounding, local
+from suzoo.optimizers._tensors import Rounding, local, shrink
 
 SecondMoment = Literal["mean_sq", "sum_scaled_sq"]
 
@@ -95,14 +95,16 @@ def adamw_update_foreach(
     """`adamw_update` on lists, in place; the gradients are left alone."""
     torch._foreach_lerp_(momenta, grads, 1 - beta1)
     torch._foreach_lerp_(second_moments, torch._foreach_mul(grads, grads), 1 - beta2)
-    roots = torch._foreach_div(second_moments, correction2)
+    # the correction of v leaves the root, and joins that of m in the rate: one pass less
+    root = math.sqrt(correction2)
     if eps_inside:
-        torch._foreach_add_(roots, eps)
-    torch._foreach_sqrt_(roots)
-    if not eps_inside:
-        torch._foreach_add_(roots, eps)
-    torch._foreach_mul_(params, 1 - lr * weight_decay)
-    torch._foreach_addcdiv_(params, momenta, roots, value=-lr * lr_factor / correction1)
+        roots = torch._foreach_add(second_moments, eps * correction2)
+        torch._foreach_sqrt_(roots)
+    else:
+        roots = torch._foreach_sqrt(second_moments)
+        torch._foreach_add_(roots, eps * root)
+    shrink(params, 1 - lr * weight_decay)
+    torch._foreach_addcdiv_(params, momenta, roots, value=-lr * lr_factor * root / correction1)
 
 
 def _derived(group: Group, kind: None, step: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._driver import RuleOptimizer
 from suzoo.optimizers._rule import BELOW_1, COUNT, FLAG, Job, Rule
-from suzoo.optimizers._tensors import Rounding, local
+from suzoo.optimizers._tensors import Rounding, local, shrink
 
 
 def sgd_move(
@@ -59,10 +59,10 @@ def sgd_update_foreach(
     decoupled: bool,
 ) -> None:
     """`sgd_update` on lists, in place; the gradients are left alone."""
-    torch._foreach_mul_(momenta, beta)
+    shrink(momenta, beta)
     torch._foreach_add_(momenta, grads, alpha=1 - dampening)
     if decoupled:
-        torch._foreach_mul_(params, 1 - lr * weight_decay)
+        shrink(params, 1 - lr * weight_decay)
         torch._foreach_add_(params, momenta, alpha=-lr)
         return
     torch._foreach_add_(momenta, params, alpha=(1 - dampening) * weight_decay)

@@ -10,6 +10,7 @@ when a gradient is zero, and the weights become NaN.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -104,40 +105,17 @@ def adafactor_update(
     return param - decay - step, *new
 
 
-def adafactor_update_foreach(
-    params: list[Tensor],
-    grads: list[Tensor],
-    second_moments: list[Tensor],
-    *,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: tuple[float, float],
-    clip_threshold: float | None,
-    scale_parameter: bool,
-    weight_decay: float,
-    dims: None,
-    momentum_on: MomentumOn,
-    scale_weight_decay: bool,
-) -> None:
-    """`adafactor_update` on lists of parameters that are not factored and have no momentum, in place."""
-    assert dims is None and beta1 == 0
-    squares = torch._foreach_mul(grads, grads)
-    torch._foreach_add_(squares, eps[0])
-    torch._foreach_lerp_(second_moments, squares, 1 - beta2)
-    updates = torch._foreach_div(grads, torch._foreach_sqrt(second_moments))
-    sizes = torch.tensor([param.numel() for param in params], dtype=params[0].dtype).sqrt().to(params[0].device)
-    scales = torch.ones_like(sizes)
-    if scale_parameter:
-        scales = (torch.stack(torch._foreach_norm(params)) / sizes).clamp_min(eps[1])
-    rates = lr * scales
-    decays = (rates if scale_weight_decay else lr * torch.ones_like(rates)) * weight_decay
-    if clip_threshold is not None:
-        rates = rates / (torch.stack(torch._foreach_norm(updates)) / sizes / clip_threshold).clamp_min(1.0)
-    torch._foreach_mul_(updates, rates.unbind())
-    if weight_decay:
-        torch._foreach_mul_(params, (1 - decays).unbind())
-    torch._foreach_sub_(params, updates)
+def adafactor_update_foreach(params: list[Tensor], grads: list[Tensor], *moments: list[Tensor], **options: Any) -> None:
+    """`adafactor_update` on lists of small tensors, in place: those of one shape are stacked and updated as one."""
+    by_shape: dict[torch.Size, list[tuple[Tensor, ...]]] = {}
+    for tensors in zip(params, grads, *moments, strict=True):
+        by_shape.setdefault(tensors[0].shape, []).append(tensors)
+    for alike in by_shape.values():
+        olds, some_grads, *some_moments = (list(column) for column in zip(*alike, strict=True))
+        stacks = [torch.stack(column) for column in (olds, some_grads, *some_moments)]
+        news = torch.vmap(partial(adafactor_update, **options))(*stacks)
+        for column, new in zip((olds, *some_moments), news, strict=True):
+            torch._foreach_copy_(column, list(new.unbind()))
 
 
 def _derived(group: Group, dims: tuple[int, int] | None, step: float) -> dict[str, Any]:
@@ -217,7 +195,7 @@ class AdaFactor(RuleOptimizer):
         min_dim_size_to_factor: keep the second moment whole when one of the two is smaller.
         momentum_on: average the clipped "update" (bojone, BigVision) or the whole "step" (mesh, transformers).
         rounding: see `RuleOptimizer`. momentum_dtype: see `Lion`.
-        foreach: multi-tensor kernels for vectors without momentum; off only with False. compile: three passes for each
+        foreach: small tensors of one shape are updated together; off only with False. compile: three passes for each
             large matrix (see `_adafactor_passes`).
 
     Raises:
@@ -268,7 +246,7 @@ class AdaFactor(RuleOptimizer):
         derived=_derived,
         new_state=_new_state,
         foreach=adafactor_update_foreach,
-        can_foreach=lambda job: job.names == ("second_moment",) and job.param.numel() > 0,
+        foreach_up_to=1 << 14,  # a larger tensor's arithmetic costs more than its calls
         apply=_apply,
         kernel=_kernel,
         needs_matrices=True,

@@ -18,7 +18,7 @@ from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._driver import RuleOptimizer
 from suzoo.optimizers._rule import BELOW_1, EPS, FLAG, Group, Rule, number, one_of, pair
-from suzoo.optimizers._tensors import Rounding
+from suzoo.optimizers._tensors import Rounding, shrink
 
 EpsPlacement = Literal["root", "inside", "raw"]
 
@@ -76,7 +76,7 @@ def adax_update_foreach(
         roots = torch._foreach_sqrt(second_moments)
         torch._foreach_add_(roots, eps)
     if decoupled:
-        torch._foreach_mul_(params, 1 - lr * weight_decay)
+        shrink(params, 1 - lr * weight_decay)
     torch._foreach_addcdiv_(params, momenta, roots, value=-lr)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
-from suzoo.optimizers._compiled import scalar, stored
+from suzoo.optimizers._compiled import stored
 from suzoo.optimizers._driver import RuleOptimizer
 from suzoo.optimizers._rule import (
     BELOW_1,
@@ -76,20 +76,27 @@ def tiger_update(
     *,
     kind: str,
     lr: float | Tensor,
-    beta: float,
+    weight: float | Tensor,
     weight_decay: float | Tensor,
     rms_floor: float,
-    shrink_ratio: float,
+    shrink_ratio: float | Tensor,
     rms: Tensor | None = None,
+    square_sum: Tensor | None = None,
     finite: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """New parameter and momentum. `rms` and `finite` are given when the tensors are a part of the matrix."""
-    if rms is None and kind in SHAPED:
+    """New parameter and momentum; `weight` is 1 - β.
+
+    `rms` and `finite` are given when the tensors are a part of the matrix, `square_sum` to a kernel: Σθ² of a matrix,
+    0-d, or of the rows of an embedding, (R, 1).
+    """
+    if square_sum is not None:
+        rms = stored((square_sum / (param.shape[-1] if kind == "embedding" else param.numel())).sqrt())
+    elif rms is None and kind in SHAPED:
         rms = tiger_rms(param, kind)
     if finite is None:
-        finite = all_finite(grad)
+        finite = stored(all_finite(grad))
     # m ← β m + (1 - β) g
-    new_momentum = momentum.lerp(grad, 1 - beta)
+    new_momentum = momentum.lerp(grad, weight)
     # θ ← θ - η (sign(m) + λ θ)
     new_param = tiger_step(param, new_momentum, rms, kind=kind, lr=lr, weight_decay=weight_decay, rms_floor=rms_floor)
     # a gradient that is not finite leaves m alone and pulls θ towards its neutral value
@@ -118,81 +125,36 @@ def tiger_move(
     return torch.where(num_finite > 0, moved, shrunk), momentum
 
 
-def _rms_of_sum(param: Tensor, square_sum: Tensor) -> Tensor:
-    """`tiger_rms` from Σθ² of a matrix, 0-d, or of the rows of an embedding, (R, 1)."""
-    return (square_sum / (param.shape[-1] if square_sum.dim() else param.numel())).sqrt()
-
-
-def tiger_pass(
-    param: Tensor,
-    grad: Tensor,
-    momentum: Tensor,
-    square_sum: Tensor,
-    finite: Tensor,
-    lr: Tensor,
-    weight_decay: Tensor,
-    weight: Tensor,
-    shrink_ratio: Tensor,
-    *,
-    kind: str,
-    rms_floor: float,
-) -> None:
-    """`tiger_update` of a matrix or an embedding, in place and in one pass over memory. `weight` is 1 - β.
-
-    `square_sum` is Σθ² of a matrix, 0-d, or of the rows of an embedding, (R, 1); it becomes that of the new weights.
-    """
-    rows = kind == "embedding"
-    rms = stored((square_sum / (param.shape[-1] if rows else param.numel())).sqrt())
-    old = momentum.to(param.dtype)
-    new_momentum = old + (grad - old) * weight
-    new_param = tiger_step(param, new_momentum, rms, kind=kind, lr=lr, weight_decay=weight_decay, rms_floor=rms_floor)
-    new_param = torch.where(finite, new_param, shrink_ratio * param)
-    squares = new_param.square()
-    square_sum.copy_(squares.sum(-1, keepdim=True) if rows else squares.sum())
-    momentum.copy_(torch.where(finite, new_momentum, old))
-    param.copy_(new_param)
-
-
 def tiger_update_foreach(
     params: list[Tensor],
     grads: list[Tensor],
     momenta: list[Tensor],
     *,
-    kind: str,
-    lr: float,
-    beta: float,
-    weight_decay: float,
-    rms_floor: float,
-    shrink_ratio: float,
     finite: Tensor | None = None,
+    **options: Any,
 ) -> None:
     """`tiger_update` on lists, in place. Without `finite`, waits for the device to see whether gradients are."""
     if finite is None and not bool(torch.stack([grad.sum() for grad in grads]).isfinite().all()):
         for param, grad, momentum in zip(params, grads, momenta, strict=True):
-            new_param, new_momentum = tiger_update(
-                param, grad, momentum, kind=kind, lr=lr, beta=beta, weight_decay=weight_decay, rms_floor=rms_floor,
-                shrink_ratio=shrink_ratio,
-            )  # fmt: skip
+            new_param, new_momentum = tiger_update(param, grad, momentum, **options)
             param.copy_(new_param)
             momentum.copy_(new_momentum)
         return
-    rates = None
-    if kind in SHAPED:
-        rates = [tiger_rms(param, kind).clamp_min(rms_floor).mul_(lr) for param in params]
-    pieces = cache_pieces(params, grads, momenta, *([] if rates is None else [rates]))
-    for some_params, some_grads, some_momenta, *some_rates in pieces:
-        torch._foreach_lerp_(some_momenta, some_grads, 1 - beta)
+    kind, lr = options["kind"], options["lr"]
+    rates = [[tiger_rms(p, kind).clamp_min(options["rms_floor"]).mul_(lr) for p in params]] if kind in SHAPED else []
+    for some_params, some_grads, some_momenta, *some_rates in cache_pieces(params, grads, momenta, *rates):
+        torch._foreach_lerp_(some_momenta, some_grads, options["weight"])
         directions = torch._foreach_sign(some_momenta)
         if not some_rates:
             torch._foreach_add_(some_params, directions, alpha=-0.5 * lr)
         else:
-            torch._foreach_add_(directions, some_params, alpha=weight_decay)
+            torch._foreach_add_(directions, some_params, alpha=options["weight_decay"])
             torch._foreach_mul_(directions, some_rates[0])
             torch._foreach_sub_(some_params, directions)
 
 
-def _facts(job: Job) -> dict[str, Any]:
-    """What the update must know of the whole matrix when it is run on a piece of it."""
+def _with_facts(job: Job) -> Job:
+    """With what the update must know of the whole matrix when it is run on a piece of it."""
     value = read(job.param, job.state.get("compensation"))
     facts: dict[str, Any] = {"rms": local(tiger_rms(value, job.kind)) if job.kind in SHAPED else None}
     if job.grad is None:
@@ -202,39 +164,17 @@ def _facts(job: Job) -> dict[str, Any]:
         facts |= {"num_finite": num_finite, "shrink": shrink}
     elif job.arguments["finite"] is None:
         facts["finite"] = local(all_finite(job.grad))
-    return facts
-
-
-def _with_facts(job: Job) -> Job:
-    return replace(job, arguments=job.arguments | _facts(job))
+    return replace(job, arguments=job.arguments | facts)
 
 
 def _kernel(job: Job) -> Kernel | None:
-    param, grad, momentum = job.param, job.grad, job.state["momentum"]
-    if (
-        grad is None
-        or isinstance(param, DTensor)
-        or job.kind not in SHAPED
-        or not (param.dtype == grad.dtype == compute_dtype(param))
-        or not all(t.is_contiguous() for t in (param, grad, momentum))
-    ):
+    if job.grad is None or isinstance(job.param, DTensor):
         return kernel_of_update(_with_facts(job))
-    by_rows, group, finite = job.kind == "embedding", job.group, job.arguments["finite"]
-    numbers = (group["lr"], group["weight_decay"], 1 - group["beta"], group["shrink_ratio"])
-    return Kernel(
-        tiger_pass,
-        (
-            param.detach(),
-            grad,
-            momentum,
-            job.sums.of(param, None, by_rows),
-            all_finite(grad) if finite is None else finite,
-            *(scalar(value, param.dtype, param.device) for value in numbers),
-        ),
-        {"kind": job.kind, "rms_floor": group["rms_floor"]},
-        flat=not by_rows,
-        square_sum=True,
-    )
+    if job.kind not in SHAPED:
+        return kernel_of_update(job)
+    # a kernel sees the whole matrix and looks by itself, once more at a gradient that is in the cache then
+    square_sum = job.sums.of(job.param, job.state.get("compensation"), by_rows=job.kind == "embedding")
+    return kernel_of_update(replace(job, arguments=job.arguments | {"square_sum": square_sum}))
 
 
 def _fold(job: Job, first: bool) -> None:
@@ -306,12 +246,14 @@ class Tiger(RuleOptimizer):
         },
         check=_check,
         kind=lambda group, param: group.get("kind") or ("matrix" if param.dim() > 1 else "bias"),
+        derived=lambda group, kind, step: {"weight": 1 - group["beta"]},
         new_state=_new_state,
         foreach=tiger_update_foreach,
         apply=lambda job: apply_in_pieces(_with_facts(job)),
         kernel=_kernel,
         needs_matrices=True,
         row_kinds=("embedding",),
+        traced=("lr", "weight", "weight_decay", "shrink_ratio"),
         knows_finite=True,
         fold=_fold,
         move=tiger_move,
