@@ -153,13 +153,12 @@ class SquareSums:
     def __init__(self):
         self._sums: dict[Tensor, tuple[int, Tensor]] = {}
 
-    def of(self, param: Tensor, compensation: Tensor | None, by_rows: bool) -> Tensor:
-        """Over the matrix, 0-d, or over every row, (rows, 1)."""
+    def of(self, param: Tensor, compensation: Tensor | None, columns: int) -> Tensor:
+        """Over every `columns` elements, (numel / columns, 1)."""
         version, total = self._sums.get(param, (-1, None))
         # new, or changed by somebody else; what changes weights behind the counter (`param.data`) is seen a step later
-        if total is None or version != param._version or bool(total.dim()) != by_rows:
-            squares = read(param.detach(), compensation).square()
-            total = squares.sum(-1, keepdim=True) if by_rows else squares.sum()
+        if total is None or version != param._version or len(total) * columns != param.numel():
+            total = read(param.detach(), compensation).square().reshape(-1, columns).sum(1, keepdim=True)
             self._sums[param] = (-1, total)
         return total
 
@@ -238,7 +237,7 @@ def update_kernel(
     apply_update(update, param, grad, states, compensation, rounding, lazy, options | named)
     if (square_sum := named.get("square_sum")) is not None:
         squares = read(param, compensation).square()
-        square_sum.copy_(squares.sum(-1, keepdim=True) if square_sum.dim() else squares.sum())
+        square_sum.copy_(squares.sum(-1, keepdim=True))
 
 
 def kernel_of_update(job: Job) -> Kernel | None:

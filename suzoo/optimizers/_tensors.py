@@ -50,6 +50,11 @@ def root_mean_square(tensor: Tensor) -> Tensor:
     return (total / max(tensor.numel(), 1)).sqrt()
 
 
+def lerp(start: Tensor, end: Tensor, weight: float | Tensor) -> Tensor:
+    """`start.lerp(end, weight)`. Of a tensor, torch's asks at every element whether it is below a half."""
+    return start.lerp(end, weight) if isinstance(weight, float) else start + weight * (end - start)
+
+
 def cache_size() -> int:
     """Elements; the float32 streams of a rule on that many stay in the cores' caches, and every core has its share."""
     return torch.get_num_threads() << 17

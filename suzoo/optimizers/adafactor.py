@@ -165,7 +165,7 @@ def _apply(job: Job) -> None:
 def _kernel(job: Job) -> Kernel | None:
     if not _is_matrix(job):
         return None
-    return kernel_of_passes(job, job.sums.of(job.param, job.state.get("compensation"), by_rows=True))
+    return kernel_of_passes(job, job.sums.of(job.param, job.state.get("compensation"), columns=job.param.shape[1]))
 
 
 def _check(options: Group) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
-from suzoo.optimizers._compiled import stored
+from suzoo.optimizers._compiled import blocks, stored
 from suzoo.optimizers._driver import RuleOptimizer
 from suzoo.optimizers._rule import (
     BELOW_1,
@@ -35,7 +35,7 @@ from suzoo.optimizers._rule import (
     momentum_dtype,
     number,
 )
-from suzoo.optimizers._tensors import Rounding, cache_pieces, compute_dtype, full, local, read, root_mean_square
+from suzoo.optimizers._tensors import Rounding, cache_pieces, compute_dtype, full, lerp, local, read, root_mean_square
 from suzoo.optimizers.param_groups import KINDS, SHAPED
 
 
@@ -66,7 +66,8 @@ def tiger_step(
     if kind not in SHAPED:
         return param - 0.5 * lr * momentum.sign()
     assert rms is not None
-    return param - lr * rms.clamp_min(rms_floor) * (momentum.sign() + weight_decay * param)
+    rate = stored(lr * rms.clamp_min(rms_floor))
+    return param - rate * (momentum.sign() + weight_decay * param)
 
 
 def tiger_update(
@@ -86,17 +87,19 @@ def tiger_update(
 ) -> tuple[Tensor, Tensor]:
     """New parameter and momentum; `weight` is 1 - β.
 
-    `rms` and `finite` are given when the tensors are a part of the matrix, `square_sum` to a kernel: Σθ² of a matrix,
-    0-d, or of the rows of an embedding, (R, 1).
+    `rms` and `finite` are given when the tensors are a part of the matrix, `square_sum` to a kernel: Σθ² of every row,
+    (R, 1).
     """
     if square_sum is not None:
-        rms = stored((square_sum / (param.shape[-1] if kind == "embedding" else param.numel())).sqrt())
+        # the same for every row of a matrix: a number by itself would keep sums of rows out of the loop over elements
+        means = square_sum / param.shape[-1]
+        rms = (means if kind == "embedding" else means.mean().expand_as(means)).sqrt()
     elif rms is None and kind in SHAPED:
         rms = tiger_rms(param, kind)
     if finite is None:
-        finite = stored(all_finite(grad))
+        finite = stored(grad.sum(-1).sum().isfinite())
     # m ← β m + (1 - β) g
-    new_momentum = momentum.lerp(grad, weight)
+    new_momentum = lerp(momentum, grad, weight)
     # θ ← θ - η (sign(m) + λ θ)
     new_param = tiger_step(param, new_momentum, rms, kind=kind, lr=lr, weight_decay=weight_decay, rms_floor=rms_floor)
     # a gradient that is not finite leaves m alone and pulls θ towards its neutral value
@@ -173,7 +176,11 @@ def _kernel(job: Job) -> Kernel | None:
     if job.kind not in SHAPED:
         return kernel_of_update(job)
     # a kernel sees the whole matrix and looks by itself, once more at a gradient that is in the cache then
-    square_sum = job.sums.of(job.param, job.state.get("compensation"), by_rows=job.kind == "embedding")
+    square_sum = job.sums.of(
+        job.param,
+        job.state.get("compensation"),
+        columns=job.param.shape[-1] if job.kind == "embedding" else blocks(job.param),
+    )
     return kernel_of_update(replace(job, arguments=job.arguments | {"square_sum": square_sum}))
 
 
