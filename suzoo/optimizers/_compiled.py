@@ -8,7 +8,6 @@ in the key of the kernel, and inductor is called without dynamo and autograd aro
 from __future__ import annotations
 
 import functools
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -72,10 +71,10 @@ def _private() -> SimpleNamespace:
     )
 
 
-def blocks(tensor: Tensor) -> int:
-    """Columns of a flat tensor in a kernel. Of a long vector inductor's sum is a cascade, four times as slow as one of
-    rows."""
-    return math.gcd(tensor.numel(), 1024)
+@functools.cache
+def flat_columns(numel: int) -> int:
+    """Columns of a flat tensor in a kernel: inductor sums a long vector by a cascade, four times as slow as rows."""
+    return max(n for n in range(1, 1025) if numel % n == 0)
 
 
 def num_kernels() -> int:
@@ -94,8 +93,8 @@ def compiled(
     Args:
         function: of module level; what it returns is not used.
         tensors: on one device; None is handed on. options: hashable.
-        flat: the function sees contiguous tensors as `blocks` of the first one, and tensors of one number per block
-            beside it: one kernel for all shapes of one size.
+        flat: the function sees contiguous tensors as rows of `flat_columns` of the first one, and beside it tensors
+            of one number per row: one kernel for all shapes of one size.
     """
     given = [t for t in tensors if t is not None]
     if flat:
@@ -123,9 +122,10 @@ def _compile(function: Callable, tensors: Sequence[Tensor | None], flat: bool, o
     # torch's decompositions make constants outside of the mode
     mode = private.FakeTensorMode(shape_env=private.ShapeEnv(), allow_non_fake_inputs=True)
     # a kernel reads at addresses and does not ask again whether there is a vector
-    given_tensors = [t for t in tensors if t is not None]
-    rows = given_tensors[0].numel() // blocks(given_tensors[0])
-    seen = [t.view(rows, -1) if flat and t.dim() else t for t in given_tensors]
+    seen = [t for t in tensors if t is not None]
+    if flat:
+        rows = seen[0].numel() // flat_columns(seen[0].numel())
+        seen = [t.view(rows, -1) if t.dim() else t for t in seen]
     # static shapes: a kernel for any size divides integers in its loop bound, which costs more than the arithmetic.
     # One fake for each: two equal numbers are one tensor today, and need not be tomorrow
     with mode:

@@ -173,9 +173,10 @@ class RuleOptimizer(torch.optim.Optimizer):
                 self._update_together(bucket)
             self._run(kernels)
         self._warned_of_rounding |= warn_of_rounding(type(self).__name__, watched)
-        for job in jobs:
-            if job.grad is None:
-                self._close_window(job.state)
+        if self.folds_gradients:
+            for job in jobs:
+                for name in ("folded", *self.rule.counters):
+                    job.state[name].zero_()
         return loss
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -386,10 +387,6 @@ class RuleOptimizer(torch.optim.Optimizer):
             return []
         folded = lambda p: self.state.get(p) and int(self.state[p]["folded"])  # noqa: E731
         return [(group, [p for p in group["params"] if folded(p)]) for group in self.param_groups]
-
-    def _close_window(self, state: dict[str, Tensor]) -> None:
-        for name in ("folded", *self.rule.counters):
-            state[name].zero_()
 
     # --- checkpoints and copies
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
-from suzoo.optimizers._compiled import blocks, stored
+from suzoo.optimizers._compiled import flat_columns, stored
 from suzoo.optimizers._driver import RuleOptimizer
 from suzoo.optimizers._rule import (
     BELOW_1,
@@ -176,11 +176,8 @@ def _kernel(job: Job) -> Kernel | None:
     if job.kind not in SHAPED:
         return kernel_of_update(job)
     # a kernel sees the whole matrix and looks by itself, once more at a gradient that is in the cache then
-    square_sum = job.sums.of(
-        job.param,
-        job.state.get("compensation"),
-        columns=job.param.shape[-1] if job.kind == "embedding" else blocks(job.param),
-    )
+    columns = job.param.shape[-1] if job.kind == "embedding" else flat_columns(job.param.numel())
+    square_sum = job.sums.of(job.param, job.state.get("compensation"), columns)
     return kernel_of_update(replace(job, arguments=job.arguments | {"square_sum": square_sum}))
 
 

@@ -27,7 +27,9 @@ def _wrapped_lion(params, lr=0.03, weight_decay=0.1, **options):
 
 CASES = {
     "AdaFactor": Case(lambda p, lr=0.03, **o: AdaFactor(p, lr, **o), elementwise=False, foreach=True),
-    "AdaFactor, momentum": Case(lambda p, lr=0.03, **o: AdaFactor(p, lr, beta1=0.9, **o), elementwise=False),
+    "AdaFactor, momentum": Case(
+        lambda p, lr=0.03, **o: AdaFactor(p, lr, beta1=0.9, **o), elementwise=False, foreach=True
+    ),
     "AdaX": Case(lambda p, lr=0.03, **o: AdaX(p, lr, **o), foreach=True),
     "AdaXW": Case(lambda p, lr=0.03, **o: AdaXW(p, lr, **o), foreach=True),
     "Lion": Case(lambda p, lr=0.03, **o: Lion(p, lr, **o), foreach=True),
