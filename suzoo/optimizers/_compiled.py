@@ -72,9 +72,10 @@ def _private() -> SimpleNamespace:
 
 
 @functools.cache
-def flat_columns(numel: int) -> int:
-    """Columns of a flat tensor in a kernel: inductor sums a long vector by a cascade, four times as slow as rows."""
-    return max(n for n in range(1, 1025) if numel % n == 0)
+def flat_shape(numel: int) -> torch.Size:
+    """Shape of a flat tensor in a kernel: inductor sums a long vector by a cascade, four times as slow as rows."""
+    columns = max(n for n in range(1, 1025) if numel % n == 0)
+    return torch.Size((numel // columns, columns))
 
 
 def num_kernels() -> int:
@@ -93,8 +94,8 @@ def compiled(
     Args:
         function: of module level; what it returns is not used.
         tensors: on one device; None is handed on. options: hashable.
-        flat: the function sees contiguous tensors as rows of `flat_columns` of the first one, and beside it tensors
-            of one number per row: one kernel for all shapes of one size.
+        flat: the function sees contiguous tensors in the `flat_shape` of the first one, and beside it tensors of one
+            number per row: one kernel for all shapes of one size.
     """
     given = [t for t in tensors if t is not None]
     if flat:
@@ -124,7 +125,7 @@ def _compile(function: Callable, tensors: Sequence[Tensor | None], flat: bool, o
     # a kernel reads at addresses and does not ask again whether there is a vector
     seen = [t for t in tensors if t is not None]
     if flat:
-        rows = seen[0].numel() // flat_columns(seen[0].numel())
+        rows, _ = flat_shape(seen[0].numel())
         seen = [t.view(rows, -1) if t.dim() else t for t in seen]
     # static shapes: a kernel for any size divides integers in its loop bound, which costs more than the arithmetic.
     # One fake for each: two equal numbers are one tensor today, and need not be tomorrow

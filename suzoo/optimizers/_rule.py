@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -153,12 +153,12 @@ class SquareSums:
     def __init__(self):
         self._sums: dict[Tensor, tuple[int, Tensor]] = {}
 
-    def of(self, param: Tensor, compensation: Tensor | None, columns: int) -> Tensor:
-        """Over every `columns` elements, (numel / columns, 1)."""
+    def of(self, param: Tensor, compensation: Tensor | None, shape: Sequence[int]) -> Tensor:
+        """Over the last dimension, which is kept as 1, of a contiguous parameter seen in that shape."""
         version, total = self._sums.get(param, (-1, None))
         # new, or changed by somebody else; what changes weights behind the counter (`param.data`) is seen a step later
-        if total is None or version != param._version or len(total) * columns != param.numel():
-            total = read(param.detach(), compensation).square().reshape(-1, columns).sum(1, keepdim=True)
+        if total is None or version != param._version or total.shape[:-1] != shape[:-1]:
+            total = read(param.detach(), compensation).square().view(shape).sum(-1, keepdim=True)
             self._sums[param] = (-1, total)
         return total
 

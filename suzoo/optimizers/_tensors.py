@@ -52,7 +52,7 @@ def root_mean_square(tensor: Tensor) -> Tensor:
 
 def lerp(start: Tensor, end: Tensor, weight: float | Tensor) -> Tensor:
     """`start.lerp(end, weight)`. Of a tensor, torch's asks at every element whether it is below a half."""
-    return start.lerp(end, weight) if isinstance(weight, float) else start + weight * (end - start)
+    return start + weight * (end - start) if isinstance(weight, Tensor) else start.lerp(end, weight)
 
 
 def cache_size() -> int:

@@ -165,7 +165,7 @@ def _apply(job: Job) -> None:
 def _kernel(job: Job) -> Kernel | None:
     if not _is_matrix(job):
         return None
-    return kernel_of_passes(job, job.sums.of(job.param, job.state.get("compensation"), columns=job.param.shape[1]))
+    return kernel_of_passes(job, job.sums.of(job.param, job.state.get("compensation"), job.param.shape))
 
 
 def _check(options: Group) -> None:

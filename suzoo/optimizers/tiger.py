@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
-from suzoo.optimizers._compiled import flat_columns, stored
+from suzoo.optimizers._compiled import flat_shape, stored
 from suzoo.optimizers._driver import RuleOptimizer
 from suzoo.optimizers._rule import (
     BELOW_1,
@@ -87,8 +87,7 @@ def tiger_update(
 ) -> tuple[Tensor, Tensor]:
     """New parameter and momentum; `weight` is 1 - β.
 
-    `rms` and `finite` are given when the tensors are a part of the matrix, `square_sum` to a kernel: Σθ² of every row,
-    (R, 1).
+    `rms` and `finite` are given when the tensors are a part of the matrix, `square_sum` to a kernel: Σθ² of every row.
     """
     if square_sum is not None:
         # the same for every row of a matrix: a number by itself would keep sums of rows out of the loop over elements
@@ -171,13 +170,16 @@ def _with_facts(job: Job) -> Job:
 
 
 def _kernel(job: Job) -> Kernel | None:
-    if job.grad is None or isinstance(job.param, DTensor):
+    param, grad, kind = job.param, job.grad, job.kind
+    if grad is None or isinstance(param, DTensor):
         return kernel_of_update(_with_facts(job))
-    if job.kind not in SHAPED:
+    if kind not in SHAPED:
         return kernel_of_update(job)
-    # a kernel sees the whole matrix and looks by itself, once more at a gradient that is in the cache then
-    columns = job.param.shape[-1] if job.kind == "embedding" else flat_columns(job.param.numel())
-    square_sum = job.sums.of(job.param, job.state.get("compensation"), columns)
+    if not all([t.is_contiguous() for t in (param, grad, job.state["momentum"])]):
+        return kernel_of_update(_with_facts(job))
+    # the kernel sees the whole matrix and looks by itself, once more at a gradient that is in the cache then
+    shape = param.shape if kind == "embedding" else flat_shape(param.numel())
+    square_sum = job.sums.of(param, job.state.get("compensation"), shape)
     return kernel_of_update(replace(job, arguments=job.arguments | {"square_sum": square_sum}))
 
 

@@ -269,3 +269,26 @@ def test_tiger_in_one_pass_is_the_plain_form_and_resumes_to_the_same_bits():
     other.load_state_dict(state)
     steps(other, resumed, range(3, 6))
     assert all(torch.equal(p, q) for p, q in zip(passed, resumed, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "layout"),
+    [
+        ("embedding", (1, 520, 512), lambda t: t),
+        ("matrix", (64, 64, 8, 8), lambda t: t.to(memory_format=torch.channels_last)),
+        ("matrix", (1031, 257), lambda t: t),  # no side that a power of 2 divides
+    ],
+    ids=["3 dimensions", "channels last", "odd"],
+)
+def test_tiger_compiled_takes_every_shape_and_layout(kind, shape, layout):
+    generator = torch.Generator().manual_seed(0)
+    value, grads = torch.randn(shape, generator=generator), [torch.randn(shape, generator=generator) for _ in range(3)]
+    results = []
+    for compile in (False, True):
+        param = nn.Parameter(layout(value.clone()))
+        optimizer = Tiger([{"params": [param], "kind": kind}], 0.01, compile=compile)
+        for grad in grads:
+            param.grad = layout(grad.clone())
+            optimizer.step()
+        results.append(param.detach())
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
