@@ -11,6 +11,7 @@ from recipes.command_line import parse
 from recipes.frame import begin, finish, prepare, read, unsharded_copy
 from recipes.losses import choose_class_loss, class_targets
 from recipes.modules import Classifier
+from recipes.preflight import preflight
 from recipes.step import mean_backward, rdrop_of_rows, regularized
 
 import torch
@@ -64,6 +65,7 @@ def main() -> None:
     examples = list(zip(encode(train), train_targets, strict=True))
     batches = RandomBatches(examples, collate=collate, **recipe.batch_options)
     module = Classifier(model, running_f1)
+    preflight(recipe, accelerator, run, tokenizer, module, batches, train, dev)
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance)
 
     # Step

@@ -13,6 +13,7 @@ from recipes.contrastive_data import examples_of, nearest_class_accuracy, read_e
 from recipes.frame import begin, finish, prepare, unsharded_copy
 from recipes.losses import choose_loss
 from recipes.modules import WithHead
+from recipes.preflight import preflight
 from recipes.step import sentence_backward
 
 import torch
@@ -47,6 +48,7 @@ def main() -> None:
     tokens = tokenizer([t for row in texts for t in row], truncation=True, max_length=recipe.max_length)["input_ids"]
     rows = [tokens[start : start + per_example] for start in range(0, len(tokens), per_example)]
     batches = RandomBatches(list(zip(rows, ids, strict=True)), collate=collate, **recipe.batch_options)
+    preflight(recipe, accelerator, run, tokenizer, module, batches, train, dev)
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance)
 
     # Step

@@ -11,6 +11,7 @@ from recipes.cosent import RECIPES
 from recipes.frame import begin, finish, prepare, read, read_one, unsharded_copy
 from recipes.losses import choose_loss
 from recipes.modules import WithHead
+from recipes.preflight import preflight
 from recipes.step import sentence_backward
 
 import torch
@@ -69,6 +70,7 @@ def main() -> None:
     key = ["pairs", recipe.max_length, model.as_read(["Aa"], prompt), tokenizer_key(tokenizer)]
     examples = WithLabels(tokenize_rows(train, encode, key=key, num_workers=recipe.num_workers), labels)
     batches = RandomBatches(examples, collate=collate, **recipe.batch_options)
+    preflight(recipe, accelerator, run, tokenizer, module, batches, train, dev)
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance)
 
     # Step

@@ -5,11 +5,14 @@ Reads in the order it runs: recipe, data, model, step, loop, evaluation, save, v
 
 from __future__ import annotations
 
+from functools import partial
+
 from recipes.choices import check_belongs_together, choose_prompt, choose_tokenizer, configure, set_dropout, sizes
 from recipes.command_line import parse
 from recipes.cross_encoder import RECIPES
 from recipes.frame import begin, finish, prepare, read, read_one, unsharded_copy
-from recipes.step import of_passes, preferences, rdrop_of_scores, regularized
+from recipes.preflight import preflight
+from recipes.step import SentenceLoss, of_passes, preferences, rdrop_of_scores, sentence_backward
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +29,7 @@ from suzoo.data import (
     tokenizer_key,
 )
 from suzoo.distributed import gather
-from suzoo.engine import RandomBatches, batch_coupled_backward, fit, run_script
+from suzoo.engine import RandomBatches, fit, run_script
 from suzoo.evaluation import pair_metrics, reranking_metrics
 from suzoo.losses import cosent_loss
 from suzoo.models import CoSENTCrossEncoder
@@ -78,36 +81,29 @@ def main() -> None:
     key = ["pairs together", recipe.max_length, model.as_read(["Aa"], prompt), tokenizer_key(tokenizer)]
     examples = WithLabels(tokenize_rows(train, encode, key=key, num_workers=recipe.num_workers), labels)
     batches = RandomBatches(examples, collate=collate, **recipe.batch_options)
+    preflight(recipe, accelerator, run, tokenizer, model, batches, train, dev)
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, model, batches, provenance)
 
     # Step
-    def logits(inputs):
+    def logits(module, inputs):
         return module(**inputs).logits[:, 0].float()
 
-    def scores_of(micro_batch):
-        return of_passes(logits, micro_batch[0], rdrop=recipe.rdrop)
+    def loss_of(scores, labels):  # only scores and labels travel between processes
+        if recipe.loss == "bce":
+            one_pass = partial(F.binary_cross_entropy_with_logits, target=gather(labels))
+        else:
+            one_pass = partial(cosent_loss, labels=gather(labels), scale=recipe.scale)
+        return rdrop_of_scores(gather(scores), one_pass, alpha=recipe.rdrop, scale=recipe.scale)
+
+    loss = SentenceLoss(
+        lambda module, inputs: of_passes(partial(logits, module), inputs, rdrop=recipe.rdrop),
+        loss_of,
+        over_step=True,
+        prediction=lambda module, inputs: preferences(gather(logits(module, inputs)), recipe.scale),
+    )
 
     def step(micro_batches):
-        everywhere = gather(torch.cat([labels for _, labels in micro_batches]))
-
-        def loss_of_one_pass(scores):
-            if recipe.loss == "bce":
-                return F.binary_cross_entropy_with_logits(scores, everywhere)
-            return cosent_loss(scores, everywhere, scale=recipe.scale)
-
-        def loss(scores):  # only scores and labels travel between processes
-            return rdrop_of_scores(gather(scores), loss_of_one_pass, alpha=recipe.rdrop, scale=recipe.scale)
-
-        if len(micro_batches) > 1:
-            return {"loss": batch_coupled_backward(accelerator, module, micro_batches, scores_of, loss)}
-        value, numbers = regularized(
-            recipe,
-            lambda: loss(scores_of(micro_batches[0])),
-            model,
-            compute_logits=lambda: preferences(gather(logits(micro_batches[0][0])), recipe.scale),
-        )
-        accelerator.backward(value)
-        return numbers
+        return sentence_backward(recipe, accelerator, module, model, loss, micro_batches)
 
     # Loop
     def evaluate() -> dict[str, float]:

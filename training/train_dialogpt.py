@@ -23,6 +23,7 @@ from recipes.labelled import (
     token_batches,
 )
 from recipes.losses import choose_token_loss
+from recipes.preflight import preflight
 
 from suzoo.data import (
     Turn,
@@ -76,6 +77,7 @@ def main() -> None:
     batches = token_batches(recipe, run, tokens(train), collate)
     held_out = dev_batches(recipe, tokens(dev), collate)
     module = LabelledLoss(model, choose_token_loss(recipe), recipe.chunk_size, head)
+    preflight(recipe, accelerator, run, tokenizer, module, batches, train, dev)
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance)
 
     # Step

@@ -13,6 +13,7 @@ from recipes.frame import begin, finish, prepare, read, read_one, unsharded_copy
 from recipes.generation import pseudo_perplexity, read_confusion_sets, typo_scores
 from recipes.labelled import LabelledLoss, dev_batches, dev_loss, finished_tokenizer, num_labels, token_batches
 from recipes.losses import choose_token_loss
+from recipes.preflight import preflight
 from recipes.tta import RECIPES
 
 import torch
@@ -86,6 +87,7 @@ def main() -> None:
     held_out = tokenize_rows(dev, encode, key=key, num_workers=recipe.num_workers)
     held_out = dev_batches(recipe, held_out, lambda rows: collate(rows, hidden_in_dev))
     module = LabelledLoss(model, choose_token_loss(recipe), recipe.chunk_size)
+    preflight(recipe, accelerator, run, tokenizer, module, batches, train, dev)
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance)
 
     # Step

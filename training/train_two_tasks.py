@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from recipes.command_line import parse
 from recipes.frame import begin, finish, prepare, unsharded_copy
+from recipes.preflight import preflight
 from recipes.tasks_classes import SimilarityAndClasses
 from recipes.tasks_simbert import SimBERT
 from recipes.two_tasks import RECIPES
@@ -34,6 +35,7 @@ def main() -> None:
     tasks = TASKS[recipe.tasks](recipe, accelerator)
     model, tokenizer, provenance = tasks.model, tasks.tokenizer, tasks.provenance
     whole = unsharded_copy(accelerator, model)
+    preflight(recipe, accelerator, run, tokenizer, tasks.module, tasks.batches, tasks.train, tasks.dev_rows)
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, tasks.module, tasks.batches, provenance)
 
     # Step: the losses of the tasks that it has data of, by their sum or by weights of their gradients

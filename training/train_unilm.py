@@ -5,12 +5,13 @@ Reads in the order it runs: recipe, data, model, step, loop, evaluation, save, v
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from recipes.choices import check_belongs_together, choose_tokenizer, configure, set_dropout, sizes
 from recipes.command_line import parse
 from recipes.frame import begin, finish, prepare, read, unsharded_copy
-from recipes.generation import OWN_METRICS, texts_of, title_scores
+from recipes.generation import OWN_METRICS, in_search, texts_of, title_scores
 from recipes.labelled import (
     LabelledLoss,
     choose_head,
@@ -22,6 +23,7 @@ from recipes.labelled import (
     token_batches,
 )
 from recipes.losses import choose_token_loss
+from recipes.preflight import preflight
 from recipes.unilm import RECIPES
 
 from transformers import GenerationConfig
@@ -51,8 +53,8 @@ def main() -> None:
     else:
         fields: dict[str, Any] = {**sizes(recipe, tokenizer), **ids, **recipe.attention_fields}
         model = UniLMForCausalLM(UniLMConfig(**fields))
-    limits = {"max_new_tokens": recipe.max_target_length, "num_beams": recipe.num_beams}
-    model.generation_config = GenerationConfig(**ids, pad_token_id=tokenizer.pad_token_id, **limits)
+    ids |= {"pad_token_id": tokenizer.pad_token_id, "num_beams": recipe.num_beams}
+    model.generation_config = GenerationConfig(**ids, max_new_tokens=recipe.max_target_length)
     tokenizer = finished_tokenizer(tokenizer, model)
     head = choose_head(recipe, model, tokenizer.sep_token_id)
     check_belongs_together(recipe, model, tokenizer)
@@ -76,17 +78,10 @@ def main() -> None:
     batches = token_batches(recipe, run, tokenize_rows(train, encode, **options), collate)
     held_out = dev_batches(recipe, tokenize_rows(dev, encode, **options), collate)
     search: list[ParameterSearch] = []
-
-    def with_search(optimizer):
-        if recipe.own_metric == "none":
-            return optimizer
-        options: Any = {"beta": recipe.search_beta, "noise": recipe.search_noise, "seed": recipe.seed}
-        search.append(ParameterSearch(optimizer, num_candidates=recipe.search_candidates, **options))
-        return search[0]
-
     module = LabelledLoss(model, choose_token_loss(recipe), recipe.chunk_size, head)
-    prepared = prepare(recipe, accelerator, run, module, batches, provenance, wrap=with_search)
-    module, optimizer, schedule, num_steps = prepared
+    preflight(recipe, accelerator, run, tokenizer, module, batches, train, dev)
+    wrap = partial(in_search, recipe, search)
+    module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance, wrap)
 
     # Step
     def batch_loss(batch, num_tokens):
@@ -107,8 +102,8 @@ def main() -> None:
     def step(micro_batches):
         loss = token_mean_backward(accelerator, module, micro_batches, num_labels, batch_loss)
         if search:  # the optimizer calls it for every candidate
-            sources, targets = (texts_of(micro_batches, tokenizer, token_type) for token_type in (0, 1))
-            search[0].task_loss = lambda: 1 - own_metric(sources, targets)
+            both = [texts_of(micro_batches, tokenizer, token_type) for token_type in (0, 1)]
+            search[0].task_loss = lambda: 1 - own_metric(*both)
         return {"loss": loss}
 
     # Loop

@@ -4,7 +4,7 @@ from suzoo.data._errors import DataError
 from suzoo.data.classes import Classified, class_names, class_numbers, read_classes
 from suzoo.data.confusions import read_confusions
 from suzoo.data.dialogpt import dialogue_batch, encode_dialogue, encode_dialogues
-from suzoo.data.duplicates import count_duplicates, log_duplicates
+from suzoo.data.duplicates import count_duplicates, log_duplicates, texts_of_row
 from suzoo.data.fingerprints import describe, fingerprint
 from suzoo.data.flat import flat_batch
 from suzoo.data.mlm import encode_word_lists, encode_words, masked_batch, segment_chinese
@@ -80,6 +80,7 @@ __all__ = [
     "save_tokenizer",
     "segment_chinese",
     "slim_vocabulary",
+    "texts_of_row",
     "token_budget_batches",
     "token_ids",
     "tokenize_rows",

@@ -25,6 +25,11 @@ LAYOUTS: dict[type, Layout] = {
 }
 
 
+def texts_of_row(row: Any) -> list[str]:
+    """All texts of a row of any reader."""
+    return list(LAYOUTS[type(row)].texts(row))
+
+
 def count_duplicates(train: Sequence[Any], dev: Sequence[Any]) -> tuple[int, int]:
     """(training rows that repeat an earlier one, dev rows that are training rows); labels do not count.
 

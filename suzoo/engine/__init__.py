@@ -5,7 +5,7 @@ from suzoo.engine.cached_gradients import batch_coupled_backward
 from suzoo.engine.checkpoint import full_state_dict
 from suzoo.engine.folder import RunFolder, check_same_everywhere
 from suzoo.engine.loop import Progress, fit
-from suzoo.engine.record import format_scores
+from suzoo.engine.record import format_scores, versions
 from suzoo.engine.script import end_training, run_script
 from suzoo.engine.token_batches import TokenBatches
 from suzoo.engine.token_mean import token_mean_backward
@@ -24,4 +24,5 @@ __all__ = [
     "full_state_dict",
     "run_script",
     "token_mean_backward",
+    "versions",
 ]

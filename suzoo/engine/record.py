@@ -13,7 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from suzoo import __version__
+from suzoo.distributed import world_size
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "numpy")
 
@@ -48,12 +51,19 @@ def write_record(
         "synthetic": any("embedded:" in str(part["source"]) for part in provenance.values()),
         "git_commit": _git_commit(),
         "citations": citations,
-        "versions": {"suzoo": __version__, "python": platform.python_version()}
-        | {name: metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
+        "processes": world_size(),
+        "threads": torch.get_num_threads(),  # sums are rounded by both
         "date": time.strftime("%Y-%m-%d"),
     }
     write_json(folder / "run.json", content)
     write_json(folder / "metrics.json", metrics)
+
+
+def versions() -> dict[str, str]:
+    """Of suzoo, Python and the packages that decide what comes out."""
+    own = {"suzoo": __version__, "python": platform.python_version()}
+    return own | {name: metadata.version(name) for name in PACKAGES}
 
 
 def command_line(script: str) -> str:

@@ -196,6 +196,31 @@ def _upload(
         )
 
 
+def check_rights(repo_id: str) -> str:
+    """The account's name, when its token may write to `repo_id`; asked before a training, whose end would be too late.
+
+    Raises:
+        PushError: no token, one that is not accepted or only reads, or a namespace of others; or no connection.
+    """
+    if not get_token():
+        raise PushError("not logged in to the Hub: run `hf auth login`, or set HF_TOKEN")
+    api = HfApi(library_name="suzoo")
+    try:
+        account = api.whoami()
+    except (HTTPError, ConnectionError, TimeoutError, LocalTokenNotFoundError, RuntimeError) as error:
+        raise PushError(_explain(_cause(error), api, repo_id, None)) from error
+    if not isinstance(account, dict) or "name" not in account:
+        raise PushError(f"{api.endpoint} did not say whose the token is: it answers as no Hub does")
+    role = ((account.get("auth") or {}).get("accessToken") or {}).get("role")
+    if role == "read":
+        raise PushError("the token may only read: make one that writes, at the settings of your account")
+    owner = repo_id.split("/")[0] if "/" in repo_id else account["name"]
+    writes = {org["name"] for org in account.get("orgs") or () if org.get("roleInOrg") != "read"}
+    if owner not in {account["name"], *writes}:
+        raise PushError(f"the account {account['name']} has no right to write to {owner}: push to {account['name']}/…")
+    return account["name"]
+
+
 def push(
     folder: str | Path,
     repo_id: str,

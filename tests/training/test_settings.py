@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+from recipes import frame
 from recipes.base import Training
 from recipes.classifier import Classification
 from recipes.command_line import GROUPS, parse
@@ -17,6 +19,11 @@ from recipes.cosent import CoSENT
 from recipes.settings import Setting, changeable, check_ranges, settings_of, shown
 
 import pytest
+import torch
+import train_cosent
+from safetensors.torch import load_file
+
+from tests.training.scripts import refused, run
 
 TRAINING = Path(__file__).parent.parent.parent / "training"
 STEMS = sorted(path.stem.removeprefix("train_") for path in TRAINING.glob("train_*.py") if "tokenizer" not in path.stem)
@@ -83,6 +90,9 @@ def test_only_what_changes_nothing_may_change_at_a_resume():
             "overwrite",
             "resume",
             "push_to",
+            "from_run",
+            "preflight",
+            "preflight_only",
             "tracker",
             "cpu_threads",
             "save_every",
@@ -125,3 +135,40 @@ except SystemExit as end:
 
 def test_a_field_without_facts_has_the_default_ones():
     assert settings_of(Training)["data"] == Setting()
+
+
+def test_a_run_is_repeated_from_its_record_to_the_same_bits(tmp_path, monkeypatch, capsys, caplog):
+    monkeypatch.setattr(frame, "publish", lambda *arguments: None)
+    rows = [{"text1": f"text {i % 9}", "text2": f"text {i % 5}", "label": i % 4} for i in range(48)]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    flags = ["--data", data, "--dev", data, "--hidden-size", "32", "--num-layers", "1", "--batch-size", "16"]
+    flags += ["--max-steps", "5", "--seed", "7", "--rdrop", "1", "--output-dir", tmp_path / "run"]
+    run(monkeypatch, train_cosent, "quickstart", *flags)
+    caplog.clear()
+    run(monkeypatch, train_cosent, "--from-run", tmp_path / "run/run.json")
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "run-again"))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    records = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("run", "run-again")]
+    changed = {name for name in records[0]["recipe"] if records[0]["recipe"][name] != records[1]["recipe"][name]}
+    assert changed == {"from_run", "output_dir", "cpu_threads"} and records[0]["settings"] == records[1]["settings"]
+    assert "not those of the run" not in caplog.text
+
+    data.write_text("\n".join(map(json.dumps, rows[:40])))
+    run(monkeypatch, train_cosent, f"--from-run={tmp_path / 'run'}", "--max-steps", "1", "--output-dir", tmp_path / "c")
+    assert "the train data are not those of the run" in caplog.text and "40 rows now, 48 then" in caplog.text
+    assert json.loads((tmp_path / "c/run.json").read_text())["recipe"]["max_steps"] == 1
+
+    def message(*arguments):
+        return refused(monkeypatch, capsys, train_cosent, *arguments)
+
+    assert "takes the place of the recipe quickstart" in message("quickstart", "--from-run", tmp_path / "run")
+    assert "No such file" in message("--from-run", tmp_path / "none.json")
+    assert "is not the record of a run" in message("--from-run", data)
+    assert "needs the run.json" in message("--from-run")
+    record = records[0] | {"script": "training/train_tta.py"}
+    (tmp_path / "other.json").write_text(json.dumps(record))
+    assert "is a run of train_tta.py, not of train_cosent.py" in message("--from-run", tmp_path / "other.json")
+    record = records[0] | {"recipe": records[0]["recipe"] | {"gone": 1}}
+    (tmp_path / "older.json").write_text(json.dumps(record))
+    assert "has the flags gone, which this version does not" in message("--from-run", tmp_path / "older.json")

@@ -6,6 +6,7 @@ No torch here, so that `--help` answers at once: `frame.py` does with the fields
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -108,7 +109,7 @@ class Steps:
     """Mixed precision."""
     compile: bool = False
     """torch.compile the encoder."""
-    cpu_threads: Annotated[int, Setting(least=0, resume=True)] = 0
+    cpu_threads: Annotated[int, Setting(least=0, resume=True, shown=False)] = 0
     """Threads per process on the CPU; 0 takes OMP_NUM_THREADS where it is set, else shares the cores out (a 1 under
     accelerate launch or torchrun is theirs, and no choice)."""
     gradient_checkpointing: bool = False
@@ -127,6 +128,14 @@ class Steps:
 class Output:
     group = "output"
 
+    from_run: Annotated[str | None, Setting(resume=True, shown=False)] = None
+    """In place of RECIPE: the run.json of a run to repeat, with its flags, seed and threads. Its data are compared; the
+    output goes beside it, into NAME-again. Flags behind it change what they say."""
+    preflight: Annotated[bool, Setting(resume=True, shown=False)] = False
+    """Print what is known before the first step: rows, labels, texts that are cut, [UNK], memory, disk, push rights.
+    What is bad of it is said in any case."""
+    preflight_only: Annotated[bool, Setting(resume=True, shown=False)] = False
+    """Print that and stop."""
     output_dir: Annotated[str, Setting(resume=True, shown=False)] = "out/run"
     """Where the model, the metrics and the checkpoints go."""
     overwrite: Annotated[bool, Setting(resume=True, shown=False)] = False
@@ -164,6 +173,10 @@ class Training(Output, Steps, Model, Data):
     def cited(self) -> list[str]:
         """The losses among the flags, by the names that `suzoo.losses.citations.cite` knows."""
         return []
+
+    def limits(self, texts: Sequence[str], lengths: Sequence[int]) -> list[tuple[str, int, int]]:
+        """(text, its tokens, how many are kept) of a row, without special tokens: of each text, or of all together."""
+        return [(text, length, self.max_length - 2) for text, length in zip(texts, lengths, strict=True)]
 
     def check(self) -> None:
         """Refuse flags that contradict each other, before anything is read or written."""

@@ -7,9 +7,12 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import json
+import sys
 import textwrap
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -20,10 +23,17 @@ GROUPS = ("data", "model", "training", "loss", "task", "regularizers", "output")
 
 def parse(recipes: Mapping[str, Callable[[], Recipe]], description: str | None) -> Recipe:
     """The recipe that the command line names, with its flags applied."""
-    made = {name: function() for name, function in recipes.items()}
-    choices = {name: (inspect.getdoc(recipes[name]) or "", _grouped(recipe)) for name, recipe in made.items()}
+    made: dict[str, Any] = {name: function() for name, function in recipes.items()}
+    told = {name: inspect.getdoc(function) or "" for name, function in recipes.items()}
+    arguments, path = _without(sys.argv[1:], "--from-run")
+    if path is not None:
+        if set(arguments[:1]) & made.keys():
+            raise ValueError(f"--from-run takes the place of the recipe {arguments[0]}: give one of the two")
+        made["from-run"], told["from-run"] = repeated(path, type(next(iter(made.values())))), f"As {path}."
+        arguments = ["from-run", *arguments]
+    choices = {name: (told[name], _grouped(recipe)) for name, recipe in made.items()}
     chosen: Any = tyro.extras.overridable_config_cli(
-        choices, description=description, config=(tyro.conf.OmitArgPrefixes,)
+        choices, description=description, args=arguments, config=(tyro.conf.OmitArgPrefixes,)
     )
     values = {
         field.name: getattr(group, field.name)
@@ -31,6 +41,50 @@ def parse(recipes: Mapping[str, Callable[[], Recipe]], description: str | None) 
         for field in dataclasses.fields(group)
     }
     return type(next(iter(made.values())))(**values)
+
+
+def _without(arguments: Sequence[str], name: str) -> tuple[list[str], str | None]:
+    """The arguments without `name VALUE` or `name=VALUE`, and the value."""
+    for place, argument in enumerate(arguments):
+        if argument.startswith(f"{name}="):
+            return [*arguments[:place], *arguments[place + 1 :]], argument.partition("=")[2]
+        if argument == name:
+            if place + 1 == len(arguments):
+                raise ValueError(f"{name} needs the run.json of a run")
+            return [*arguments[:place], *arguments[place + 2 :]], arguments[place + 1]
+    return list(arguments), None
+
+
+def repeated(path: str, kind: type[Recipe]) -> Recipe:
+    """The recipe of a finished run, to be run again beside it and pushed nowhere.
+
+    Args:
+        path: its run.json, or its folder.
+
+    Raises:
+        ValueError: no such file, not the record of a run, or one of another script.
+    """
+    file = Path(path) / "run.json" if Path(path).is_dir() else Path(path)
+    try:
+        run = json.loads(file.read_text(encoding="utf-8"))
+        given, script = dict(run["recipe"]), Path(run["script"]).stem
+    except OSError as error:
+        raise ValueError(f"--from-run {path}: {error.strerror}; give the run.json of a finished run") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"--from-run {path} is not the record of a run: give the run.json that it wrote") from error
+    own = f"train_{kind.__module__.rpartition('.')[2]}"
+    if script != own:
+        raise ValueError(f"--from-run {path} is a run of {script}.py, not of {own}.py")
+    if unknown := given.keys() - {field.name for field in dataclasses.fields(kind)}:  # ty: ignore[invalid-argument-type]
+        raise ValueError(
+            f"--from-run {path} has the flags {', '.join(sorted(unknown))}, which this version does not: "
+            f"repeat it with suzoo {run.get('versions', {}).get('suzoo')}"
+        )
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    threads = given.get("cpu_threads") or run.get("threads") or 0  # sums are rounded by the number of threads
+    given |= {"from_run": str(file), "output_dir": f"{given['output_dir']}-again", "cpu_threads": threads}
+    given |= {"push_to": None, "resume": False, "overwrite": False, "preflight": False, "preflight_only": False}
+    return kind(**given)
 
 
 def _grouped(recipe: Any) -> Any:

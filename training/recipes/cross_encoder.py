@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -18,6 +19,9 @@ class CrossEncoder(PairTraining, Regularized):
     """cosent: rank the pairs of a batch (kexue.fm/archives/9341). bce: cross-entropy of each, labels in [0, 1]."""
     scale: Annotated[float, Setting(above=0, part_of=("loss=cosent",))] = 1.0
     """cosent only: inverse temperature; the score has its own scale, so 1."""
+
+    def limits(self, texts: Sequence[str], lengths: Sequence[int]) -> list[tuple[str, int, int]]:
+        return [(" | ".join(texts), sum(lengths), self.max_length - 3)]
 
     @property
     def cited(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -31,6 +32,9 @@ class DialoGPT(CausalTraining):
     """Longest reply."""
     max_scored: Annotated[int, Setting(least=0, resume=True)] = 200
     """Dev dialogues whose last turn is generated and scored at the end; 0 is none."""
+
+    def limits(self, texts: Sequence[str], lengths: Sequence[int]) -> list[tuple[str, int, int]]:
+        return [(" | ".join(texts), sum(lengths) + len(lengths), self.max_length)]
 
 
 def quickstart() -> DialoGPT:

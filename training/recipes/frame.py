@@ -11,6 +11,7 @@ finish(...)                                           unshard, merge, save, reco
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from suzoo.data import describe, log_duplicates, save_tokenizer
 from suzoo.distributed import rank, together
-from suzoo.engine import RunFolder, end_training, full_state_dict
+from suzoo.engine import RunFolder, end_training, full_state_dict, versions
 from suzoo.hub.publish import publish
 from suzoo.hub.tasks import task_of
 from suzoo.losses.citations import cite
@@ -155,6 +156,24 @@ def read_one(
     return rows, describe(source, split, rows)
 
 
+def compare_data(path: str, provenance: dict[str, dict[str, Any]]) -> None:
+    """Say which data of a run that is repeated have changed since."""
+    run = json.loads(Path(path).read_text(encoding="utf-8"))
+    then = run.get("data", {})
+    for name, now in provenance.items():
+        before = then.get(name)
+        if before is None:
+            logger.warning("the run in %s had no %s data: the scores of both do not compare", path, name)
+        elif before["sha256"] != now["sha256"]:
+            text = "the %s data are not those of the run in %s: %d rows now, %d then; other weights will come out"
+            logger.warning(text, name, path, now["rows"], before["rows"])
+    changed = {
+        name: (old, new) for name, old in run.get("versions", {}).items() if (new := versions().get(name)) != old
+    }
+    for name, (old, new) in changed.items():
+        logger.info("%s is %s here, and was %s in the run that is repeated", name, new, old)
+
+
 def unsharded_copy(accelerator: Accelerator, model: nn.Module) -> nn.Module:
     """What `finish` saves: the model itself, or where it will be sharded a copy that holds no weights yet.
 
@@ -190,6 +209,8 @@ def prepare(
         provenance: as `read` returned it.
         wrap: puts another optimizer around that of --optimizer.
     """
+    if recipe.from_run:
+        compare_data(recipe.from_run, provenance)
     num_steps = recipe.max_steps or max(1, round(recipe.epochs * batches.steps_per_epoch))
     optimizer = wrap(choose_optimizer(recipe, module))
     schedule = get_schedule(recipe.schedule, optimizer, num_steps=num_steps, warmup=recipe.warmup)

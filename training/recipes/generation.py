@@ -7,6 +7,7 @@ from typing import Any
 
 from recipes.choices import sizes
 from recipes.dialogpt import DialoGPT
+from recipes.unilm import UniLM
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
@@ -23,12 +24,22 @@ from suzoo.evaluation import (
 )
 from suzoo.models import DialoGPTConfig, DialoGPTForCausalLM, TTAForMaskedLM
 from suzoo.models._configuration import READABLE_MODEL_TYPES
+from suzoo.optimizers import ParameterSearch
 
 # texts and references -> score, larger is better
 OWN_METRICS = {
     "rouge_l": lambda texts, references: generation_scores(texts, references)["rouge_l"],
     "distinct_2": lambda texts, references: distinct_n_mean(texts, 2),
 }
+
+
+def in_search(recipe: UniLM, search: list[ParameterSearch], optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer, for --own-metric in a search of weights, which then is in `search`, too."""
+    if recipe.own_metric == "none":
+        return optimizer
+    options: Any = {"beta": recipe.search_beta, "noise": recipe.search_noise, "seed": recipe.seed}
+    search.append(ParameterSearch(optimizer, num_candidates=recipe.search_candidates, **options))
+    return search[0]
 
 
 def title_scores(model, tokenizer, rows) -> dict[str, float]:

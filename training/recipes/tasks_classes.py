@@ -31,13 +31,15 @@ class SimilarityAndClasses:
     Attributes:
         model, tokenizer: what will be saved. module: what Accelerate prepares.
         batches: step -> micro-batches. provenance: what run.json says of the data.
+        train, dev_rows: rows as they were read.
     """
 
     def __init__(self, recipe: TwoTasks, accelerator: Accelerator):
         self.recipe, self.accelerator = recipe, accelerator
 
         # Data
-        train, self.dev, self.provenance = read(recipe, read_pairs)
+        self.train, self.dev, self.provenance = read(recipe, read_pairs)
+        train, self.dev_rows = self.train, self.dev
         check_labels(train, recipe.data_name)
         check_labels(self.dev, recipe.dev or recipe.data_name)
         self.ranked: Any = None

@@ -66,13 +66,15 @@ class SimBERT:
     Attributes:
         model, tokenizer: what will be saved. module: what Accelerate prepares.
         batches: step -> micro-batches. provenance: what run.json says of the data.
+        train, dev_rows: rows as they were read.
     """
 
     def __init__(self, recipe: TwoTasks, accelerator: Accelerator):
         self.recipe, self.accelerator = recipe, accelerator
 
         # Data
-        train, self.dev, self.provenance = read_similar(recipe)
+        self.train, self.dev_rows, self.provenance = read_rows(recipe)
+        train, self.dev = similar(recipe, self.train, self.dev_rows)
         self.ranked: Any = None
         if recipe.ranked:
             self.ranked, self.provenance["ranked"] = read_one(recipe, read_ranked, recipe.ranked, recipe.ranked_split)
@@ -212,18 +214,21 @@ class SimBERT:
         publish(self.encoder, self.tokenizer, folder, push_to)
 
 
-def read_similar(recipe: TwoTasks) -> tuple[list[Similar], list[Similar], dict[str, dict[str, Any]]]:
-    """Training and dev pairs that say the same, and where they came from."""
+def read_rows(recipe: TwoTasks) -> tuple[Any, Any, dict[str, dict[str, Any]]]:
+    """Training and dev rows, with labels or without, and where they came from."""
+    return read(recipe, read_queries if recipe.alike_from is None else read_pairs)
+
+
+def similar(recipe: TwoTasks, *parts: Sequence[Any]) -> list[list[Similar]]:
+    """The pairs of training and dev rows that say the same."""
     least = recipe.alike_from
     if least is None:
-        train, dev, provenance = read(recipe, read_queries)
-        found = [[Similar(row.query, text) for row in rows for text in row.positives] for rows in (train, dev)]
+        found = [[Similar(row.query, text) for row in rows for text in row.positives] for rows in parts]
     else:
-        train, dev, provenance = read(recipe, read_pairs)
-        found = [[Similar(p.text1, p.text2) for p in rows if p.label >= least] for rows in (train, dev)]
+        found = [[Similar(pair.text1, pair.text2) for pair in rows if pair.label >= least] for rows in parts]
     for rows, name in zip(found, (recipe.data_name, recipe.dev or f"the dev split of {recipe.data_name}"), strict=True):
         if len(rows) < world_size():
             raise ValueError(
                 f"{name} has {len(rows)} pairs of a label from {least}: lower --alike-from, or give others"
             )
-    return found[0], found[1], provenance
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -44,6 +45,10 @@ class UniLM(CausalTraining):
     """Beams of the titles that are scored at the end, and the default of the saved model."""
     max_scored: Annotated[int, Setting(least=0, resume=True)] = 200
     """Dev rows for which targets are generated and scored at the end; 0 is none."""
+
+    def limits(self, texts: Sequence[str], lengths: Sequence[int]) -> list[tuple[str, int, int]]:
+        kept = self.max_length - self.max_target_length - 2, self.max_target_length - 1
+        return list(zip(texts, lengths, kept, strict=True))
 
     @property
     def cited(self) -> list[str]:
