@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from suzoo.cli._files import check_output
-from suzoo.cli._models import add_trust_option, positive, quiet
+from suzoo.cli._models import NEEDS_CODE, add_trust_option, asks_for_trust, positive, quiet
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -42,7 +42,10 @@ def export_onnx(options: argparse.Namespace) -> int:
 
     path = check_output(options.output, (".onnx",), options.overwrite)
     quiet()
-    print(export(options.folder, path))
+    try:
+        print(export(options.folder, path, trust_remote_code=options.trust_remote_code))
+    except ValueError as error:
+        raise ValueError(f"cannot load {options.folder}: {NEEDS_CODE}" if asks_for_trust(error) else error) from error
     return 0
 
 
@@ -73,4 +76,5 @@ def add_commands(command) -> None:
     sub = command("export-onnx", export_onnx, "An ONNX file of a saved encoder or cross-encoder.")
     sub.add_argument("folder", help="folder of the saved model")
     sub.add_argument("output", help="*.onnx")
+    add_trust_option(sub)
     sub.add_argument("--overwrite", action="store_true", help="replace an existing output")

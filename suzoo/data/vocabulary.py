@@ -53,7 +53,8 @@ def chat_tokenizer(tokenizer: PreTrainedTokenizerBase, layout: DialogueLayout) -
 
     Many of them render the template to text and tokenize that text with the tokenizer's defaults. So this one adds no
     [CLS] and no [SEP] of its own: a text gets the tokens that it spells. It pads on the left, for `generate`, and names
-    the end of a turn as its `eos_token`, and as `bos_token` what a dialogue begins with.
+    the end of a turn as its `eos_token`, and as `bos_token` what a dialogue begins with. It gives no token types: those
+    of tokenizers are zeros, which are speakers to the blog layout and words to GPT-2.
     """
     if not tokenizer.is_fast:
         raise ValueError("chat_tokenizer needs a fast tokenizer, one with a tokenizer.json")
@@ -64,6 +65,7 @@ def chat_tokenizer(tokenizer: PreTrainedTokenizerBase, layout: DialogueLayout) -
     chat.eos_token = chat.convert_ids_to_tokens(layout.sep_id)
     chat.bos_token = chat.cls_token or chat.eos_token
     chat.padding_side = "left"
+    chat.model_input_names = ["input_ids", "attention_mask"]
     chat.chat_template = chat_template(layout.name, "eos_token" if chat.sep_token is None else "sep_token")
     return chat
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from suzoo.hub.verify import Door, format_table, passed, run_apart, time_limit, verify
 
@@ -22,13 +23,17 @@ def open_doors(
     Raises:
         ValueError: the folder has no readable golden file.
     """
-    doors = verify(folder, trust_remote_code=trust_remote_code, timeout=timeout)
-    if just_written:
-        from suzoo.hub.golden import check_with_suzoo
+    with TemporaryDirectory(prefix="suzoo-resaves-") as scratch:
+        doors = verify(folder, trust_remote_code=trust_remote_code, timeout=timeout, scratch=scratch)
+        whole = [Path(scratch, door.name) for door in doors if door.status == "ok"]
+        resaves = [str(path) for path in whole if path.is_dir()]
+        if just_written:
+            from suzoo.hub.golden import check_all_with_suzoo
 
-        return [*doors, check_with_suzoo(folder)]
-    # apart, because a chat template or tokenizer may run for ever
-    own, died = run_apart(["-m", "suzoo.hub.golden"], folder, time_limit(folder, timeout), imports_from=ROOT)
+            return [*doors, *check_all_with_suzoo(folder, resaves)]
+        # apart, because a chat template or tokenizer may run for ever
+        program = ["-m", "suzoo.hub.golden", *resaves]
+        own, died = run_apart(program, folder, time_limit(folder, timeout), imports_from=ROOT)
     return [*doors, *(own.values() or [Door("suzoo's own class", "failed", note=died)])]
 
 

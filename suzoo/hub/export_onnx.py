@@ -33,12 +33,15 @@ class _Exported(nn.Module):
         return nn.functional.normalize(vectors, dim=-1) if self.model.normalize else vectors
 
 
-def export_onnx(folder: str | Path, output: str | Path, *, opset: int = 18) -> Path:
+def export_onnx(folder: str | Path, output: str | Path, *, opset: int = 18, trust_remote_code: bool = False) -> Path:
     """Write `output`, an ONNX graph in float32 of the model in `folder`, for any batch size and length.
 
     Inputs are what the model's tokenizer gives: `input_ids`, `attention_mask` and, where the tokenizer makes them,
     `token_type_ids`, int64 (B, L). Output: `sentence_embedding` (B, D), pooled and, if the model is saved so,
     normalised; or `score` (B,).
+
+    Args:
+        trust_remote_code: let the model run Python code that it brings along.
 
     Raises:
         ValueError: the folder holds no CoSENT encoder or cross-encoder, or an extra is not installed.
@@ -56,7 +59,8 @@ def export_onnx(folder: str | Path, output: str | Path, *, opset: int = 18) -> P
     is_classifier = any(name.endswith("ForSequenceClassification") for name in config.get("architectures", []))
     model_class = CoSENTCrossEncoder if is_classifier else CoSENTModel
     # eager attention: plain matrix products, which every runtime has
-    model = model_class.from_pretrained(str(folder), dtype=torch.float32, attn_implementation="eager")
+    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
+    model = model_class.from_pretrained(str(folder), **options, trust_remote_code=trust_remote_code)
     texts = ["一个", "another text"]  # two different lengths, so that the mask is not constant
     tokenizer: Any = model.tokenizer
     names = tokenizer.model_input_names

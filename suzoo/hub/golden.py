@@ -18,7 +18,8 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,13 @@ def check_with_suzoo(folder: str | Path) -> Door:
     return check_door(task.door, task.way, folder)
 
 
-if __name__ == "__main__":  # the fresh process: --child RESULTS FOLDER
-    _, results, folder = sys.argv[1:]
-    Path(results).write_text(json.dumps(asdict(check_with_suzoo(folder))), encoding="utf-8")
+def check_all_with_suzoo(folder: str | Path, resaves: Sequence[str]) -> list[Door]:
+    """The same for the folder, and for what other libraries saved of it again, in folders named after them."""
+    again = [replace(door := check_with_suzoo(path), name=f"{door.name}, {Path(path).name}") for path in resaves]
+    return [check_with_suzoo(folder), *again]
+
+
+if __name__ == "__main__":  # the fresh process: RESAVES... --child RESULTS FOLDER
+    *saved, _, results, good = sys.argv[1:]
+    lines = [json.dumps(asdict(door)) for door in check_all_with_suzoo(good, saved)]
+    Path(results).write_text("\n".join(lines), encoding="utf-8")

@@ -14,12 +14,16 @@ from transformers import PreTrainedModel
 
 from suzoo.hub._golden_inputs import CHATS, PAIRS, PROMPTS, SOURCES_AND_TARGETS, TEXTS
 from suzoo.hub.verify import TOLERANCE
+from suzoo.hub.verify.encoders import by_prompts
 from suzoo.hub.verify.language_models import answer_prompts, answer_sources, answer_texts, logits_at, prompt_inputs
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel, TTAForMaskedLM, UniLMForCausalLM
+from suzoo.models._stock_encoder import POSITIONS_BEHIND_PADDING
 
-ENCODER_DOORS = ["SentenceTransformer", "AutoModel"]
-CROSS_ENCODER_DOORS = ["CrossEncoder", "AutoModelForSequenceClassification", "text-classification pipeline"]
 CLASSIFIER_DOORS = ["AutoModelForSequenceClassification", "text-classification pipeline"]
+GENERATOR_DOORS = (
+    *("AutoTokenizer", "AutoModelForCausalLM", "text-generation pipeline"),
+    "saved by AutoModelForCausalLM",
+)
 MAX_NEW_TOKENS = 16
 
 # ---- encoders
@@ -32,20 +36,18 @@ def _code_door(folder: Path, auto_class: str) -> list[str]:
 
 
 def ask_encoder(model: CoSENTModel, tokenizer, folder: Path) -> tuple[dict, dict]:
-    # some tokenizers give an empty text no token at all, and then no two libraries agree on its vector
-    texts = [text for text in TEXTS if tokenizer(text[:8])["input_ids"]]
+    texts = _texts(tokenizer)
     outputs = {"output": model.encode(texts, tokenizer=tokenizer, prompt="")}
     for name in model.prompts:
         outputs[f"output.{name}"] = model.encode(texts, tokenizer=tokenizer, prompt_name=name)
-    doors = list(ENCODER_DOORS)
-    if model.pooling == "first-last-avg":  # sentence-transformers has no such pooling
-        doors.remove("SentenceTransformer")
-    if model.do_lower_case or not model.include_prompt:  # nobody knows it who reads transformers' files alone
-        doors.remove("AutoModel")
-    if not doors:
+    # sentence-transformers has no first-last-avg, and who reads transformers' files alone knows the pooling at most
+    with_st = model.pooling != "first-last-avg"
+    plain = not model.do_lower_case and model.include_prompt
+    if not (with_st or plain):
         raise ValueError("first-last-avg with lower case or without prompts in the pooling opens through no door")
+    doors = _stock_doors("SentenceTransformer" if with_st else None, ["AutoModel"] if plain else [])
     if model.encoder_has_code:
-        doors = [f"{door}, trust_remote_code" for door in doors]
+        doors = [doors[0], *(f"{door}, trust_remote_code" for door in doors[1:])]
     else:
         doors += _code_door(folder, "AutoModel")
     return outputs, {
@@ -54,34 +56,76 @@ def ask_encoder(model: CoSENTModel, tokenizer, folder: Path) -> tuple[dict, dict
         "inputs": texts,
         "pooling": model.pooling,
         "normalize": model.normalize,
-        "max_length": model._max_length(tokenizer, None),
-        "prompts": model.prompts,
+        "include_prompt": model.include_prompt,
+        **_prompts(model),
+        **_reading(tokenizer, model._max_length(tokenizer, None)),
     }
 
 
 def ask_cross_encoder(model: CoSENTCrossEncoder, tokenizer, folder: Path) -> tuple[dict, dict]:
-    outputs = {"output": model.predict([(a, b) for a, b in PAIRS], tokenizer=tokenizer, prompt="")}
+    outputs = {"output": model.predict(PAIRS, tokenizer=tokenizer, prompt="")}
+    for name in model.prompts:
+        outputs[f"output.{name}"] = model.predict(PAIRS, tokenizer=tokenizer, prompt_name=name)
     return outputs, {
         "kind": "cross-encoder",
-        "doors": (CROSS_ENCODER_DOORS[:1] if model.do_lower_case else CROSS_ENCODER_DOORS)
+        "doors": _stock_doors("CrossEncoder", [] if model.do_lower_case else CLASSIFIER_DOORS)
         + _code_door(folder, "AutoModelForSequenceClassification"),
         "inputs": PAIRS,
-        "max_length": model._max_length(tokenizer, None),
+        **_prompts(model),
+        **_reading(tokenizer, model._max_length(tokenizer, None)),
     }
+
+
+def _stock_doors(library_class: str | None, plain: list[str]) -> list[str]:
+    """The doors of a folder that sentence-transformers opens by `library_class`, and transformers by `plain` ones."""
+    library = [library_class] if library_class else []
+    return ["files", "AutoTokenizer", *library, *plain, *(f"saved by {name}" for name in library + plain[:1])]
+
+
+def _prompts(model: CoSENTModel | CoSENTCrossEncoder) -> dict[str, Any]:
+    return {"prompts": model.prompts, "default_prompt": model.default_prompt_name}
 
 
 def ask_classifier(model: PreTrainedModel, tokenizer, folder: Path) -> tuple[dict, dict]:
     """Logits of all classes, of texts cut where the stock pipeline cuts them."""
-    texts = [text for text in TEXTS if tokenizer(text[:8])["input_ids"]]
-    promise = {
-        "kind": "classifier",
-        "doors": CLASSIFIER_DOORS,
-        "inputs": texts,
-        "max_length": _positions(model, tokenizer),
-    }
-    batch = tokenizer(texts, padding=True, truncation=True, max_length=promise["max_length"], return_tensors="pt")
+    texts, limit = _texts(tokenizer), _limit(model, tokenizer)
+    batch = tokenizer(texts, padding=True, truncation=bool(limit), max_length=limit, return_tensors="pt")
     with torch.no_grad():
-        return {"output": model(**batch).logits.numpy()}, promise
+        output = model(**batch).logits.numpy()
+    doors = _stock_doors(None, CLASSIFIER_DOORS)
+    return {"output": output}, {"kind": "classifier", "doors": doors, "inputs": texts, **_reading(tokenizer, limit)}
+
+
+# ---- texts, as the tokenizer reads them
+
+
+def _texts(tokenizer) -> list[str]:
+    """`TEXTS`, and one of the tokens that were added to the tokenizer."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if not token.special]
+    texts = [*TEXTS, f"好{' '.join(added[:5])}, ok {''.join(added[:5])}."] if added else TEXTS
+    # some tokenizers give an empty text no token at all, and then no two libraries agree on its vector
+    return [text for text in texts if tokenizer(text[:8])["input_ids"]]
+
+
+def _reading(tokenizer, limit: int | None) -> dict[str, Any]:
+    """What the tokenizer must do with texts: their ids, and how many tokens it leaves where it cuts."""
+    cut = {"truncation": True, "max_length": limit} if limit else {}
+    texts = _texts(tokenizer)
+    ids = tokenizer(texts, verbose=False, **cut)["input_ids"]
+    return {
+        "padding_side": tokenizer.padding_side,
+        "max_length": limit,
+        "tokens": [list(pair) for pair in zip(texts, ids, strict=True)],
+    }
+
+
+def _limit(model: PreTrainedModel, tokenizer) -> int | None:
+    """Tokens that the model takes, or None where nothing says how many."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions and model.config.model_type in POSITIONS_BEHIND_PADDING:
+        positions -= model.config.pad_token_id + 1
+    known = [length for length in (positions, tokenizer.model_max_length) if length and 0 < length < 1e9]
+    return min(known, default=None)
 
 
 # ---- language models
@@ -93,9 +137,9 @@ def _names(folder: Path, *names: str) -> list[str]:
     return [f"{name}, trust_remote_code" if "auto_map" in config else name for name in names]
 
 
-def _positions(model: PreTrainedModel, tokenizer) -> int:
-    """Tokens that certainly fit."""
-    return min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512), 512)
+def _short(model: PreTrainedModel, tokenizer) -> int:
+    """Tokens of a question that is not too slow to be asked."""
+    return min(_limit(model, tokenizer) or 512, 512)
 
 
 def _settled_tokens(model: Any, tokenizer, prompt) -> list[int]:
@@ -118,7 +162,7 @@ def _settled_tokens(model: Any, tokenizer, prompt) -> list[int]:
 
 
 def _fits(model: PreTrainedModel, tokenizer, prompt) -> bool:
-    return 0 < prompt_inputs(tokenizer, prompt)["input_ids"].shape[1] <= _positions(model, tokenizer) - MAX_NEW_TOKENS
+    return 0 < prompt_inputs(tokenizer, prompt)["input_ids"].shape[1] <= _short(model, tokenizer) - MAX_NEW_TOKENS
 
 
 def _generation_promise(model: PreTrainedModel, tokenizer, kind: str, prompts: list, folder: Path) -> dict:
@@ -127,8 +171,9 @@ def _generation_promise(model: PreTrainedModel, tokenizer, kind: str, prompts: l
         raise ValueError("the model does not prefer any token to all others; there is nothing worth saving")
     return {
         "kind": kind,
-        "doors": _names(folder, "AutoModelForCausalLM", "text-generation pipeline"),
+        "doors": ["files", *_names(folder, *GENERATOR_DOORS)],
         "inputs": prompts,
+        **_reading(tokenizer, _limit(model, tokenizer)),
         "new_tokens": [len(reply) for reply in replies],
         "texts": [tokenizer.decode(reply, skip_special_tokens=True) for reply in replies],
     }
@@ -145,7 +190,7 @@ def ask_causal_lm(model: PreTrainedModel, tokenizer, folder: Path) -> tuple[dict
 def ask_seq2seq(model: UniLMForCausalLM, tokenizer, folder: Path) -> tuple[dict, dict]:
     pairs = [pair for pair in SOURCES_AND_TARGETS if _fits(model, tokenizer, pair[0])]
     promise = _generation_promise(model, tokenizer, "seq2seq-lm", [source for source, _ in pairs], folder)
-    promise |= {"targets": [target for _, target in pairs], "max_length": _positions(model, tokenizer)}
+    promise["targets"] = [target for _, target in pairs]
     outputs = answer_sources(model, tokenizer, promise)
     if model.config.has_stock_layers:
         outputs["source_logits"] = answer_texts(model, tokenizer, promise)["logits"]
@@ -154,12 +199,12 @@ def ask_seq2seq(model: UniLMForCausalLM, tokenizer, folder: Path) -> tuple[dict,
 
 
 def ask_masked_lm(model: PreTrainedModel, tokenizer, folder: Path) -> tuple[dict, dict]:
-    texts = [text for text in TEXTS if tokenizer(text[:8])["input_ids"]]
+    texts = _texts(tokenizer)
     promise = {
         "kind": "masked-lm",
-        "doors": _names(folder, "AutoModelForMaskedLM"),
+        "doors": ["files", *_names(folder, "AutoTokenizer", "AutoModelForMaskedLM")],
         "inputs": texts,
-        "max_length": _positions(model, tokenizer),
+        **_reading(tokenizer, _limit(model, tokenizer)),
         "scores": isinstance(model, TTAForMaskedLM),
     }
     outputs = answer_texts(model, tokenizer, promise)
@@ -171,6 +216,7 @@ def ask_masked_lm(model: PreTrainedModel, tokenizer, folder: Path) -> tuple[dict
         outputs["fill_mask"] = torch.tensor(logits_MV).softmax(-1).topk(5).values.numpy()
         promise["masked"] = masked
         promise["doors"] += _names(folder, "fill-mask pipeline")
+    promise["doors"] += _names(folder, "saved by AutoModelForMaskedLM")
     return outputs, promise
 
 
@@ -179,12 +225,9 @@ def ask_masked_lm(model: PreTrainedModel, tokenizer, folder: Path) -> tuple[dict
 
 def open_encoder(folder: str, promise: dict) -> dict:
     model = CoSENTModel.from_pretrained(folder, dtype=torch.float32)
-    outputs = {"output": model.encode(promise["inputs"], prompt="")}
-    return outputs | {
-        f"output.{name}": model.encode(promise["inputs"], prompt_name=name) for name in promise["prompts"]
-    }
+    return by_prompts(promise, lambda **prompt: model.encode(promise["inputs"], **prompt))
 
 
 def open_cross_encoder(folder: str, promise: dict) -> dict:
     model = CoSENTCrossEncoder.from_pretrained(folder, dtype=torch.float32)
-    return {"output": model.predict([tuple(pair) for pair in promise["inputs"]], prompt="")}
+    return by_prompts(promise, lambda **prompt: model.predict(promise["inputs"], **prompt))

@@ -234,7 +234,8 @@ class _Predictions(nn.Module):
         super().__init__()
         self.transform = _Transform(config)
         self.decoder: nn.Linear = WideLinear(config.hidden_size, config.vocab_size)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))  # BERT's name for decoder.bias, and tied to it
+        # BERT's name for decoder.bias, and tied to it; of its own it would be a weight that nothing uses
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.tie_word_embeddings else None
 
     def forward(self, hidden_BLD: Tensor) -> Tensor:
         return self.decoder(self.transform(hidden_BLD))
@@ -256,8 +257,9 @@ def num_cached(cache: Cache | None) -> int | Tensor:
     return 0 if cache is None else cache.get_seq_length()
 
 
-# weights of BERT's that our models do not have; the backbones without head have no `cls` at all
-HEAD_IGNORES = [r"pooler", r"cls\.seq_relationship", r"position_ids"]
+# weights of BERT's that our models do not have, the untied ones not its second name for the bias; the backbones without
+# head have no `cls` at all
+HEAD_IGNORES = [r"pooler", r"cls\.seq_relationship", r"position_ids", r"^cls\.predictions\.bias$"]
 BACKBONE_IGNORES = [r"pooler", r"^cls\.", r"position_ids"]
 
 
@@ -284,7 +286,7 @@ class BackbonePreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, _Predictions):
+        if isinstance(module, _Predictions) and module.bias is not None:
             init.zeros_(module.bias)
         if isinstance(module, SelfAttention) and POSITIONS[module.kind].learned:
             log_r1_H, raw_r2_H = kerple_start(module.kind, self.config.num_attention_heads)
@@ -343,10 +345,7 @@ class MLMHeadPreTrainedModel(BackbonePreTrainedModel):
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.cls.predictions.decoder = new_embeddings
-        bias = new_embeddings.bias
-        # of two names for one tensor only one is saved, unless they are tied
-        tied = self.config.tie_word_embeddings
-        self.cls.predictions.bias = bias if tied else nn.Parameter(bias.detach().clone())
+        self.cls.predictions.bias = new_embeddings.bias if self.config.tie_word_embeddings else None
 
     def save_pretrained(self, save_directory, *args: Any, **kwargs: Any) -> None:
         """As in transformers; where the class carries its code along, `AutoModel` finds the backbone too."""

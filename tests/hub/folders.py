@@ -143,6 +143,8 @@ def make_language_model(name: str):
         model = BertForMaskedLM(BertConfig(**_lm_config()))
     else:
         assert name == "gpt2"
+        tokenizer.eos_token, tokenizer.padding_side = "[SEP]", "left"
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]
         sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 72, "initializer_range": 0.4}
         model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), bos_token_id=2, eos_token_id=3, **sizes))
     return model.eval(), tokenizer

@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from suzoo.cli import main
 from suzoo.hub import verify as v
 from suzoo.hub.check import open_doors
+from suzoo.hub.golden import check_with_suzoo
 from suzoo.hub.push import push
 from suzoo.hub.verify.trust import foreign_code, foreign_modules
 from tests.hub.folders import ROOT, make_encoder
@@ -123,16 +125,68 @@ def test_no_command_runs_what_a_folder_brings(way: Callable, language_folders, t
 
 
 @pytest.mark.parametrize("way", WAYS[2:])
-@pytest.mark.parametrize("command", ["encode", "rerank"])
+@pytest.mark.parametrize("command", ["encode", "rerank", "explain", "export-onnx"])
 def test_no_command_of_encoders_runs_what_a_folder_brings(way, command, request, tmp_path, yes, capsys):
     text = tmp_path / "in.txt"
     text.write_text("a man\n")
-    name = "encoder" if command == "encode" else "cross_encoder"
-    evil = Hostile(request.getfixturevalue(f"{name}_folder"), tmp_path)
+    evil = Hostile(request.getfixturevalue(f"{'cross_encoder' if command == 'rerank' else 'encoder'}_folder"), tmp_path)
     way(evil)
-    rest = [str(text), "--output", str(tmp_path / "out.npy")]
-    main([command, str(evil.folder), *(rest if command == "encode" else ["--query", "a", "--documents", str(text)])])
-    assert evil.ran() == [] and "Do you wish to run" not in capsys.readouterr().out
+    main([command, str(evil.folder), *rest_of(command, text, tmp_path / "out")])
+    said = capsys.readouterr()
+    assert evil.ran() == [] and "Do you wish to run" not in said.out
+    if way is a_type_of_its_own:
+        assert "give --trust-remote-code" in said.err
+
+
+def rest_of(command: str, text: Path, output: Path) -> list[str]:
+    """The arguments of a command behind the model's folder."""
+    return {
+        "encode": [str(text), "--output", f"{output}.npy"],
+        "rerank": ["--query", "a", "--documents", str(text)],
+        "explain": ["a man", "--pair", "a dog", "--steps", "2"],
+        "export-onnx": [f"{output}.onnx"],
+        "summarize": [str(text)],
+        "score": [str(text)],
+        "chat": ["--max-new-tokens", "2"],
+        "slim-vocab": [str(output), "--corpus", str(text)],
+        "verify": [],
+        "push": ["alice/evil"],
+    }[command]
+
+
+class Payload:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("encoder", ["encode", "explain", "export-onnx", "slim-vocab"]),
+        ("cross_encoder", ["rerank"]),
+        ("dialogue", ["chat"]),
+        ("unilm", ["summarize"]),
+        ("tta", ["score"]),
+    ],
+)
+def test_a_pickle_is_refused_in_every_command(name, commands, request, language_folders, tmp_path, yes, capsys):
+    good = language_folders.get(name) or request.getfixturevalue(f"{name}_folder")
+    folder, text, trace = Path(shutil.copytree(good, tmp_path / name)), tmp_path / "in.txt", tmp_path / "ran"
+    text.write_text("a man\n")
+    (folder / "model.safetensors").unlink()
+    with (folder / "pytorch_model.bin").open("wb") as file:
+        pickle.dump({"weight": Payload(trace)}, file)
+    for command in commands:
+        assert main([command, str(folder), *rest_of(command, text, tmp_path / command)]) != 0
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and said.count("\n") == 1 and "Traceback" not in said
+    own = check_with_suzoo(folder)
+    doors = [v.check_promised_door(door, folder) for door in v.read_promise(folder)["doors"] if "Auto" in door]
+    assert own.status == "failed" and any(door.status == "failed" for door in doors)
+    assert not trace.exists()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -141,7 +195,7 @@ def test_doors_that_would_run_foreign_code_stay_shut(way, language_folders, tmp_
     assert foreign_code(evil.folder) == ""
     way(evil)
     assert foreign_code(evil.folder) != ""
-    for name in v.read_promise(evil.folder)["doors"]:
+    for name in v.read_promise(evil.folder)["doors"][1:]:  # files alone are read and not run
         door = v.check_promised_door(name, evil.folder)
         assert door.status == "failed" and "not opened" in door.note and "--trust-remote-code" in door.note
     assert evil.ran() == []
@@ -151,7 +205,7 @@ def test_verify_and_push_of_a_hostile_folder_run_nothing(language_folders, tmp_p
     evil = Hostile(language_folders["tta"], tmp_path)
     own_code_changed(evil)
     as_user(hub, "hf_alice")
-    with pytest.raises(ValueError, match="does not verify: AutoModelForMaskedLM, trust_remote_code, fill-mask"):
+    with pytest.raises(ValueError, match="does not verify: AutoTokenizer, trust_remote_code, AutoModelForMaskedLM"):
         push(evil.folder, "alice/evil", just_written=True)
     assert evil.ran() == [] and hub.requests == []
 
@@ -162,7 +216,7 @@ def test_whoever_says_so_runs_foreign_code_and_gives_it_no_token(language_folder
     own_code_changed(evil)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     doors = v.verify(evil.folder, trust_remote_code=True)
-    assert [door.status for door in doors] == ["ok", "ok"] and set(evil.ran()) == {"ran"}
+    assert [door.status for door in doors] == ["ok"] * 5 and set(evil.ran()) == {"ran"}
 
 
 def test_the_child_of_verify_has_no_secrets(tmp_path, monkeypatch):
@@ -188,8 +242,9 @@ def test_modules_of_sentence_transformers_alone_are_opened(encoder_folder, tmp_p
     modules[1]["type"] = "evil.Evil"
     (evil.folder / "modules.json").write_text(json.dumps(modules))
     (evil.folder / "evil.py").write_text(evil.code())
-    door = v.check_promised_door("SentenceTransformer", evil.folder)
-    assert door.status == "failed" and "evil.Evil" in door.note and evil.ran() == []
+    for name in ("SentenceTransformer", "SentenceTransformer, trust_remote_code", "saved by SentenceTransformer"):
+        door = v.check_promised_door(name, evil.folder)
+        assert door.status == "failed" and "evil.Evil" in door.note and evil.ran() == []
 
 
 def test_nothing_is_ours_where_suzoo_is_not(language_folders, tmp_path):
@@ -199,7 +254,7 @@ def test_nothing_is_ours_where_suzoo_is_not(language_folders, tmp_path):
     done = subprocess.run(
         [sys.executable, str(alone), str(language_folders["tta"])], capture_output=True, text=True, env=environment
     )
-    assert done.returncode == 1 and done.stdout.count("is not that of the installed suzoo") == 2, done.stderr
+    assert done.returncode == 1 and done.stdout.count("is not that of the installed suzoo") == 4, done.stderr
 
 
 def test_an_adapter_lends_no_trust_to_its_base(language_folders, tmp_path):
@@ -219,9 +274,9 @@ def test_a_chat_template_that_loops_for_ever_ends_with_a_sentence(language_folde
     loops = "".join(f"{{% for {name} in range(99999) %}}" for name in "abc")
     (folder / "chat_template.jinja").write_text(loops + "{% endfor %}" * 3)
     doors = open_doors(folder, timeout=60)
-    assert [door.status for door in doors] == ["failed"] * 3
-    assert "not answered within 60 s" in doors[0].note and doors[1].note == "not reached"
-    assert "a chat template or tokenizer of the folder may run for ever" in doors[2].note
+    assert [door.status for door in doors] == ["ok"] + ["failed"] * 5  # files, and what has to render a chat
+    assert "not answered within 60 s" in doors[1].note and doors[2].note == "not reached"
+    assert "a chat template or tokenizer of the folder may run for ever" in doors[-1].note
 
 
 def test_a_model_of_foreign_code_trains_and_verifies_when_asked_for(tmp_path):

@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from suzoo.hub import verify as v
-from suzoo.hub.golden import check_with_suzoo, save_golden, write_golden
+from suzoo.hub.golden import check_all_with_suzoo, check_with_suzoo, save_golden, write_golden
 from suzoo.hub.verify.__main__ import main
 from suzoo.models import CoSENTModel
 from tests.hub.folders import finish_run, make_cross_encoder, make_encoder, opens_remote_code_over_a_stock_config
@@ -46,8 +46,9 @@ def flip_one_weight(folder: Path) -> None:
 
 def test_every_door_of_the_encoder_opens_without_suzoo(encoder_folder):
     doors = v.verify(encoder_folder)
-    assert [door.name for door in doors] == ["SentenceTransformer", "AutoModel"]
-    assert [door.status for door in doors] == ["ok"] * 2, v.format_table(doors)
+    resaves = ["saved by SentenceTransformer", "saved by AutoModel"]
+    assert [door.name for door in doors] == ["files", "AutoTokenizer", "SentenceTransformer", "AutoModel", *resaves]
+    assert [door.status for door in doors] == ["ok"] * 6, v.format_table(doors)
     assert v.passed([*doors, check_with_suzoo(encoder_folder)])
 
 
@@ -68,7 +69,7 @@ def test_every_door_of_the_cross_encoder_opens_as_a_plain_file(cross_encoder_fol
         stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count(" ok ") == 3
+    assert done.stdout.count(" ok ") == 7
     assert check_with_suzoo(cross_encoder_folder).status == "ok"
 
 
@@ -80,8 +81,10 @@ def test_wrong_pooling_and_code_that_needs_suzoo_fail_at_their_own_doors(broken_
     (broken / "1_Pooling/config.json").write_text(json.dumps(pooling))
     with (broken / "modeling_cosent.py").open("a") as code:
         code.write("\nimport suzoo.models\n")
-    sentence_transformer, auto_model, remote = v.verify(broken, trust_remote_code=True)
-    assert sentence_transformer.status == "failed" and sentence_transformer.difference > 1e-3
+    doors = {door.name: door for door in v.verify(broken, trust_remote_code=True)}
+    sentence_transformer, auto_model = doors["SentenceTransformer"], doors["AutoModel"]
+    remote = doors["AutoModel, trust_remote_code"]
+    assert sentence_transformer.status == "failed" and "pools by cls" in sentence_transformer.note
     assert auto_model.status == "ok"
     assert remote.status == "failed" and "suzoo" in remote.note
     assert check_with_suzoo(broken).status == "failed"
@@ -117,16 +120,27 @@ def test_a_missing_tokenizer_fails_every_door(broken):
 
 
 @pytest.mark.parametrize("kind", ["encoder", "cross_encoder"])
-def test_the_stock_doors_survive_a_sentence_transformers_resave(kind, request, tmp_path):
-    import sentence_transformers
-
+def test_suzoo_opens_what_sentence_transformers_saved_again(kind, request, tmp_path):
     folder = request.getfixturevalue(f"{kind}_folder")
-    model_class = "SentenceTransformer" if kind == "encoder" else "CrossEncoder"
-    getattr(sentence_transformers, model_class)(str(folder)).save_pretrained(str(tmp_path))
-    shutil.copy(folder / v.GOLDEN_FILE, tmp_path)
-    names = v.read_promise(tmp_path)["doors"]
-    doors = [v.check_promised_door(name, tmp_path) for name in names] + [check_with_suzoo(tmp_path)]
-    assert [door.status for door in doors] == ["ok"] * len(doors), v.format_table(doors)
+    for name in [name for name in v.read_promise(folder)["doors"] if name.startswith("saved by ")]:
+        door = v.check_promised_door(name, folder, scratch=tmp_path)
+        assert door.status == "ok", door.note
+    (again,) = tmp_path.iterdir()  # and not what transformers saved, who knows no pooling
+    assert again.name in ("saved by SentenceTransformer", "saved by CrossEncoder")
+    door, same = check_all_with_suzoo(folder, [str(again)])
+    assert same.name == f"{door.name}, {again.name}" and door.status == same.status == "ok"
+
+
+def test_what_is_lost_when_saved_again_is_named(encoder_folder, monkeypatch):
+    def save_with_another_pooling(folder, target):
+        shutil.copytree(folder, target)
+        pooling = {"pooling_mode": "cls", "embedding_dimension": 32, "include_prompt": True}
+        Path(target, "1_Pooling/config.json").write_text(json.dumps(pooling))
+
+    name = "saved by SentenceTransformer"
+    monkeypatch.setitem(v.resaves.RESAVES, name, v.resaves.RESAVES[name]._replace(save=save_with_another_pooling))
+    door = v.check_promised_door(name, encoder_folder)
+    assert door.status == "failed" and door.note == "SentenceTransformer: pools by cls, promised is mean"
 
 
 def test_a_door_whose_library_is_missing_is_not_passed(encoder_folder, monkeypatch):
@@ -215,7 +229,7 @@ def test_first_last_avg_promises_only_the_doors_it_has(tmp_path):
     model = make_encoder("first-last-avg")
     model.save_pretrained(tmp_path, tokenizer=tiny_tokenizer())
     write_golden(model, tiny_tokenizer(), tmp_path)
-    assert v.read_promise(tmp_path)["doors"] == ["AutoModel"]
+    assert v.read_promise(tmp_path)["doors"] == ["files", "AutoTokenizer", "AutoModel", "saved by AutoModel"]
     assert [v.check_promised_door("AutoModel", tmp_path).status, check_with_suzoo(tmp_path).status] == ["ok", "ok"]
 
 

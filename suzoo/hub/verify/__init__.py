@@ -8,9 +8,10 @@ suzoo raises. Code in the folder runs only where it is byte for byte suzoo's own
 What is promised, the inputs and the expected outputs are in `golden.safetensors` (see `suzoo.hub.golden`).
 """
 
-from .check import Door, check_door, check_promised_door, compare, format_table, passed
-from .doors import STOCK_CONFIG_REMOTE_CODE, WAYS, Way, unmet
-from .golden_file import GOLDEN_FILE, TOLERANCE, read_golden, read_promise
+from .check import Door, check_door, check_promised_door, format_table, passed
+from .comparison import TOLERANCE, compare
+from .doors import WAYS, STOCK_CONFIG_REMOTE_CODE, Way, unmet
+from .golden_file import GOLDEN_FILE, read_golden, read_promise
 from .process import run_apart, time_limit, verify
 
 __all__ = [

@@ -31,11 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trust-remote-code", action="store_true", help="run code in the folder that is not suzoo's")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="for all doors together")
     parser.add_argument("--child", metavar="RESULTS", help=argparse.SUPPRESS)
+    parser.add_argument("--scratch", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     package = __package__ or load_package()
     process, check = (importlib.import_module(f"{package}.{name}") for name in ("process", "check"))
     if options.child:
-        process.check_all(options.folder, options.child, options.trust_remote_code)
+        process.check_all(options.folder, options.child, options.trust_remote_code, options.scratch)
         return 0
     try:
         doors = process.verify(options.folder, trust_remote_code=options.trust_remote_code, timeout=options.timeout)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from .comparison import compare
 from .doors import WAYS, Way, unmet
-from .golden_file import TOLERANCE, read_golden, read_promise
+from .golden_file import GOLDEN_FILE, read_golden, read_promise
+from .resaves import RESAVES, opens_again
 from .trust import foreign_code, foreign_modules
 
 
@@ -27,31 +31,6 @@ class Door:
     note: str = ""
 
 
-def compare(outputs: dict, golden: dict) -> tuple[float, str]:
-    """(largest absolute difference, what is wrong or "") of two {tensor name: array} dicts.
-
-    The tolerance is 1e-5 of the largest golden value, and at least 1e-5: the float32 rounding of another batch shape.
-    Whole numbers, which are token ids, have none.
-    """
-    import numpy as np
-
-    if outputs.keys() != golden.keys():
-        return float("nan"), f"gave the outputs {sorted(outputs)}, promised are {sorted(golden)}"
-    worst, wrong = 0.0, ""
-    for name, expected in golden.items():
-        actual = np.asarray(outputs[name], dtype=np.float64)
-        if actual.shape != expected.shape:
-            return float("nan"), f"{name} has shape {actual.shape}, promised is {expected.shape}"
-        difference = float(np.abs(actual - expected).max(initial=0.0))
-        exact = np.issubdtype(expected.dtype, np.integer)
-        allowed = 0.0 if exact else TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0.0)))
-        if not difference <= allowed:  # written so that NaN fails
-            rows = np.abs(actual - expected).reshape(len(expected), -1).max(axis=1)
-            wrong = wrong or f"{name} differs by {difference:.1e} (allowed {allowed:.1e}), most in row {rows.argmax()}"
-        worst = max(worst, difference) if difference == difference else difference
-    return worst, wrong
-
-
 def check_door(name: str, way: Way, folder: str | Path) -> Door:
     """Open one door and compare. Whatever it raises is a failed door, not a crash of the check."""
     try:
@@ -60,25 +39,52 @@ def check_door(name: str, way: Way, folder: str | Path) -> Door:
             golden = {tensor: array for tensor, array in golden.items() if tensor in {*way.gives, *outputs}}
         difference, wrong = compare(outputs, golden)
     except Exception as error:
-        first_line = (str(error).strip() or "no message").splitlines()[0]
-        return Door(name, "failed", note=f"{type(error).__name__}: {first_line}"[:300])
+        return Door(name, "failed", note=_first_line(error))
     return Door(name, "failed" if wrong else "ok", difference, wrong)
 
 
-def check_promised_door(name: str, folder: str | Path, *, trust_remote_code: bool = False) -> Door:
+def _first_line(error: Exception) -> str:
+    first_line = (str(error).strip() or "no message").splitlines()[0]
+    return first_line[:300] if type(error) is ValueError else f"{type(error).__name__}: {first_line}"[:300]
+
+
+def check_promised_door(
+    name: str, folder: str | Path, *, trust_remote_code: bool = False, scratch: str | Path | None = None
+) -> Door:
     """Open the door called `name`, unless a library it needs is not installed or too old.
 
     One that would run code of the folder which is not suzoo's stays shut without `trust_remote_code`: it is "failed".
+
+    Args:
+        scratch: a folder in which to leave, under `name`, what another library saved again and lost nothing of.
     """
-    way = WAYS[name]
+    way = WAYS.get(name) or RESAVES[name]
     if missing := way.needs and unmet(way.needs):
         return Door(name, "not checked", note=missing)
     foreign = foreign_code(folder) if "trust_remote_code" in name else ""
-    if name in ("SentenceTransformer", "CrossEncoder"):
-        foreign = foreign_modules(folder)
+    if name.removeprefix("saved by ").split(",")[0] in ("SentenceTransformer", "CrossEncoder"):
+        foreign = foreign or foreign_modules(folder)
     if foreign and not trust_remote_code:
         return Door(name, "failed", note=f"not opened: {foreign}; read it, then give --trust-remote-code")
-    return check_door(name, way, folder)
+    if isinstance(way, Way):
+        return check_door(name, way, folder)
+    opens, loses = opens_again(name, read_promise(folder)["doors"])
+    with tempfile.TemporaryDirectory(prefix="suzoo-resave-") as temporary:
+        target = Path(temporary if loses or scratch is None else scratch, name)
+        return _check_saved_again(name, str(folder), target, opens, trust_remote_code)
+
+
+def _check_saved_again(name: str, folder: str, target: Path, opens: list[str], trust_remote_code: bool) -> Door:
+    """Let another library save the folder, and open what it wrote."""
+    try:
+        RESAVES[name].save(folder, str(target))
+        shutil.copy(Path(folder) / GOLDEN_FILE, target)
+    except Exception as error:
+        return Door(name, "failed", note=_first_line(error))
+    doors = [check_promised_door(door, target, trust_remote_code=trust_remote_code) for door in opens]
+    failed = [f"{door.name}: {door.note}" for door in doors if door.status == "failed"]
+    worst = max((door.difference for door in doors if door.difference is not None), default=None)
+    return Door(name, "failed" if failed else "ok", worst, (failed or [""])[0])
 
 
 def passed(doors: list[Door]) -> bool:

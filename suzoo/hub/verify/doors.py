@@ -17,12 +17,14 @@ from .encoders import (
     open_sentence_transformer,
     open_sequence_classification,
 )
+from .files import open_files
 from .language_models import (
     open_bert_for_masked_lm,
     open_fill_mask_pipeline,
     open_language_model,
     open_text_generation_pipeline,
 )
+from .tokenizers import open_tokenizer
 
 
 class Way(NamedTuple):
@@ -44,6 +46,9 @@ STOCK_CONFIG_REMOTE_CODE = "transformers>=5.19"
 CAUSAL_LM = partial(open_language_model, auto_class="AutoModelForCausalLM")
 MASKED_LM = partial(open_language_model, auto_class="AutoModelForMaskedLM")
 WAYS = {  # names as a user would write them
+    "files": Way(open_files, gives=()),
+    "AutoTokenizer": Way(open_tokenizer, gives=()),
+    "AutoTokenizer, trust_remote_code": Way(partial(open_tokenizer, trust=True), gives=()),
     "SentenceTransformer": Way(open_sentence_transformer, "sentence-transformers"),
     "SentenceTransformer, trust_remote_code": Way(
         partial(open_sentence_transformer, trust=True), "sentence-transformers"
@@ -52,7 +57,7 @@ WAYS = {  # names as a user would write them
     "AutoModel, trust_remote_code": Way(open_remote_encoder, STOCK_CONFIG_REMOTE_CODE),
     "CrossEncoder": Way(open_cross_encoder, "sentence-transformers"),
     "AutoModelForSequenceClassification": Way(open_sequence_classification),
-    "text-classification pipeline": Way(open_classification_pipeline),
+    "text-classification pipeline": Way(open_classification_pipeline, gives=("output",)),
     "AutoModelForSequenceClassification, trust_remote_code": Way(open_remote_cross_encoder, STOCK_CONFIG_REMOTE_CODE),
     "AutoModelForCausalLM": Way(CAUSAL_LM, gives=("logits", "generated")),
     "AutoModelForCausalLM, trust_remote_code": Way(partial(CAUSAL_LM, trust=True), gives=("logits", "generated")),

@@ -7,9 +7,9 @@ import struct
 from pathlib import Path
 
 from .doors import WAYS
+from .resaves import RESAVES
 
 GOLDEN_FILE = "golden.safetensors"
-TOLERANCE = 1e-5
 
 
 def read_promise(folder: str | Path) -> dict:
@@ -30,7 +30,7 @@ def read_promise(folder: str | Path) -> dict:
         with path.open("rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
             promise = json.loads(json.loads(file.read(size))["__metadata__"]["golden"])
-        unknown = [name for name in promise["doors"] if name not in WAYS]
+        unknown = [name for name in promise["doors"] if name not in {**WAYS, **RESAVES}]
     except (struct.error, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); write it again") from error
     if unknown:

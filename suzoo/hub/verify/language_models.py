@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .batches import ask_in_batches
 from .encoders import float32
 
 
@@ -67,8 +68,7 @@ def answer_sources(model, tokenizer, promise: dict) -> dict:
 
 def answer_texts(model, tokenizer, promise: dict) -> dict:
     """A masked language model: logits in the middle of each text, and where it has them, the scores of the texts."""
-    options = {"truncation": True, "max_length": promise["max_length"], "return_tensors": "pt"}
-    batches = [dict(tokenizer(text, **options)) for text in promise["inputs"]]
+    batches = [dict(tokenizer(text, truncation=True, return_tensors="pt")) for text in promise["inputs"]]
     outputs = {"logits": logits_at(model, batches, lambda ids: len(ids) // 2)}
     if promise.get("scores"):
         outputs["score"] = model.score(promise["inputs"], tokenizer=tokenizer).numpy()
@@ -85,7 +85,14 @@ def open_language_model(folder: str, promise: dict, *, auto_class: str, trust: b
     model = model_class.from_pretrained(folder, trust_remote_code=trust, **float32()).eval()
     assert not trust or "transformers_modules" in type(model).__module__, f"{type(model)} is not the code in the folder"
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
-    return ANSWERS[promise["kind"]](model, tokenizer, promise)
+    if promise["kind"] == "causal-lm":
+        ends = model.generation_config.eos_token_id
+        if tokenizer.eos_token_id not in (ends if isinstance(ends, list) else [ends]):
+            raise ValueError(f"generate() ends at {ends}, and not at the tokenizer's eos_token {tokenizer.eos_token}")
+    outputs = ANSWERS[promise["kind"]](model, tokenizer, promise)
+    own_code = not type(model).__module__.startswith("transformers.")
+    ask_in_batches(model, tokenizer, promise, outputs, own_code=own_code)
+    return outputs
 
 
 def open_bert_for_masked_lm(folder: str, promise: dict) -> dict:

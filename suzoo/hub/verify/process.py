@@ -28,24 +28,31 @@ class _NoSuzoo(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"{fullname} is blocked: the door must open without suzoo", name=fullname)
 
 
-def check_all(folder: str, results: str, trust_remote_code: bool) -> None:
+def check_all(folder: str, results: str, trust_remote_code: bool, scratch: str | None) -> None:
     """The fresh process: check every promised door, one JSON line per door as soon as it is known."""
     for name in [name for name in sys.modules if name.split(".")[0] == "suzoo"]:
         del sys.modules[name]
     sys.meta_path.insert(0, _NoSuzoo())
     with open(results, "a", encoding="utf-8") as file:
         for name in read_promise(folder)["doors"]:
-            door = check_promised_door(name, folder, trust_remote_code=trust_remote_code)
+            door = check_promised_door(name, folder, trust_remote_code=trust_remote_code, scratch=scratch)
             print(json.dumps(asdict(door)), file=file, flush=True)
 
 
-def verify(folder: str | Path, *, trust_remote_code: bool = False, timeout: float | None = None) -> list[Door]:
+def verify(
+    folder: str | Path,
+    *,
+    trust_remote_code: bool = False,
+    timeout: float | None = None,
+    scratch: str | Path | None = None,
+) -> list[Door]:
     """Check every door `folder` promises, in a fresh process without suzoo, network, cache, stdin and tokens.
 
     Args:
         folder: a saved model with its golden file.
         trust_remote_code: run also code in the folder that is not suzoo's own, see `trust`.
         timeout: seconds for all doors together, see `time_limit`.
+        scratch: see `check_promised_door`.
 
     Returns:
         One `Door` per promise, in the promised order. A door the process died in, or never reached, is "failed".
@@ -55,7 +62,7 @@ def verify(folder: str | Path, *, trust_remote_code: bool = False, timeout: floa
     """
     promised = read_promise(folder)["doors"]
     package = Path(__file__).resolve().parent
-    flags = ["--trust-remote-code"] if trust_remote_code else []
+    flags = ["--trust-remote-code"] * trust_remote_code + (["--scratch", str(scratch)] if scratch else [])
     doors, died = run_apart([str(package), *flags], folder, time_limit(folder, timeout))
     missing = [name for name in promised if name not in doors]
     notes = dict.fromkeys(missing, "not reached") | dict.fromkeys(missing[:1], died)
