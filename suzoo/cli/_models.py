@@ -49,6 +49,8 @@ def _reason(error: Exception) -> str:
         return "the Hub does not accept the token: log in again with `hf auth login`, or unset HF_TOKEN"
     if asks_for_trust(error):
         return NEEDS_CODE
+    if "Weights only load failed" in str(error):
+        return "its weights are a pickle that would run code when it is opened: ask its author for safetensors"
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -124,8 +124,13 @@ def test_no_command_runs_what_a_folder_brings(way: Callable, language_folders, t
         assert said.err.count("give --trust-remote-code") == 4
 
 
-@pytest.mark.parametrize("way", WAYS[2:])
-@pytest.mark.parametrize("command", ["encode", "rerank", "explain", "export-onnx"])
+@pytest.mark.parametrize(
+    ("command", "way"),
+    [
+        *((command, way) for command in ("encode", "rerank", "explain") for way in WAYS[2:]),
+        ("export-onnx", a_type_of_its_own),  # the others do not keep it from exporting, which takes long
+    ],
+)
 def test_no_command_of_encoders_runs_what_a_folder_brings(way, command, request, tmp_path, yes, capsys):
     text = tmp_path / "in.txt"
     text.write_text("a man\n")
@@ -182,7 +187,8 @@ def test_a_pickle_is_refused_in_every_command(name, commands, request, language_
     for command in commands:
         assert main([command, str(folder), *rest_of(command, text, tmp_path / command)]) != 0
         said = capsys.readouterr().err
-        assert said.startswith("error: ") and said.count("\n") == 1 and "Traceback" not in said
+        assert said.startswith(f"suzoo {command}: cannot load ") and said.count("\n") == 1
+        assert "are a pickle that would run code" in said
     own = check_with_suzoo(folder)
     doors = [v.check_promised_door(door, folder) for door in v.read_promise(folder)["doors"] if "Auto" in door]
     assert own.status == "failed" and any(door.status == "failed" for door in doors)

@@ -10,7 +10,7 @@ What is promised, the inputs and the expected outputs are in `golden.safetensors
 
 from .check import Door, check_door, check_promised_door, format_table, passed
 from .comparison import TOLERANCE, compare
-from .doors import WAYS, STOCK_CONFIG_REMOTE_CODE, Way, unmet
+from .doors import STOCK_CONFIG_REMOTE_CODE, WAYS, Way, unmet
 from .golden_file import GOLDEN_FILE, read_golden, read_promise
 from .process import run_apart, time_limit, verify
 
