@@ -8,8 +8,6 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-NEEDS_CODE = "it needs Python code that it brings along: read that code, and if you trust it give --trust-remote-code"
-
 
 def quiet() -> None:
     """No notes and bars of transformers on the way; errors are raised."""
@@ -31,11 +29,6 @@ def loading(name: str) -> Generator[None]:
         raise ValueError(f"cannot load {name}: {_reason(error)}") from error
 
 
-def asks_for_trust(error: Exception) -> bool:
-    """Whether transformers refused to run code that a model brings along."""
-    return "trust_remote_code=True" in str(error)
-
-
 def _reason(error: Exception) -> str:
     """Why a model cannot be loaded; transformers' own first line where the Hub has not said it plainer."""
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
@@ -47,8 +40,8 @@ def _reason(error: Exception) -> str:
         return "it is neither a folder nor a model of the Hub that this account may see"
     if cause is not None and cause.response.status_code == 401:
         return "the Hub does not accept the token: log in again with `hf auth login`, or unset HF_TOKEN"
-    if asks_for_trust(error):
-        return NEEDS_CODE
+    if "trust_remote_code=True" in str(error):
+        return "it needs Python code that it brings along: read that code, and if you trust it give --trust-remote-code"
     if "Weights only load failed" in str(error):
         return "its weights are a pickle that would run code when it is opened: ask its author for safetensors"
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -74,7 +67,7 @@ def load_tokenizer(config, options: argparse.Namespace):
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(options.model, config=config, **source(options))
     except (OSError, ValueError) as error:
-        if asks_for_trust(error):
+        if "trust_remote_code=True" in str(error):
             raise
         raise ValueError("it has no usable tokenizer; save one into the folder") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from suzoo.cli._files import check_output
-from suzoo.cli._models import NEEDS_CODE, add_trust_option, asks_for_trust, positive, quiet
+from suzoo.cli._models import add_trust_option, loading, positive
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -38,14 +38,13 @@ def push(options: argparse.Namespace) -> int:
 
 
 def export_onnx(options: argparse.Namespace) -> int:
-    from suzoo.hub.export_onnx import export_onnx as export
+    from suzoo.hub.export_onnx import export_model, load_model
 
     path = check_output(options.output, (".onnx",), options.overwrite)
-    quiet()
-    try:
-        print(export(options.folder, path, trust_remote_code=options.trust_remote_code))
-    except ValueError as error:
-        raise ValueError(f"cannot load {options.folder}: {NEEDS_CODE}" if asks_for_trust(error) else error) from error
+    with loading(options.folder):
+        model = load_model(options.folder, trust_remote_code=options.trust_remote_code)
+        model.tokenizer  # noqa: B018 loaded on first use, and it may need code, too
+    print(export_model(model, path))
     return 0
 
 

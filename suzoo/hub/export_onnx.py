@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel
 
-OUTPUTS = {CoSENTModel: "sentence_embedding", CoSENTCrossEncoder: "score"}
+OUTPUTS: dict[type, str] = {CoSENTModel: "sentence_embedding", CoSENTCrossEncoder: "score"}
 
 
 class _Exported(nn.Module):
@@ -46,12 +46,12 @@ def export_onnx(folder: str | Path, output: str | Path, *, opset: int = 18, trus
     Raises:
         ValueError: the folder holds no CoSENT encoder or cross-encoder, or an extra is not installed.
     """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  (torch's exporter needs it)
-    except ImportError as error:
-        raise ValueError(f"{error.name} is not installed: pip install 'suzoo[onnx]'") from error
-    path, folder = Path(output), Path(folder)
+    return export_model(load_model(folder, trust_remote_code=trust_remote_code), output, opset=opset)
+
+
+def load_model(folder: str | Path, *, trust_remote_code: bool = False) -> CoSENTModel | CoSENTCrossEncoder:
+    """The encoder or cross-encoder of a folder, as it can be exported."""
+    folder = Path(folder)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except OSError as error:
@@ -60,7 +60,17 @@ def export_onnx(folder: str | Path, output: str | Path, *, opset: int = 18, trus
     model_class = CoSENTCrossEncoder if is_classifier else CoSENTModel
     # eager attention: plain matrix products, which every runtime has
     options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
-    model = model_class.from_pretrained(str(folder), **options, trust_remote_code=trust_remote_code)
+    return model_class.from_pretrained(str(folder), **options, trust_remote_code=trust_remote_code)
+
+
+def export_model(model: CoSENTModel | CoSENTCrossEncoder, output: str | Path, *, opset: int = 18) -> Path:
+    """`export_onnx` of what `load_model` gave."""
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  (torch's exporter needs it)
+    except ImportError as error:
+        raise ValueError(f"{error.name} is not installed: pip install 'suzoo[onnx]'") from error
+    path = Path(output)
     texts = ["一个", "another text"]  # two different lengths, so that the mask is not constant
     tokenizer: Any = model.tokenizer
     names = tokenizer.model_input_names
@@ -76,7 +86,7 @@ def export_onnx(folder: str | Path, output: str | Path, *, opset: int = 18, trus
                 _Exported(model).eval(),
                 tuple(batch[name] for name in inputs),
                 input_names=inputs,
-                output_names=[OUTPUTS[model_class]],
+                output_names=[OUTPUTS[type(model)]],
                 dynamic_shapes=tuple(dynamic for _ in inputs),
                 opset_version=opset,
                 dynamo=True,

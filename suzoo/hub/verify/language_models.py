@@ -6,6 +6,7 @@ Each door takes the folder and the promise, and returns {tensor name: array}. Li
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from .batches import ask_in_batches
 from .encoders import float32
@@ -84,7 +85,7 @@ def open_language_model(folder: str, promise: dict, *, auto_class: str, trust: b
     model_class = getattr(transformers, auto_class)
     model = model_class.from_pretrained(folder, trust_remote_code=trust, **float32()).eval()
     assert not trust or "transformers_modules" in type(model).__module__, f"{type(model)} is not the code in the folder"
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
     if promise["kind"] == "causal-lm":
         ends = model.generation_config.eos_token_id
         if tokenizer.eos_token_id not in (ends if isinstance(ends, list) else [ends]):

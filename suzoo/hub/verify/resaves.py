@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Resave(NamedTuple):
@@ -26,7 +26,8 @@ def _by_transformers(auto_class: str, trust: bool = False) -> Callable[[str, str
 
         model = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=trust)
         model.save_pretrained(target)
-        transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust).save_pretrained(target)
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+        tokenizer.save_pretrained(target)
 
     return save
 
