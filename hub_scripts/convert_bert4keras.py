@@ -3,9 +3,10 @@
 
 Reads what Keras writes (`save_weights`, HDF5; needs h5py) and TensorFlow checkpoints (`bert_model.ckpt`, Google's and
 Huawei's; needs tensorflow). Writes a transformers folder with its tokenizer: a stock `BertForMaskedLM` or
-`RoFormerForMaskedLM`, or with `--as` one of ours. Before it writes, it reads fixed texts twice, by the new tokenizer
-and as bert4keras does, and computes the logits of fixed sentences twice, by the new model and straight from the old
-arrays in NumPy; a text that is read otherwise, or logits that differ by more than 1e-3, are an error.
+`RoFormerForMaskedLM`, or with `--as` one of ours; `--as cosent` is the sentence encoder of SimBERT and RoFormer-Sim.
+Before it writes, it reads fixed texts twice, by the new tokenizer and as bert4keras does, and computes the logits (or
+vectors) of fixed sentences twice, by the new model and straight from the old arrays in NumPy; a text that is read
+otherwise, or numbers that differ by more than 1e-3, are an error.
 docs/from_bert4keras.md says what becomes of which call.
 """
 
@@ -22,16 +23,19 @@ import torch
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BertModel,
     BertTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     RoFormerConfig,
     RoFormerForMaskedLM,
+    RoFormerModel,
 )
 
 from suzoo.data._bert4keras_vocabulary import LONGEST_WORD, is_cased, read_vocabulary, tokenize
 from suzoo.data.vocabulary import redundant_token, without_inner_spaces
 from suzoo.models import (
+    CoSENTModel,
     DialoGPTConfig,
     DialoGPTForCausalLM,
     TTAConfig,
@@ -39,6 +43,7 @@ from suzoo.models import (
     UniLMConfig,
     UniLMForCausalLM,
 )
+from suzoo.models._projection import Projection
 from suzoo.models._tokenizer_files import save_tokenizer
 
 Arrays = dict[str, np.ndarray]
@@ -61,6 +66,7 @@ CLASSES: dict[str, tuple[Any, Any]] = {
     "dialogpt": (DialoGPTConfig, DialoGPTForCausalLM),
     "tta": (TTAConfig, TTAForMaskedLM),
 }
+ENCODERS: dict[str, tuple[Any, Any]] = {"bert": (BertConfig, BertModel), "roformer": (RoFormerConfig, RoFormerModel)}
 
 # family: its positions
 FAMILIES = {
@@ -80,6 +86,7 @@ KERAS_LAYERS = {
     "MLM-Dense": ["cls/predictions/transform/dense/kernel", "cls/predictions/transform/dense/bias"],
     "MLM-Norm": ["cls/predictions/transform/LayerNorm/beta", "cls/predictions/transform/LayerNorm/gamma"],
     "MLM-Bias": ["cls/predictions/output_bias"],
+    "Pooler-Dense": ["bert/pooler/dense/kernel", "bert/pooler/dense/bias"],
 }
 KERAS_TRANSFORMER = {
     "MultiHeadSelfAttention": [
@@ -91,9 +98,10 @@ KERAS_TRANSFORMER = {
     "FeedForward": [f"{part}/dense/{kind}" for part in ("intermediate", "output") for kind in ("kernel", "bias")],
     "FeedForward-Norm": ["output/LayerNorm/beta", "output/LayerNorm/gamma"],
 }
-# not needed for masked language models: the fixed sinusoids of NEZHA, the pooler, next-sentence prediction
-IGNORED_LAYERS = ("Embedding-Relative-Position", "Pooler", "Pooler-Dense", "NSP-Proba")
-IGNORED_VARIABLES = ("bert/pooler/", "cls/seq_relationship/", "global_step")
+# not needed: the fixed sinusoids of NEZHA, next-sentence prediction; the pooler only for the vectors of SimBERT
+IGNORED_LAYERS = ("Embedding-Relative-Position", "Pooler", "NSP-Proba")
+IGNORED_VARIABLES = ("cls/seq_relationship/", "global_step")
+POOLER = "bert/pooler/"
 # what optimizers add to the name of a variable
 OPTIMIZER_SUFFIXES = ("/adam_m", "/adam_v", "/Adam", "/Adam_1", "/lamb_m", "/lamb_v")
 
@@ -161,8 +169,9 @@ def torch_names(arrays: Arrays) -> dict[str, torch.Tensor]:
     return state
 
 
-def numpy_logits(arrays: Arrays, config: BertConfig, family: str, ids: list[int]) -> np.ndarray:
-    """(L, V) logits of one sentence, all token types 0, computed in float64 from the arrays as they are stored."""
+def numpy_logits(arrays: Arrays, config: BertConfig, family: str, ids: list[int], vector: bool = False) -> np.ndarray:
+    """(L, V) logits of one sentence, all token types 0, computed in float64 from the arrays as they are stored; or its
+    `vector` (D,), [CLS] through the pooler without activation."""
     from scipy.special import erf, softmax
 
     arrays = {name: array.astype(np.float64) for name, array in arrays.items()}
@@ -210,6 +219,8 @@ def numpy_logits(arrays: Arrays, config: BertConfig, family: str, ids: list[int]
         seen = np.einsum("hqk,khd->qhd", weights, value) + np.einsum("hqk,qkd->qhd", weights, relative)
         x = norm(x + dense(seen.reshape(x.shape), f"{layer}/attention/output/dense"), f"{layer}/attention/output")
         x = norm(x + dense(gelu(dense(x, f"{layer}/intermediate/dense")), f"{layer}/output/dense"), f"{layer}/output")
+    if vector:
+        return dense(x[0], "bert/pooler/dense")
     x = norm(gelu(dense(x, "cls/predictions/transform/dense")), "cls/predictions/transform")
     return x @ table.T + arrays["cls/predictions/output_bias"]
 
@@ -262,6 +273,10 @@ def convert(
         ValueError: files that do not belong together, or weights of another kind of model.
     """
     arrays = read_checkpoint(weights) if Path(f"{weights}.index").exists() else read_hdf5(weights)
+    if target != "cosent":
+        arrays = {name: array for name, array in arrays.items() if not name.startswith(POOLER)}
+    elif f"{POOLER}dense/kernel" not in arrays:
+        raise ValueError(f"{weights} has no pooler, which makes the vectors of SimBERT: it was built without with_pool")
     tokens = read_vocabulary(vocab_path)
     tokens = simplified_vocabulary(tokens) if simplified else tokens
     table = arrays.get("bert/embeddings/word_embeddings")
@@ -280,8 +295,13 @@ def convert(
     ids = {"pad_token_id": tokens.index("[PAD]"), "eos_token_id": tokens.index("[SEP]")}
     if target == "tta" and "[MASK]" in tokens:
         ids["mask_token_id"] = tokens.index("[MASK]")
-    model = _build(target, config, position_embedding_type=FAMILIES[family], **ids)
     state = torch_names(arrays)
+    model: Any
+    if target == "cosent":
+        model = _build_encoder(family, config, ids["pad_token_id"])
+        state = _encoder_state(state, keeps_pooler=family == "bert")
+    else:
+        model = _build(target, config, position_embedding_type=FAMILIES[family], **ids)
     if target == "roformer":
         state = {name.replace("bert.", "roformer.", 1) if name[:5] == "bert." else name: state[name] for name in state}
     own = {name: value for name, value in model.named_parameters() if "embed_positions" not in name}  # computed
@@ -302,26 +322,48 @@ def convert(
     return model, tokenizer, _difference(twin, arrays, config, family)
 
 
+def _build_encoder(family: str, config: BertConfig, pad_token_id: int) -> CoSENTModel:
+    """An encoder whose vector is [CLS] through a linear layer."""
+    config_class, encoder_class = ENCODERS[family]
+    sizes = {name: getattr(config, name) for name in SIZES}
+    encoder = encoder_class(config_class(**sizes, pad_token_id=pad_token_id))
+    projection = Projection(config.hidden_size, config.hidden_size)
+    return CoSENTModel(encoder.config, encoder, pooling="cls", projection=projection).eval()
+
+
+def _encoder_state(state: dict[str, torch.Tensor], *, keeps_pooler: bool) -> dict[str, torch.Tensor]:
+    """The same weights under the names of `CoSENTModel`: the pooler is its projection, and stays where stock BERT has
+    one; the head of the language model is left out."""
+    pooler = "bert.pooler.dense."
+    named = {f"encoder.{name[5:]}": value for name, value in state.items() if name.startswith("bert.")}
+    linear = {f"projection.linear.{kind}": state[pooler + kind] for kind in ("weight", "bias")}
+    return {name: value for name, value in named.items() if keeps_pooler or ".pooler." not in name} | linear
+
+
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+         "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "hidden_dropout_prob",
+         "attention_probs_dropout_prob", "initializer_range")  # fmt: skip
+
+
 def _build(target: str, config: BertConfig, **fields: Any) -> PreTrainedModel:
     """A model in evaluation mode with the sizes of `config` and the given fields."""
     config_class, model_class = CLASSES[target]
-    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
-             "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "hidden_dropout_prob",
-             "attention_probs_dropout_prob", "initializer_range")  # fmt: skip
     if target in DEFAULT_TARGETS.values() and target != "unilm":
         fields.pop("position_embedding_type")
-    return model_class(config_class(**{name: getattr(config, name) for name in sizes}, **fields)).eval()
+    return model_class(config_class(**{name: getattr(config, name) for name in SIZES}, **fields)).eval()
 
 
 @torch.no_grad()
 def _difference(model: PreTrainedModel, arrays: Arrays, config: BertConfig, family: str) -> float:
-    """Largest difference of logits where all tokens see each other."""
+    """Largest difference of logits where all tokens see each other, or of vectors."""
+    vector = isinstance(model, CoSENTModel)
     largest = 0.0
     for sentence in SENTENCES:
         ids = [int(fraction * (config.vocab_size - 1)) for fraction in sentence]
         inputs = torch.tensor([ids])
-        logits = model(input_ids=inputs, token_type_ids=torch.zeros_like(inputs)).logits[0].numpy()
-        largest = max(largest, float(np.abs(logits - numpy_logits(arrays, config, family, ids)).max()))
+        output: Any = model(input_ids=inputs, token_type_ids=torch.zeros_like(inputs))
+        found = (output.sentence_embedding if vector else output.logits)[0].numpy()
+        largest = max(largest, float(np.abs(found - numpy_logits(arrays, config, family, ids, vector)).max()))
     return largest
 
 
@@ -333,7 +375,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--family", choices=FAMILIES, default="bert", help="SimBERT and MacBERT are bert's")
     parser.add_argument(
-        "--as", dest="target", choices=CLASSES, help="class to write; default bert, unilm or roformer, by family"
+        "--as",
+        dest="target",
+        choices=[*CLASSES, "cosent"],
+        help="class to write; default bert, unilm or roformer, by family; cosent for the vectors of SimBERT",
     )
     parser.add_argument("--simplified", action="store_true", help="vocab.txt was loaded with simplified=True")
     case = parser.add_mutually_exclusive_group()
@@ -349,6 +394,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if target in ("bert", "roformer") and target != options.family:
             raise ValueError(f"stock {target} has no positions of {options.family}: choose --as unilm, dialogpt or tta")
+        if target == "cosent" and options.family not in ENCODERS:
+            raise ValueError(f"--as cosent takes the families {' and '.join(ENCODERS)}, not {options.family}")
         model, tokenizer, difference = convert(
             options.weights,
             options.config,
@@ -360,13 +407,17 @@ def main(argv: list[str] | None = None) -> None:
         )
         lower = tokenizer.backend_tokenizer.normalizer.lowercase
         print(f"texts are read {'in lower case' if lower else 'as they are, cased'}, as bert4keras reads them")
-        print(f"largest difference of logits, new model against the old arrays: {difference:.1e}")
+        numbers = "vectors" if target == "cosent" else "logits"
+        print(f"largest difference of {numbers}, new model against the old arrays: {difference:.1e}")
         if not difference < 1e-3:
-            raise ValueError(f"the logits differ by {difference:.1e}: nothing was written")
+            raise ValueError(f"the {numbers} differ by {difference:.1e}: nothing was written")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    model.save_pretrained(options.output)
-    save_tokenizer(tokenizer, options.output)
+    if isinstance(model, CoSENTModel):
+        model.save_pretrained(options.output, tokenizer=tokenizer)
+    else:
+        model.save_pretrained(options.output)
+        save_tokenizer(tokenizer, options.output)
     print(f"wrote {options.output}")
 
 

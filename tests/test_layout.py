@@ -11,7 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 METHOD_FOLDERS = {"losses", "optimizers", "regularizers", "multitask", "decoding", "data", "analysis", "evaluation"}
-HUB_SAFE_PACKAGES = set(sys.stdlib_module_names) | {"torch", "transformers", "huggingface_hub", "numpy", "tqdm"}
+HUB_SAFE_PACKAGES = set(sys.stdlib_module_names) | {
+    "torch",
+    "transformers",
+    "huggingface_hub",
+    "safetensors",
+    "numpy",
+    "tqdm",
+}
 SOURCES = sorted((ROOT / "suzoo").rglob("*.py"))
 
 

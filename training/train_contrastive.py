@@ -36,7 +36,7 @@ def main() -> None:
     model = make_encoder(recipe, tokenizer)
     whole = unsharded_copy(accelerator, model)
     per_example = len(texts[0])
-    loss = choose_loss(recipe, model.config.hidden_size, per_example=per_example, num_classes=len(classes))
+    loss = choose_loss(recipe, model.embedding_size, per_example=per_example, num_classes=len(classes))
     module = WithHead(model, loss.head, per_example) if loss.head else model
 
     # Examples: the texts of a batch lie end to end, those of one example side by side

@@ -53,7 +53,7 @@ def main() -> None:
     model = make_encoder(recipe, tokenizer)
     prompt = choose_prompt(recipe, accelerator, model)
     whole = unsharded_copy(accelerator, model)
-    loss = choose_loss(recipe, model.config.hidden_size)
+    loss = choose_loss(recipe, model.embedding_size)
     module = WithHead(model, loss.head, per_example=2) if loss.head else model
 
     # Examples: two texts and a label; the texts of a batch lie end to end: 2i and 2i + 1 are those of pair i

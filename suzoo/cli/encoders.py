@@ -92,7 +92,7 @@ def _to_parquet(path: Path) -> None:
 def encode(options: argparse.Namespace) -> int:
     path = check_output(options.output, EMBEDDING_FORMATS, options.overwrite)
     model = _load("encoder", options)
-    num_dimensions = model.config.hidden_size
+    num_dimensions = model.embedding_size
     headers = {".npy": lambda: _npy_header(0, num_dimensions), ".jsonl": bytes}
     headers[".parquet"] = lambda: _embeddings_schema(num_dimensions).serialize().to_pybytes()
 

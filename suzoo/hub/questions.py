@@ -42,7 +42,7 @@ def ask_encoder(model: CoSENTModel, tokenizer, folder: Path) -> tuple[dict, dict
         outputs[f"output.{name}"] = model.encode(texts, tokenizer=tokenizer, prompt_name=name)
     # sentence-transformers has no first-last-avg, and who reads transformers' files alone knows the pooling at most
     with_st = model.pooling != "first-last-avg"
-    plain = not model.do_lower_case and model.include_prompt
+    plain = not model.do_lower_case and model.include_prompt and model.projection is None
     if not (with_st or plain):
         raise ValueError("first-last-avg with lower case or without prompts in the pooling opens through no door")
     doors = _stock_doors("SentenceTransformer" if with_st else None, ["AutoModel"] if plain else [])

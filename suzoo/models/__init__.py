@@ -7,7 +7,8 @@ from suzoo.models.configuration_dialogpt import DialoGPTConfig
 from suzoo.models.configuration_gru import GRUEncoderConfig
 from suzoo.models.configuration_tta import TTAConfig
 from suzoo.models.configuration_unilm import UniLMConfig
-from suzoo.models.modeling_cosent import CoSENTCrossEncoder, CoSENTModel
+from suzoo.models.modeling_cosent import CoSENTModel
+from suzoo.models.modeling_cosent_cross_encoder import CoSENTCrossEncoder
 from suzoo.models.modeling_dialogpt import DialoGPTForCausalLM, DialoGPTModel
 from suzoo.models.modeling_gru import GRUEncoderModel
 from suzoo.models.modeling_tta import Suggestion, TTAForMaskedLM, TTAModel

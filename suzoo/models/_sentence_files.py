@@ -1,6 +1,6 @@
 """The side files of sentence-transformers: what they say about a sentence encoder, read and written.
 
-    modules.json                        what follows what: Transformer, Pooling, perhaps Normalize
+    modules.json                        what follows what: Transformer, Pooling, perhaps Dense and Normalize
     1_Pooling/config.json               pooling, and whether prompts count in it
     sentence_bert_config.json           length of a text, lower case
     config_sentence_transformers.json   prompts
@@ -30,7 +30,7 @@ from huggingface_hub.errors import (
 # sentence-transformers' names for our poolings; first-last-avg has none
 ST_POOLING = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
 _OTHER_ST_POOLINGS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens")
-_MODULES = ("Transformer", "Pooling", "Normalize")
+_MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
 # Once named after the model's family
 _LENGTH_FILES = [f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "distilbert", "camembert", "albert")]
 _LENGTH_FILES += ["sentence_xlm-roberta_config.json", "sentence_xlnet_config.json"]
@@ -72,7 +72,8 @@ def read_modules(path: str, options: dict[str, Any]) -> tuple[list[dict], str]:
     """(modules of `modules.json`, subfolder of the Transformer); ([], "") where there is no such file.
 
     Raises:
-        ValueError: a module that is not sentence-transformers' own Transformer, Pooling or Normalize.
+        ValueError: a module that is not sentence-transformers' own Transformer, Pooling, Dense or Normalize, or that
+            stands elsewhere in this order.
     """
     modules = read_json(path, "modules.json", options) or []
     for module in modules:
@@ -80,8 +81,11 @@ def read_modules(path: str, options: dict[str, Any]) -> tuple[list[dict], str]:
         if package.split(".")[0] != "sentence_transformers" or kind not in _MODULES:
             raise ValueError(
                 f"modules.json of {path} names the module {module['type']}; "
-                "suzoo knows Transformer, Pooling and Normalize of sentence_transformers"
+                "suzoo knows Transformer, Pooling, Dense and Normalize of sentence_transformers"
             )
+    kinds = [module["type"].rpartition(".")[2] for module in modules]
+    if kinds != sorted(kinds, key=_MODULES.index):
+        raise ValueError(f"modules.json of {path} has the order {', '.join(kinds)}; suzoo knows {', '.join(_MODULES)}")
     transformers = [module["path"] for module in modules if module["type"].endswith(".Transformer")]
     return modules, transformers[0] if transformers else ""
 
@@ -139,10 +143,13 @@ def read_prompts(path: str, options: dict[str, Any]) -> tuple[dict[str, str], st
     return prompts, default
 
 
-def write_settings(folder: Path, settings: SentenceSettings, hidden_size: int) -> None:
+def write_settings(folder: Path, settings: SentenceSettings, hidden_size: int, with_dense: bool = False) -> None:
     """Write the side files, and remove those that an older save left and this one does not write.
 
     "first-last-avg" has no sentence-transformers form: such a folder gets no modules.json.
+
+    Args:
+        with_dense: the caller writes `2_Dense` afterwards.
     """
     pooling: dict[str, Any] = {"word_embedding_dimension": hidden_size}
     pooling |= dict.fromkeys([*ST_POOLING.values(), *_OTHER_ST_POOLINGS], False)
@@ -150,7 +157,8 @@ def write_settings(folder: Path, settings: SentenceSettings, hidden_size: int) -
     remove_side_files(folder)
     if settings.pooling in ST_POOLING:
         pooling[ST_POOLING[settings.pooling]] = True
-        types = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * settings.normalize
+        kinds = ["Pooling"] + ["Dense"] * with_dense + ["Normalize"] * settings.normalize
+        types = [("", "Transformer"), *((f"{place}_{kind}", kind) for place, kind in enumerate(kinds, 1))]
         modules = [
             {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
             for i, (path, kind) in enumerate(types)
@@ -208,21 +216,19 @@ def _pooling_name(config: dict, where: str) -> str:
     return names[modes[0]]
 
 
-def read_json(path: str, filename: str, options: dict[str, Any]) -> Any:
-    """A side file of a local folder or Hub repository; None when there is none.
+def find_file(path: str, filename: str, options: dict[str, Any]) -> Path | None:
+    """Where a file of a local folder or Hub repository is on this disk; None when there is none.
 
     Args:
         options: some of `HUB_OPTIONS`.
 
     Raises:
         OSError: the Hub did not answer, or is not to be asked and never said whether it has the file.
-        ValueError: not JSON.
     """
     subfolder = options.get("subfolder") or ""
     if os.path.isdir(path):
         found = Path(path, subfolder, filename)
-        if not found.is_file():
-            return None
+        return found if found.is_file() else None
     else:
         whole = f"{subfolder}/{filename}" if subfolder else filename
         where: dict[str, Any] = {name: options.get(name) for name in ("cache_dir", "revision")}
@@ -243,6 +249,19 @@ def read_json(path: str, filename: str, options: dict[str, Any]) -> Any:
                 f"({(str(error).strip() or type(error).__name__).splitlines()[0]}); open the model once with the Hub "
                 "at hand, or download the repository and give the folder"
             ) from error
+    return found
+
+
+def read_json(path: str, filename: str, options: dict[str, Any]) -> Any:
+    """A side file of a local folder or Hub repository; None when there is none.
+
+    Raises:
+        OSError: as `find_file`.
+        ValueError: not JSON.
+    """
+    found = find_file(path, filename, options)
+    if found is None:
+        return None
     try:
         return json.loads(found.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -222,7 +222,7 @@ def _remove_older_save(folder: Path) -> None:
     here = Path(__file__).resolve().parent
     names = ["adapter_config.json", "adapter_model.safetensors"]
     names += [path.name for path in here.glob("_*.py") if path.name != "__init__.py"]
-    names += ["modeling_cosent.py", "modeling_gru.py", "configuration_gru.py"]
+    names += ["modeling_cosent.py", "modeling_cosent_cross_encoder.py", "modeling_gru.py", "configuration_gru.py"]
     if folder.resolve() != here:
         for name in names:
             (folder / name).unlink(missing_ok=True)

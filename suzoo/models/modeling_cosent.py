@@ -1,14 +1,13 @@
-"""CoSENT: a sentence encoder and a cross-encoder over any HuggingFace encoder.
+"""CoSENT: a sentence encoder over any HuggingFace encoder; the cross-encoder is in modeling_cosent_cross_encoder.py.
 
-Both wrap a stock encoder and save it under its own parameter names, so the folder also opens with stock classes and
-with sentence-transformers. Source: kexue.fm/archives/8847 (encoder), 9341 (cross-encoder).
-Shapes: B sentences, L padded tokens, T tokens of all sentences end to end, N sentences, D hidden size.
+It wraps a stock encoder and saves it under its own parameter names, so the folder also opens with stock classes and
+with sentence-transformers. Source: kexue.fm/archives/8847.
+Shapes: B sentences, L padded tokens, T tokens of all sentences end to end, N sentences, D hidden size, E of a vector.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,25 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from ._batching import padded_groups, sorted_sentences, token_budget_batches
 from ._modes import evaluating
 from ._pooling import POOLINGS, without_prompt
+from ._projection import Projection, read_projection, write_projection
 from ._ragged import RAGGED_SDPA, ragged_layout
-from ._sentence_files import (
-    ST_POOLING,
-    SentenceSettings,
-    read_lengths,
-    read_modules,
-    read_prompts,
-    read_settings,
-    write_cross_encoder_settings,
-    write_settings,
-)
+from ._sentence_files import ST_POOLING, SentenceSettings, read_modules, read_settings, write_settings
 from ._stock_encoder import StockEncoderWrapper, check_texts, tokenize
 from ._tokenizer_files import hub_options
 from ._versions import refuse_unknown
@@ -48,7 +39,7 @@ RAGGED_ENCODERS = ("bert", "camembert", "distilbert", "electra", "ernie", "moder
 
 @dataclass
 class SentenceEncoderOutput(ModelOutput):
-    """last_hidden_state: (B, L, D), or (1, T, D) for flat input; sentence_embedding: (B, D), float32 at least."""
+    """last_hidden_state: (B, L, D), or (1, T, D) for flat input; sentence_embedding: (B, E), float32 at least."""
 
     last_hidden_state: Tensor | None = None
     sentence_embedding: Tensor | None = None
@@ -69,6 +60,7 @@ class CoSENTModel(StockEncoderWrapper):
         prompts: texts put before an input, by name, as sentence-transformers keeps them.
         default_prompt_name: the prompt that `encode` uses when none is named.
         include_prompt: whether the tokens of a prompt count in the pooling, as `1_Pooling/config.json` says.
+        projection: a linear layer behind the pooling, as SimBERT's vector has; E is D without.
     """
 
     def __init__(
@@ -80,20 +72,29 @@ class CoSENTModel(StockEncoderWrapper):
         prompts: dict[str, str] | None = None,
         default_prompt_name: str | None = None,
         include_prompt: bool = True,
+        projection: Projection | None = None,
     ):
         if pooling not in POOLINGS:
             raise ValueError(f"pooling={pooling!r}: choose one of {', '.join(POOLINGS)}")
+        if projection is not None and pooling not in ST_POOLING:
+            raise ValueError(f"pooling={pooling!r} has no form in a folder that a projection could stand behind")
         super().__init__(config, encoder)
         self.pooling = pooling
         self.normalize = normalize
         self.prompts = dict(prompts or {})
         self.default_prompt_name = default_prompt_name
         self.include_prompt = include_prompt
+        self.projection = projection
         pooler = getattr(self.encoder, "pooler", None)
         if pooler is not None:  # stock classes expect its weights in the folder, but no vector depends on them
             pooler.requires_grad_(False)
         if config.model_type in RAGGED_ENCODERS and config._attn_implementation == "sdpa":
             self.encoder.set_attn_implementation(RAGGED_SDPA)
+
+    @property
+    def embedding_size(self) -> int:
+        """E, the size of a vector."""
+        return self.config.hidden_size if self.projection is None else self.projection.linear.out_features
 
     @property
     def ragged(self) -> bool:
@@ -143,7 +144,10 @@ class CoSENTModel(StockEncoderWrapper):
             prompts=saved.prompts,
             default_prompt_name=saved.default_prompt_name,
             include_prompt=saved.include_prompt,
+            projection=read_projection(path, modules, encoder.config.hidden_size, options),
         )
+        if model.projection is not None:
+            model.projection.to(encoder.device, encoder.dtype)
         model._source = path, options | inside | {"trust_remote_code": bool(kwargs.get("trust_remote_code"))}
         model.do_lower_case = saved.do_lower_case
         model.max_seq_length = max_seq_length or model._within_positions(saved.max_seq_length)
@@ -171,12 +175,18 @@ class CoSENTModel(StockEncoderWrapper):
 
         "first-last-avg" has no sentence-transformers form: such a folder gets no modules.json, and a warning says so.
         """
+        weights = {} if self.projection is None else self.projection.state_dict()
+        if state_dict is not None:
+            weights = {name: state_dict[f"projection.{name}"] for name in weights}
+            state_dict = {name: value for name, value in state_dict.items() if not name.startswith("projection.")}
         folder = self._save_encoder(save_directory, state_dict, tokenizer, with_code, kwargs)
         if not kwargs.get("is_main_process", True):
             return
         names = ("pooling", "include_prompt", "normalize", "prompts", "default_prompt_name", "do_lower_case")
         settings = SentenceSettings(**{name: getattr(self, name) for name in names}, max_seq_length=self.max_seq_length)
-        write_settings(folder, settings, self.config.hidden_size)
+        write_settings(folder, settings, self.config.hidden_size, with_dense=self.projection is not None)
+        if self.projection is not None:
+            write_projection(folder, self.projection, weights)
         if self.pooling not in ST_POOLING:
             logger.warning(f"{folder}: pooling {self.pooling} opens as CoSENTModel, not in sentence-transformers")
 
@@ -222,8 +232,11 @@ class CoSENTModel(StockEncoderWrapper):
         mask = without_prompt(mask, prompt_length)
         if first_last:
             hidden = (out.hidden_states[1] + out.hidden_states[-1]) / 2
-        pooled = POOLINGS[self.pooling][0](hidden, mask)
+        pooled = self._project(POOLINGS[self.pooling][0](hidden, mask))
         return SentenceEncoderOutput(out.last_hidden_state, pooled, out.get("hidden_states"), out.get("attentions"))
+
+    def _project(self, pooled_ND: Tensor) -> Tensor:
+        return pooled_ND if self.projection is None else self.projection(pooled_ND)
 
     def _forward_ragged(
         self, input_ids, lengths, prompt_length, token_type_ids=None, **kwargs
@@ -253,6 +266,7 @@ class CoSENTModel(StockEncoderWrapper):
         if self.pooling == "first-last-avg":
             hidden_TD = ((out.hidden_states[1] + out.hidden_states[-1]) / 2)[0]
         pooled = POOLINGS[self.pooling][1](hidden_TD, torch.from_numpy(sorted_lengths).to(device), prompt_length)
+        pooled = self._project(pooled)
         in_given_order = torch.from_numpy(np.argsort(order)).to(device)
         token_order = torch.from_numpy(np.argsort(tokens)).to(device)
         return SentenceEncoderOutput(out.last_hidden_state[:, token_order], pooled[in_given_order])
@@ -288,7 +302,7 @@ class CoSENTModel(StockEncoderWrapper):
         progress: bool = False,
         return_truncated: bool = False,
     ):
-        """Vectors (N, D), float32, in the order of `texts`; a single text gives (D,).
+        """Vectors (N, E), float32, in the order of `texts`; a single text gives (E,).
 
         Repeated texts are computed once. Texts are batched by length, so no token budget is spent on padding.
 
@@ -327,7 +341,7 @@ class CoSENTModel(StockEncoderWrapper):
                 vectors[torch.from_numpy(rows).to(self.device)] = batch
                 bar.update(len(rows))
         if vectors is None:
-            vectors = torch.empty(0, self.config.hidden_size, device=self.device)
+            vectors = torch.empty(0, self.embedding_size, device=self.device)
         if self.normalize if normalize is None else normalize:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
         places = [distinct[text] for text in texts]
@@ -342,163 +356,3 @@ class CoSENTModel(StockEncoderWrapper):
             return 0
         ids = tokenizer(self.as_read([prompt])[0])["input_ids"]
         return len(ids) - (ids[-1] in tokenizer.all_special_ids)
-
-
-class CoSENTCrossEncoder(StockEncoderWrapper):
-    """Scores a pair of texts read together: `predict(pairs)`, `rank(query, documents)`.
-
-    The folder is a stock sequence classifier of one label with an identity activation, so the score is the raw logit
-    through every door; larger is more similar. Trained with `cosent_loss(..., scale=1)`.
-    """
-
-    _auto_model = AutoModelForSequenceClassification
-
-    def __init__(self, config: PreTrainedConfig, encoder: PreTrainedModel | None = None):
-        config.num_labels = 1
-        config.problem_type = "regression"  # the text-classification pipeline then gives the score, not its sigmoid
-        config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
-        super().__init__(config, encoder)
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path, *, max_seq_length: int | None = None, **kwargs
-    ) -> Any:  # the model, with output_loading_info also the info
-        """Load a cross-encoder, or any encoder with a fresh head of one label, also a classifier of more labels.
-
-        Args:
-            max_seq_length: tokens per pair.
-            kwargs: go to `AutoModelForSequenceClassification.from_pretrained`.
-
-        What sentence-transformers' side files say is honoured or refused. The tokenizer comes from the same revision.
-
-        Raises:
-            ValueError: `num_labels` other than 1, encoder weights that are missing or do not fit, or side files that
-                ask for what suzoo has not.
-            OSError: a side file could not be read.
-        """
-        path = str(pretrained_model_name_or_path)
-        with_info = kwargs.pop("output_loading_info", False)
-        if kwargs.pop("num_labels", 1) != 1:
-            raise ValueError("a cross-encoder has one label, its score: leave num_labels out, or train a classifier")
-        if "config" in kwargs:
-            kwargs["config"] = copy.deepcopy(kwargs["config"])
-            kwargs["config"].num_labels = 1
-        else:
-            kwargs["num_labels"] = 1
-        modules, subfolder = read_modules(path, kwargs)
-        inside = {"subfolder": "/".join(filter(None, [kwargs.get("subfolder"), subfolder]))} if subfolder else {}
-        # a head of more labels gives way to a fresh one
-        encoder, info = cls._load_encoder(path, {**kwargs, **inside, "ignore_mismatched_sizes": True})
-        options = hub_options(path, kwargs)
-        model = cls(encoder.config, encoder)
-        model._source = path, options | inside | {"trust_remote_code": bool(kwargs.get("trust_remote_code"))}
-        model.prompts, model.default_prompt_name = read_prompts(path, options)
-        saved_length, model.do_lower_case = read_lengths(path, modules, subfolder, options)
-        model.max_seq_length = max_seq_length or model._within_positions(saved_length)
-        model.eval()
-        return (model, info) if with_info else model
-
-    def save_pretrained(
-        self,
-        save_directory,
-        *,
-        state_dict: dict | None = None,
-        tokenizer=None,
-        with_code: bool = False,
-        **kwargs,
-    ) -> None:
-        """One folder that opens as CoSENTCrossEncoder, as a stock sequence classifier, and as `CrossEncoder`.
-
-        Other libraries cut pairs at the tokenizer's `model_max_length`, so `max_seq_length` is saved as that. Arguments
-        are those of `CoSENTModel.save_pretrained`.
-        """
-        folder = self._save_encoder(save_directory, state_dict, tokenizer, with_code, kwargs)
-        if kwargs.get("is_main_process", True):
-            write_cross_encoder_settings(folder, self.prompts, self.default_prompt_name)
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        lengths: Sequence[int] | None = None,
-        **kwargs,
-    ) -> SequenceClassifierOutput:
-        """`logits` (B, 1). Input (B, L) padded; or, with `lengths`, (T,) pairs end to end, padded in length groups."""
-        refuse_unknown(type(self).__name__, kwargs, self._known_keywords)
-        if lengths is None:
-            if token_type_ids is not None:
-                kwargs["token_type_ids"] = token_type_ids
-            return self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
-        rows, logits = [], []
-        for group, inputs, _, _ in padded_groups(
-            self.encoder, input_ids, token_type_ids, lengths, self.config.pad_token_id
-        ):
-            logits.append(self.encoder(**inputs, return_dict=True, **kwargs).logits)
-            rows.append(group)
-        return SequenceClassifierOutput(logits=torch.cat(logits)[torch.cat(rows).argsort()])
-
-    @torch.no_grad()  # not inference_mode: FSDP2 gathers weights that train on
-    def predict(
-        self,
-        pairs: Iterable[Sequence[str]],
-        *,
-        tokenizer=None,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        output: str = "numpy",
-        max_length: int | None = None,
-        batch_tokens: int = 2048,
-        progress: bool = False,
-    ):
-        """Scores (N,), float32, of (text1, text2) pairs in their order; options as in `CoSENTModel.encode`.
-
-        Pairs come as a list, an iterator or an array (N, 2). Too long pairs are cut at the longer text. A prompt stands
-        before the first text of every pair.
-        """
-        if output not in ("numpy", "torch"):
-            raise ValueError(f"output={output!r}: choose numpy or torch")
-        pairs = list(pairs)
-        wrong = next(
-            (
-                i
-                for i, pair in enumerate(pairs)
-                if isinstance(pair, str) or not hasattr(pair, "__len__") or len(pair) != 2
-            ),
-            None,
-        )
-        if wrong is not None:
-            raise ValueError(f"pair {wrong} is not (text1, text2): {pairs[wrong]!r}")
-        tokenizer = tokenizer or self.tokenizer
-        first, second = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        check_texts(first)
-        check_texts(second)
-        first, second = self.as_read(first, self.prompt_text(prompt_name, prompt)), self.as_read(second)
-        if not pairs:
-            return np.zeros(0, np.float32) if output == "numpy" else torch.zeros(0, device=self.device)
-        length = self._max_length(tokenizer, max_length)
-        cut = {"truncation": "longest_first", "max_length": length} if length else {}
-        inputs = tokenizer(first, second, return_attention_mask=False, **cut)
-        ids, types = inputs["input_ids"], inputs.get("token_type_ids")
-        lengths = [len(row) for row in ids]
-        scores = torch.empty(len(ids), device=self.device)
-        with evaluating(self), tqdm(total=len(ids), desc="predict", unit=" pairs", disable=not progress) as bar:
-            for rows in token_budget_batches(lengths, batch_tokens):
-                batch = {"input_ids": torch.tensor([t for row in rows for t in ids[row]], device=self.device)}
-                if types is not None:
-                    batch["token_type_ids"] = torch.tensor([t for row in rows for t in types[row]], device=self.device)
-                logits = self(**batch, lengths=[lengths[row] for row in rows]).logits
-                scores[torch.from_numpy(rows).to(self.device)] = logits[:, 0].float()
-                bar.update(len(rows))
-        return scores.cpu().numpy() if output == "numpy" else scores
-
-    def rank(self, query: str, documents: Sequence[str], *, top_k: int | None = None, **options) -> list[dict]:
-        """Documents by descending score, as `{"corpus_id", "score", "text"}` like sentence-transformers' `rank`.
-
-        Equal scores keep the order of `documents`. `options` are those of `predict`.
-        """
-        documents = list(documents)
-        scores = np.asarray(self.predict([(query, document) for document in documents], **options, output="numpy"))
-        order = np.argsort(-scores, kind="stable")[:top_k]
-        return [{"corpus_id": int(i), "score": float(scores[i]), "text": documents[i]} for i in order]

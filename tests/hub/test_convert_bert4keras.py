@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizer
 
 from hub_scripts.convert_bert4keras import FAMILIES, main, numpy_logits, simplified_vocabulary, torch_names
 from suzoo.data import without_inner_spaces
-from suzoo.models import DialoGPTForCausalLM, TTAForMaskedLM, UniLMForCausalLM
+from suzoo.models import CoSENTModel, DialoGPTForCausalLM, TTAForMaskedLM, UniLMForCausalLM
 from tests.models.tiny import tiny, tiny_tokenizer, tokens
 from tests.reference import transformer as reference
 
@@ -64,6 +65,8 @@ def write_keras(path, arrays, *, nested: bool = False) -> None:
     }
     if "bert/embeddings/position_embeddings" in arrays:
         layers["Embedding-Position"] = ["bert/embeddings/position_embeddings"]
+    if "bert/pooler/dense/kernel" in arrays:
+        layers["Pooler-Dense"] = [f"bert/pooler/dense/{kind}" for kind in ("kernel", "bias")]
     for n in range(LAYERS):
         prefix = f"bert/encoder/layer_{n}/"
         dense = [f"{prefix}attention/{part}" for part in ("self/query", "self/key", "self/value", "output/dense")]
@@ -129,6 +132,33 @@ def test_keras_weights_become_stock_bert(files, nested, capsys):
     text = "今天天气很好"
     assert tokenizer(text).input_ids == tiny_tokenizer()(text).input_ids
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize("family", ["bert", "roformer"])
+def test_vectors_of_simbert(files, family, capsys):
+    """[CLS] through the pooler without activation, as bert4keras' with_pool="linear", in both libraries."""
+    folder, run = files
+    arrays = arrays_of(model_of(FAMILIES[family]))
+    generator = np.random.default_rng(7)
+    kernel, bias = generator.normal(size=(32, 32)), generator.normal(size=32)
+    arrays |= {"bert/pooler/dense/kernel": kernel, "bert/pooler/dense/bias": bias}
+    write_keras(folder / "model.weights", arrays)
+    out = run("model.weights", "--family", family, "--as", "cosent")
+    assert "largest difference of vectors" in capsys.readouterr().out
+    model, texts = CoSENTModel.from_pretrained(out), ["今天天气很好", "好", "公园" * 9]
+    plain = CoSENTModel(model.config, model.encoder, pooling="cls")
+    expected = plain.encode(texts, tokenizer=model.tokenizer) @ kernel + bias
+    np.testing.assert_allclose(model.encode(texts), expected, atol=1e-5)
+    np.testing.assert_allclose(SentenceTransformer(str(out), device="cpu").encode(texts), expected, atol=1e-5)
+
+
+def test_a_model_without_pooler_has_no_vectors(files, capsys):
+    folder, run = files
+    write_keras(folder / "model.weights", arrays_of(model_of()))
+    with pytest.raises(SystemExit, match="has no pooler, which makes the vectors of SimBERT"):
+        run("model.weights", "--as", "cosent")
+    with pytest.raises(SystemExit, match="--as cosent takes the families bert and roformer, not nezha"):
+        run("model.weights", "--as", "cosent", "--family", "nezha")
 
 
 @pytest.mark.parametrize(

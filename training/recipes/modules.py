@@ -55,7 +55,7 @@ class WithClasses(Extended):
 
     def __init__(self, encoder: CoSENTModel, num_classes: int):
         super().__init__(encoder)
-        self.head = nn.Linear(encoder.config.hidden_size, num_classes)
+        self.head = nn.Linear(encoder.embedding_size, num_classes)
 
     def forward(self, classify: bool = False, **inputs):
         """(N, C) logits of the classes, or the encoder's output."""

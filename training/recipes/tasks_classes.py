@@ -55,7 +55,7 @@ class SimilarityAndClasses:
         if self.model.prompt_tokens(self.tokenizer, self.prompt):
             raise ValueError(f"{recipe.model} pools without its prompt, which two tasks cannot: give --prompt ''")
         self.module = WithClasses(self.model, len(self.classes))
-        self.loss = choose_loss(recipe, self.model.config.hidden_size)
+        self.loss = choose_loss(recipe, self.model.embedding_size)
 
         # Examples: texts and a label, the texts of a batch end to end: 2i and 2i + 1 are those of pair i
         ids = self.encode(texts)
