@@ -115,7 +115,7 @@ def test_encode_options():
         (lambda m: m.encode(["x", None]), "text 1 is of type NoneType"),
         (lambda m: m.encode(["x"], prompt_name="qurey"), "no prompt is called 'qurey'"),
         (lambda m: m.encode(["x"], max_length=1000), "positions for 72 tokens"),
-        (lambda m: CoSENTModel(tiny_config(), pooling="max"), "choose one of cls, mean, first-last-avg"),
+        (lambda m: CoSENTModel(tiny_config(), pooling="max"), "choose one of cls, mean, last, first-last-avg"),
         (lambda m: setattr(m, "max_seq_length", 100), "max_seq_length=100, but this model has positions for 72 tokens"),
         (lambda m: m(torch.tensor([2, 3]), lengths=[3]), "lengths sum to 3, but input_ids has 2"),
         (lambda m: m.save_pretrained("x", push_to_hub=True), "save_pretrained does not push"),
