@@ -5,10 +5,12 @@ Reads in the order it runs: recipe, data, model, loss, step, loop, evaluation, s
 
 from __future__ import annotations
 
+from typing import Any
+
 from recipes.choices import check_belongs_together, choose_tokenizer, configure, make_classifier, set_dropout
 from recipes.classifier import RECIPES
 from recipes.command_line import parse
-from recipes.frame import begin, finish, prepare, read, unsharded_copy
+from recipes.frame import begin, finish, mixture_of, prepare, read, unsharded_copy
 from recipes.losses import choose_class_loss, class_targets
 from recipes.modules import Classifier
 from recipes.preflight import preflight
@@ -17,7 +19,15 @@ from recipes.step import mean_backward, rdrop_of_rows, regularized
 import torch
 from torch import Tensor
 
-from suzoo.data import class_names, read_classes, token_budget_batches
+from suzoo.data import (
+    WithLabels,
+    class_names,
+    read_classes,
+    token_budget_batches,
+    token_ids,
+    tokenize_rows,
+    tokenizer_key,
+)
 from suzoo.engine import RandomBatches, fit, run_script
 from suzoo.evaluation import classification_scores
 from suzoo.losses import RunningF1, class_log_prior, global_pointer_divergence, symmetric_kl
@@ -52,18 +62,21 @@ def main() -> None:
     loss = choose_class_loss(recipe, counts, running_f1, several=several)
 
     # Examples: token ids and targets, padded to the longest text of the micro-batch
-    def encode(rows) -> list[list[int]]:
-        return tokenizer([row.text for row in rows], truncation=True, max_length=recipe.max_length)["input_ids"]
+    def encode(rows, first):
+        return {"input_ids": token_ids(tokenizer, [row.text for row in rows], recipe.max_length)}
 
-    def padded(ids) -> dict[str, Tensor]:
-        return dict(tokenizer.pad({"input_ids": list(ids)}, return_tensors="pt").to(accelerator.device))
+    def padded(texts) -> dict[str, Tensor]:
+        ids = {"input_ids": [text["input_ids"].tolist() for text in texts]}
+        return dict(tokenizer.pad(ids, return_tensors="pt").to(accelerator.device))
 
     def collate(examples):
-        ids, targets = zip(*examples, strict=True)
-        return padded(ids), torch.stack(targets).to(accelerator.device)
+        texts, targets = zip(*examples, strict=True)
+        return padded(texts), torch.stack([torch.as_tensor(target) for target in targets]).to(accelerator.device)
 
-    examples = list(zip(encode(train), train_targets, strict=True))
-    batches = RandomBatches(examples, collate=collate, **recipe.batch_options)
+    options: dict[str, Any] = {"num_workers": recipe.num_workers}
+    options["key"] = ["classes", recipe.max_length, tokenizer_key(tokenizer)]
+    examples = WithLabels(tokenize_rows(train, encode, **options), train_targets)
+    batches = RandomBatches(examples, collate=collate, mixture=mixture_of(recipe, train), **recipe.batch_options)
     module = Classifier(model, running_f1)
     preflight(recipe, accelerator, run, tokenizer, module, batches, train, dev)
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance)
@@ -91,13 +104,13 @@ def main() -> None:
         return mean_backward(accelerator, micro_batches, regularized_loss)
 
     # Loop
-    dev_ids = encode(dev)
+    held_out = tokenize_rows(dev, encode, **options)
 
     def evaluate(post_hoc_tau: float = 0.0) -> dict[str, float]:
         logits = torch.zeros(len(dev), len(names))
         with torch.no_grad():
-            for rows in token_budget_batches([len(ids) for ids in dev_ids], 8192):
-                logits[rows] = module(**padded([dev_ids[row] for row in rows])).cpu()
+            for rows in token_budget_batches(held_out.lengths(), 8192):
+                logits[rows] = module(**padded([held_out[row] for row in rows])).cpu()
         logits -= post_hoc_tau * class_log_prior(counts)
         predicted = (logits > 0).float() if several else logits.argmax(1)
         return classification_scores(predicted, dev_targets, train_counts=counts.tolist(), tail_below=recipe.tail_below)

@@ -9,16 +9,17 @@ from __future__ import annotations
 from recipes.choices import choose_tokenizer, make_encoder
 from recipes.command_line import parse
 from recipes.contrastive import RECIPES
-from recipes.contrastive_data import examples_of, nearest_class_accuracy, read_examples
-from recipes.frame import begin, finish, prepare, unsharded_copy
+from recipes.contrastive_data import examples_of, nearest_class_accuracy, read_examples, texts_of, tokens_of
+from recipes.frame import begin, finish, mixture_of, prepare, unsharded_copy
 from recipes.losses import choose_loss
 from recipes.modules import WithHead
 from recipes.preflight import preflight
 from recipes.step import sentence_backward
 
+import numpy as np
 import torch
 
-from suzoo.data import flat_batch
+from suzoo.data import flat_batch, tokenize_rows, tokenizer_key
 from suzoo.engine import RandomBatches, fit, run_script
 from suzoo.evaluation import pair_cosines, pair_metrics, retrieval_metrics
 
@@ -29,25 +30,29 @@ def main() -> None:
 
     # Data: per example the texts that meet the model, the same number for all, and two numbers that say who is alike
     train, dev, provenance = read_examples(recipe)
-    texts, ids, classes = examples_of(recipe, train)
+    examples, classes = examples_of(recipe, train)
 
     # Model
-    tokenizer = choose_tokenizer(recipe, [text for row in texts for text in row])
+    tokenizer = choose_tokenizer(recipe, (text for row in train for text in texts_of(row)))
     model = make_encoder(recipe, tokenizer)
     whole = unsharded_copy(accelerator, model)
-    per_example = len(texts[0])
+    per_example = examples.places.shape[1]
     loss = choose_loss(recipe, model.embedding_size, per_example=per_example, num_classes=len(classes))
     module = WithHead(model, loss.head, per_example) if loss.head else model
 
     # Examples: the texts of a batch lie end to end, those of one example side by side
-    def collate(examples):
-        rows, ids = zip(*examples, strict=True)
-        batch = flat_batch([text for row in rows for text in row], device=accelerator.device)
-        return batch, torch.tensor(ids, device=accelerator.device)
+    def encode(rows, first):
+        return tokens_of(tokenizer, rows, recipe.max_length)
 
-    tokens = tokenizer([t for row in texts for t in row], truncation=True, max_length=recipe.max_length)["input_ids"]
-    rows = [tokens[start : start + per_example] for start in range(0, len(tokens), per_example)]
-    batches = RandomBatches(list(zip(rows, ids, strict=True)), collate=collate, **recipe.batch_options)
+    def collate(examples):
+        rows, alike = zip(*examples, strict=True)
+        batch = flat_batch([text for row in rows for text in row], device=accelerator.device)
+        return batch, torch.from_numpy(np.stack(alike)).to(accelerator.device)
+
+    key = ["texts of rows", recipe.max_length, tokenizer_key(tokenizer)]
+    examples.tokens = tokenize_rows(train, encode, key=key, num_workers=recipe.num_workers)
+    mixture = mixture_of(recipe, train, examples.sizes(train.sizes))
+    batches = RandomBatches(examples, collate=collate, mixture=mixture, **recipe.batch_options)
     preflight(recipe, accelerator, run, tokenizer, module, batches, train, dev)
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance)
 

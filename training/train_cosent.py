@@ -8,7 +8,7 @@ from __future__ import annotations
 from recipes.choices import choose_prompt, choose_tokenizer, make_encoder
 from recipes.command_line import parse
 from recipes.cosent import RECIPES
-from recipes.frame import begin, finish, prepare, read, read_one, unsharded_copy
+from recipes.frame import begin, finish, mixture_of, prepare, read, read_one, unsharded_copy
 from recipes.losses import choose_loss
 from recipes.modules import WithHead
 from recipes.preflight import preflight
@@ -69,7 +69,7 @@ def main() -> None:
     left_out = {"prompt_length": model.prompt_tokens(tokenizer, prompt)}  # of the pooling
     key = ["pairs", recipe.max_length, model.as_read(["Aa"], prompt), tokenizer_key(tokenizer)]
     examples = WithLabels(tokenize_rows(train, encode, key=key, num_workers=recipe.num_workers), labels)
-    batches = RandomBatches(examples, collate=collate, **recipe.batch_options)
+    batches = RandomBatches(examples, collate=collate, mixture=mixture_of(recipe, train), **recipe.batch_options)
     preflight(recipe, accelerator, run, tokenizer, module, batches, train, dev)
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance)
 

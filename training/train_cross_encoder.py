@@ -10,7 +10,7 @@ from functools import partial
 from recipes.choices import check_belongs_together, choose_prompt, choose_tokenizer, configure, set_dropout, sizes
 from recipes.command_line import parse
 from recipes.cross_encoder import RECIPES
-from recipes.frame import begin, finish, prepare, read, read_one, unsharded_copy
+from recipes.frame import begin, finish, mixture_of, prepare, read, read_one, unsharded_copy
 from recipes.preflight import preflight
 from recipes.step import SentenceLoss, of_passes, preferences, rdrop_of_scores, sentence_backward
 
@@ -80,7 +80,7 @@ def main() -> None:
 
     key = ["pairs together", recipe.max_length, model.as_read(["Aa"], prompt), tokenizer_key(tokenizer)]
     examples = WithLabels(tokenize_rows(train, encode, key=key, num_workers=recipe.num_workers), labels)
-    batches = RandomBatches(examples, collate=collate, **recipe.batch_options)
+    batches = RandomBatches(examples, collate=collate, mixture=mixture_of(recipe, train), **recipe.batch_options)
     preflight(recipe, accelerator, run, tokenizer, model, batches, train, dev)
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, model, batches, provenance)
 

@@ -5,12 +5,13 @@ Reads in the order it runs: recipe, data, model, step, loop, evaluation, save, v
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from recipes.choices import check_belongs_together, choose_tokenizer, configure, set_dropout
 from recipes.command_line import parse
 from recipes.dialogpt import RECIPES
-from recipes.frame import begin, finish, prepare, read, unsharded_copy
+from recipes.frame import begin, finish, prepare, unsharded_copy
 from recipes.generation import make_chat_model, prompt_budget, reply_scores
 from recipes.labelled import (
     LabelledLoss,
@@ -20,6 +21,7 @@ from recipes.labelled import (
     finished_tokenizer,
     next_token,
     num_labels,
+    read_or_stream,
     token_batches,
 )
 from recipes.losses import choose_token_loss
@@ -43,7 +45,7 @@ def main() -> None:
     accelerator, run = begin(recipe)
 
     # Data
-    train, dev, provenance = read(recipe, read_dialogues)
+    train, dev, provenance = read_or_stream(recipe, read_dialogues)
 
     # Model: ours on BERT's weights, or any causal language model as it is
     tokenizer = choose_tokenizer(recipe, (turn for dialogue in train for turn in dialogue))
@@ -60,22 +62,27 @@ def main() -> None:
     whole = unsharded_copy(accelerator, model)
 
     # Examples: the newest whole turns that fit, labels where the next token is to be learnt
-    def tokens(dialogues, learn=recipe.learn):
-        options: dict[str, Any] = {"max_tokens": recipe.max_length, "learn": learn, "reverse": recipe.reverse}
-        key = ["dialogues", rules.name, *rules.speaker_ids, options, tokenizer_key(tokenizer)]
+    options: dict[str, Any] = {"max_tokens": recipe.max_length, "reverse": recipe.reverse}
 
-        def encode(part, first):
-            return encode_dialogues(tokenizer, rules, part, **options)
+    def encode(dialogues, first, learn=recipe.learn):
+        return encode_dialogues(tokenizer, rules, dialogues, learn=learn, **options)
 
-        return tokenize_rows(dialogues, encode, key=key, num_workers=recipe.num_workers)
+    def key(learn):
+        return ["dialogues", rules.name, *rules.speaker_ids, options, learn, tokenizer_key(tokenizer)]
+
+    def held_out_of(dialogues, learn=recipe.learn):
+        examples = tokenize_rows(
+            dialogues, partial(encode, learn=learn), key=key(learn), num_workers=recipe.num_workers
+        )
+        return dev_batches(recipe, examples, collate)
 
     def collate(examples):
         is_ours = isinstance(model, DialoGPTForCausalLM)
         batch = dialogue_batch(examples, pad_token_id=tokenizer.pad_token_id, token_types=is_ours)
         return {**batch, "labels": next_token(batch["labels"])}
 
-    batches = token_batches(recipe, run, tokens(train), collate)
-    held_out = dev_batches(recipe, tokens(dev), collate)
+    batches = token_batches(recipe, run, train, encode, key(recipe.learn), collate)
+    held_out = held_out_of(dev)
     module = LabelledLoss(model, choose_token_loss(recipe), recipe.chunk_size, head)
     preflight(recipe, accelerator, run, tokenizer, module, batches, train, dev)
     module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance)
@@ -107,8 +114,7 @@ def main() -> None:
     histories = {"last turn": dev, "last turn, without history": [turns[-2:] for turns in dev]}
     if not recipe.reverse:  # what the history is worth
         for name, dialogues in histories.items():
-            last_turns = dev_batches(recipe, tokens(dialogues, learn="last"), collate)
-            scores[name] = dev_loss(module, last_turns, accelerator.device)
+            scores[name] = dev_loss(module, held_out_of(dialogues, learn="last"), accelerator.device)
 
     # Save, score, verify, push
     def score(whole):

@@ -9,9 +9,17 @@ from typing import Any
 
 from recipes.choices import check_belongs_together, choose_tokenizer, configure, set_dropout, sizes
 from recipes.command_line import parse
-from recipes.frame import begin, finish, prepare, read, read_one, unsharded_copy
+from recipes.frame import begin, finish, prepare, read_one, unsharded_copy
 from recipes.generation import pseudo_perplexity, read_confusion_sets, typo_scores
-from recipes.labelled import LabelledLoss, dev_batches, dev_loss, finished_tokenizer, num_labels, token_batches
+from recipes.labelled import (
+    LabelledLoss,
+    dev_batches,
+    dev_loss,
+    finished_tokenizer,
+    num_labels,
+    read_or_stream,
+    token_batches,
+)
 from recipes.losses import choose_token_loss
 from recipes.preflight import preflight
 from recipes.tta import RECIPES
@@ -42,7 +50,7 @@ def main() -> None:
     accelerator, run = begin(recipe)
 
     # Data
-    train, dev, provenance = read(recipe, read_texts)
+    train, dev, provenance = read_or_stream(recipe, read_texts)
     if recipe.typos:
         split = "dev" if recipe.typos.startswith("embedded:") else None
         typos, provenance["typos"] = read_one(recipe, read_seq2seq, recipe.typos, split, columns=())
@@ -80,8 +88,7 @@ def main() -> None:
         return masked_batch(examples, tokenizer=tokenizer, generator=generator, **options)
 
     key = [recipe.objective, recipe.words, recipe.max_length, recipe.seed, tokenizer_key(tokenizer)]
-    examples = tokenize_rows(train, encode, key=key, num_workers=recipe.num_workers)
-    batches = token_batches(recipe, run, examples, collate, draws=True)
+    batches = token_batches(recipe, run, train, encode, key, collate, draws=True)
     # the dev loss of a masked model hides the same tokens every time
     hidden_in_dev = torch.Generator().manual_seed(0)
     held_out = tokenize_rows(dev, encode, key=key, num_workers=recipe.num_workers)

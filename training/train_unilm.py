@@ -10,7 +10,7 @@ from typing import Any
 
 from recipes.choices import check_belongs_together, choose_tokenizer, configure, set_dropout, sizes
 from recipes.command_line import parse
-from recipes.frame import begin, finish, prepare, read, unsharded_copy
+from recipes.frame import begin, finish, prepare, unsharded_copy
 from recipes.generation import OWN_METRICS, in_search, texts_of, title_scores
 from recipes.labelled import (
     LabelledLoss,
@@ -20,6 +20,7 @@ from recipes.labelled import (
     finished_tokenizer,
     next_token,
     num_labels,
+    read_or_stream,
     token_batches,
 )
 from recipes.losses import choose_token_loss
@@ -42,7 +43,7 @@ def main() -> None:
         raise ValueError("--own-metric writes texts with disturbed weights, which no process has whole: DDP only")
 
     # Data
-    train, dev, provenance = read(recipe, read_seq2seq)
+    train, dev, provenance = read_or_stream(recipe, read_seq2seq)
 
     # Model
     texts = (text for row in train for text in (row.source, row.target))
@@ -74,9 +75,9 @@ def main() -> None:
         batch = unilm_batch(examples, pad_token_id=tokenizer.pad_token_id)
         return {**batch, "labels": next_token(batch["labels"])}
 
-    options: dict[str, Any] = {"key": ["seq2seq", budgets, tokenizer_key(tokenizer)], "num_workers": recipe.num_workers}
-    batches = token_batches(recipe, run, tokenize_rows(train, encode, **options), collate)
-    held_out = dev_batches(recipe, tokenize_rows(dev, encode, **options), collate)
+    key = ["seq2seq", budgets, tokenizer_key(tokenizer)]
+    batches = token_batches(recipe, run, train, encode, key, collate)
+    held_out = dev_batches(recipe, tokenize_rows(dev, encode, key=key), collate)
     search: list[ParameterSearch] = []
     module = LabelledLoss(model, choose_token_loss(recipe), recipe.chunk_size, head)
     preflight(recipe, accelerator, run, tokenizer, module, batches, train, dev)

@@ -8,10 +8,11 @@ from suzoo.data.duplicates import count_duplicates, log_duplicates, texts_of_row
 from suzoo.data.fingerprints import describe, fingerprint
 from suzoo.data.flat import flat_batch
 from suzoo.data.mlm import encode_word_lists, encode_words, masked_batch, segment_chinese
-from suzoo.data.queries import read_queries
-from suzoo.data.readers import Pair, Ranked, check_labels, parse_columns, read_pairs, read_ranked, read_rows, read_texts
+from suzoo.data.queries import Ranked, read_queries, read_ranked
+from suzoo.data.readers import Pair, check_labels, parse_columns, read_pairs, read_rows, read_texts
 from suzoo.data.sequences import SourceTarget, read_dialogues, read_seq2seq
 from suzoo.data.stored import StoredRows, cache_folder, numbers
+from suzoo.data.stream import STREAMED, RowStream, Stream
 from suzoo.data.tokenizer import train_unigram, train_wordpiece
 from suzoo.data.tokens import Examples, WithLabels, token_ids, tokenize_rows, tokenizer_key
 from suzoo.data.tta import encode_sentence, encode_sentences, tta_batch
@@ -31,14 +32,17 @@ from suzoo.models._tokenizer_files import load_tokenizer, save_tokenizer
 
 __all__ = [
     "SPEAKER_TOKENS",
+    "STREAMED",
     "Classified",
     "DataError",
     "DialogueLayout",
     "Examples",
     "Pair",
     "Ranked",
+    "RowStream",
     "SourceTarget",
     "StoredRows",
+    "Stream",
     "Turn",
     "WithLabels",
     "add_tokens",

@@ -29,7 +29,7 @@ class File:
     """A file by the name it is called in messages, and where its bytes lie."""
 
     name: str
-    path: Path | None = field(default=None, compare=False)  # None is stdin
+    path: Path | None = field(default=None, compare=False)  # None is stdin, or what a URL streams
 
     @staticmethod
     def of(name: str | Path) -> File:
@@ -38,6 +38,11 @@ class File:
             return File(str(name), _download(str(name)))
         return File(str(name), Path(name))
 
+    @staticmethod
+    def streamed(name: str) -> File:
+        """The file of a path, or of a URL, which is read without being downloaded as a whole."""
+        return File(name) if is_url(name) else File(name, Path(name))
+
     @property
     def is_gzip(self) -> bool:
         return _base(self.name).lower().endswith(".gz")
@@ -45,7 +50,7 @@ class File:
     @property
     def format(self) -> str:
         """The suffix that says how to read it, .gz aside; empty if we cannot read it. Stdin is lines."""
-        return format_of(self.name) if self.path else ".txt"
+        return format_of(self.name) if self.path or is_url(self.name) else ".txt"
 
     @property
     def num_bytes(self) -> int:
@@ -92,6 +97,15 @@ def _download(url: str) -> Path:
         raise DataError(f"{url} cannot be downloaded ({reason}): check the address and the network") from error
 
 
+def _remote_file(url: str) -> Any:
+    import fsspec
+
+    try:
+        return fsspec.open(url, "rb").open()
+    except (ImportError, ValueError, OSError) as error:
+        raise DataError(f"{url} can't be read ({error}): check the address and the network") from error
+
+
 @contextlib.contextmanager
 def opened(file: File) -> Generator[Any]:  # a binary file object; gzip's and open's have no common type
     """The bytes of a file, unpacked.
@@ -101,7 +115,11 @@ def opened(file: File) -> Generator[Any]:  # a binary file object; gzip's and op
         OSError: it can't be read.
     """
     with contextlib.ExitStack() as stack:
-        raw = stack.enter_context(file.path.open("rb")) if file.path else sys.stdin.buffer
+        raw: Any = sys.stdin.buffer
+        if file.path:
+            raw = stack.enter_context(file.path.open("rb"))
+        elif is_url(file.name):
+            raw = stack.enter_context(io.BufferedReader(_remote_file(file.name), 1 << 20))
         if start_of(raw).startswith(b"version https://git-lfs."):
             raise DataError(f"{file.name} is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`")
         if not file.is_gzip:

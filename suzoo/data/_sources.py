@@ -159,12 +159,27 @@ def _join(folder: str, name: str) -> str:
 
 
 def _on_the_hub(name: str, split: str | None) -> Found:
+    dataset = _load(name, split, streaming=False)
+    return Found(
+        lambda *_: numbered(name, (named_classes(row, dataset.features) for row in dataset)),
+        dataset.data.nbytes,
+        lambda: dataset._fingerprint,
+    )
+
+
+def streamed_dataset(name: str, split: str | None) -> Any:
+    """An IterableDataset of the Hub."""
+    return _load(name, split, streaming=True)
+
+
+def _load(name: str, split: str | None, *, streaming: bool) -> Any:
     import datasets  # takes a second to import
 
     repo, _, config = name.partition(":")
     try:
         names = datasets.get_dataset_split_names(repo, config or None)
-        dataset = datasets.load_dataset(repo, config or None, split=_pick_split(split or "train", names, name))
+        chosen = _pick_split(split or "train", names, name)
+        return datasets.load_dataset(repo, config or None, split=chosen, streaming=streaming)
     except DataError:
         raise
     except Exception as error:  # of the reader, of the network, or of datasets: they have no base in common
@@ -173,11 +188,6 @@ def _on_the_hub(name: str, split: str | None) -> Found:
             f"{name} is no local file or folder, and as a dataset of the Hub it cannot be loaded ({reason}): "
             "check the name and the network, or give a local file"
         ) from error
-    return Found(
-        lambda *_: numbered(name, (named_classes(row, dataset.features) for row in dataset)),
-        dataset.data.nbytes,
-        lambda: dataset._fingerprint,
-    )
 
 
 def _pick_split(split: str, available: list[str], where: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from suzoo.data._errors import DataError
-from suzoo.data.readers import Columns, Convert, Source, pick_columns, read, sources_name, text_of, value_of
+from suzoo.data.readers import Columns, Convert, Kind, Source, pick_columns, read, text_of, value_of
 from suzoo.data.stored import Layout
 
 # field -> the names by which it goes
@@ -41,20 +41,23 @@ def read_classes(
     max_rows: int | None = None,
 ) -> Sequence[Classified]:
     """Texts with their classes: a name, a whole number (which becomes its name), or a list of either."""
+    return read(source, split, columns, CLASS_ROWS, skip_bad_rows, max_rows)
 
-    def plan(available: list[str], mapping: dict[str, str]) -> Convert[Classified]:
-        fields = pick_columns(sources_name(source), CLASSES, available, mapping)
 
-        def convert(where: str, row: dict) -> list[Classified]:
-            value = value_of(where, row, "label", fields["label"])
-            names = [_name(where, item) for item in (value if isinstance(value, list) else [value])]
-            if len(set(names)) < len(names):
-                raise DataError(f"{where}: label names a class twice: {', '.join(names)}")
-            return [Classified(text_of(where, row, "text", fields["text"]), tuple(names))]
+def _plan(where: str, available: list[str], mapping: dict[str, str]) -> Convert[Classified]:
+    fields = pick_columns(where, CLASSES, available, mapping)
 
-        return convert
+    def convert(at: str, row: dict) -> list[Classified]:
+        value = value_of(at, row, "label", fields["label"])
+        names = [_name(at, item) for item in (value if isinstance(value, list) else [value])]
+        if len(set(names)) < len(names):
+            raise DataError(f"{at}: label names a class twice: {', '.join(names)}")
+        return [Classified(text_of(at, row, "text", fields["text"]), tuple(names))]
 
-    return read(source, split, columns, list(CLASSES), plan, skip_bad_rows, max_rows, TEXTS_CLASSES)
+    return convert
+
+
+CLASS_ROWS = Kind("classes", list(CLASSES), _plan, TEXTS_CLASSES)
 
 
 def class_names(rows: Sequence[Classified], where: str = "the data") -> list[str]:

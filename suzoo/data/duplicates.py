@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from suzoo.data.classes import TEXTS_CLASSES, Classified
-from suzoo.data.readers import PAIRS, Pair, Ranked
+from suzoo.data.queries import RANKED, Ranked
+from suzoo.data.readers import PAIRS, Pair
 from suzoo.data.sequences import DIALOGUES, SOURCES_TARGETS, SourceTarget
 from suzoo.data.stored import TEXT, Layout, hashes
 from suzoo.distributed import rank
@@ -19,7 +20,7 @@ LAYOUTS: dict[type, Layout] = {
     Pair: PAIRS,
     Classified: TEXTS_CLASSES,
     SourceTarget: SOURCES_TARGETS,
-    Ranked: Layout({}, lambda row: (), Ranked, lambda row: (row.query, *row.positives)),
+    Ranked: RANKED,
     tuple: DIALOGUES,
     str: TEXT,
 }

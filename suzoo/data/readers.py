@@ -1,4 +1,4 @@
-"""Rows, sentence pairs, ranked lists and texts, from an embedded corpus, a file, a folder or a dataset of the Hub.
+"""Rows, sentence pairs and texts, from an embedded corpus, a file, a folder or a dataset of the Hub.
 
 Every reader takes the same arguments:
 
@@ -23,14 +23,14 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from suzoo.data._errors import DataError, nearest
 from suzoo.data._formats import Located
 from suzoo.data._sources import NLI_CLASSES, find
-from suzoo.data.stored import FORMAT, TEXT, Layout, numbers, store
+from suzoo.data.stored import FORMAT, TEXT, Layout, Rows, numbers, store
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -39,6 +39,25 @@ Columns = Mapping[str, str] | Sequence[str] | None
 Convert = Callable[[str, dict], list[T]]
 # What is smaller as text is read into memory at every start, a few seconds' work; larger data goes through the cache.
 IN_MEMORY_BYTES = 1 << 23
+
+
+@dataclass(frozen=True)
+class Kind(Generic[T]):
+    """What a reader makes of rows.
+
+    Args:
+        name: of the kind, by which the cache tells it from others.
+        fields: the names that `columns` may give a column to; None is any.
+        plan: what messages call the source, the columns of a first row, field -> column: -> what converts a row.
+        layout: of the rows in the cache; without one they stay in memory.
+        group: (number of the source, converted row) of all rows -> the same of what is made of several.
+    """
+
+    name: str
+    fields: Sequence[str] | None
+    plan: Callable[[str, list[str], dict[str, str]], Convert[Any]]
+    layout: Layout[T] | None = None
+    group: Callable[[Iterator[tuple[int, Any]]], Iterator[tuple[int, T]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +75,6 @@ PAIRS = Layout[Pair](
     Pair,
     lambda pair: (pair.text1, pair.text2),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """A query with texts that belong to it and texts that do not, in the order of the file and without repetition."""
-
-    query: str
-    positives: tuple[str, ...]
-    negatives: tuple[str, ...]
 
 
 # field -> the names by which it goes, as `_canonical` writes them
@@ -98,10 +108,10 @@ def read_rows(
         required: fields that every row must have, neither null nor empty.
     """
 
-    def plan(available: list[str], mapping: dict[str, str]) -> Convert[dict]:
+    def plan(where: str, available: list[str], mapping: dict[str, str]) -> Convert[dict]:
         for field in required:
             if field not in mapping and field not in available:
-                raise DataError(_missing(sources_name(source), field, available))
+                raise DataError(_missing(where, field, available))
         taken = {*mapping, *mapping.values()}
 
         def convert(where: str, row: dict) -> list[dict]:
@@ -116,7 +126,7 @@ def read_rows(
 
         return convert
 
-    return read(source, split, columns, None, plan, skip_bad_rows, max_rows)
+    return read(source, split, columns, Kind("rows", None, plan), skip_bad_rows, max_rows)
 
 
 def read_pairs(
@@ -136,82 +146,7 @@ def read_pairs(
     - query, positive, negative: the pairs (query, positive) with 1 and (query, negative) with 0.
     """
 
-    def plan(available: list[str], mapping: dict[str, str]) -> Convert[Pair]:
-        numbers_only = "score" in mapping
-        if numbers_only:
-            mapping["label"] = mapping.pop("score")
-        fields = _pair_or_triple(sources_name(source), available, mapping)
-        if "query" in fields:
-            return lambda where, row: _pairs_of_triple(where, row, fields)
-        of_nli = _canonical(fields["text1"]) == "premise" and not numbers_only
-        kinds: list[str] = []  # what the first good label was: number or class
-
-        def convert(where: str, row: dict) -> list[Pair]:
-            text1, text2 = (text_of(where, row, field, fields[field]) for field in ("text1", "text2"))
-            label, kind = _label(where, value_of(where, row, "label", fields["label"]))
-            if kinds and kind != kinds[0]:
-                raise DataError(f"{where}: label is a {kind}, in the rows before it was a {kinds[0]}")
-            if kind == "number" and of_nli:
-                raise DataError(
-                    f"{where}: the labels of premise and hypothesis are numbers, whose order is not known: write "
-                    f"contradiction, neutral, entailment, or say score={fields['label']} if larger is more alike"
-                )
-            kinds.append(kind)
-            return [Pair(text1, text2, label)]
-
-        return convert
-
-    return read(source, split, columns, (*PAIR, "score", *TRIPLE), plan, skip_bad_rows, max_rows, PAIRS)
-
-
-def read_ranked(
-    source: Source,
-    *,
-    split: str | None = None,
-    columns: Columns = None,
-    skip_bad_rows: bool = False,
-    max_rows: int | None = None,
-) -> list[Ranked]:
-    """Queries with their positives and negatives, rows of the same query put together.
-
-    Rows are (query, positive, negative), the latter two a text or a list of texts, or (text1, text2, label) with label
-    0 or 1. A text that is a positive of a query anywhere is not among its negatives. Queries without a positive cannot
-    be scored: they are left out, and their number is logged.
-    """
-
-    def plan(available: list[str], mapping: dict[str, str]) -> Convert[Pair]:
-        fields = _pair_or_triple(sources_name(source), available, mapping)
-        if "query" in fields:
-            return lambda where, row: _pairs_of_triple(where, row, fields)
-
-        def convert(where: str, row: dict) -> list[Pair]:
-            text1, text2 = (text_of(where, row, field, fields[field]) for field in ("text1", "text2"))
-            label, kind = _label(where, value_of(where, row, "label", fields["label"]))
-            if kind != "number" or label not in (0.0, 1.0):
-                raise DataError(f"{where}: label must be 0 or 1 to rank texts, not {row[fields['label']]!r}")
-            return [Pair(text1, text2, label)]
-
-        return convert
-
-    # dicts as sets that keep the order
-    queries: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
-    for pair in read(source, split, columns, (*PAIR, *TRIPLE), plan, skip_bad_rows, max_rows):
-        queries.setdefault(pair.text1, ({}, {}))[0 if pair.label else 1][pair.text2] = None
-    ranked = [
-        Ranked(query, tuple(positives), tuple(text for text in negatives if text not in positives))
-        for query, (positives, negatives) in queries.items()
-        if positives
-    ]
-    if not ranked:
-        raise DataError(f"{sources_name(source)} has no query with a positive text")
-    if len(ranked) < len(queries):
-        logger.warning(
-            "%s: left out %d of %d queries, which have no positive",
-            sources_name(source),
-            len(queries) - len(ranked),
-            len(queries),
-        )
-    return ranked
+    return read(source, split, columns, PAIR_ROWS, skip_bad_rows, max_rows)
 
 
 def read_texts(
@@ -227,19 +162,50 @@ def read_texts(
     Rows of sentence pairs or triples give all their texts.
     """
 
-    def plan(available: list[str], mapping: dict[str, str]) -> Convert[str]:
-        column = mapping.get("text", "text")
-        if column in available:
-            return lambda where, row: [text_of(where, row, "text", column)]
-        fields = _candidates({**PAIR, **TRIPLE}, available, {})
-        for layout in (("text1", "text2"), tuple(TRIPLE)):
-            if all(len(fields[field]) == 1 for field in layout):
-                return lambda where, row, layout=layout: [
-                    text for field in layout for text in _texts(where, row, field, fields[field][0])
-                ]
-        raise DataError(_missing(sources_name(source), "text", available))
+    return read(source, split, columns, TEXT_ROWS, skip_bad_rows, max_rows)
 
-    return read(source, split, columns, ("text",), plan, skip_bad_rows, max_rows, TEXT)
+
+def plan_pairs(where: str, available: list[str], mapping: dict[str, str]) -> Convert[Pair]:
+    numbers_only = "score" in mapping
+    if numbers_only:
+        mapping["label"] = mapping.pop("score")
+    fields = pair_or_triple(where, available, mapping)
+    if "query" in fields:
+        return lambda at, row: _pairs_of_triple(at, row, fields)
+    of_nli = _canonical(fields["text1"]) == "premise" and not numbers_only
+    kinds: list[str] = []  # what the first good label was: number or class
+
+    def convert(at: str, row: dict) -> list[Pair]:
+        text1, text2 = (text_of(at, row, field, fields[field]) for field in ("text1", "text2"))
+        label, kind = label_of(at, value_of(at, row, "label", fields["label"]))
+        if kinds and kind != kinds[0]:
+            raise DataError(f"{at}: label is a {kind}, in the rows before it was a {kinds[0]}")
+        if kind == "number" and of_nli:
+            raise DataError(
+                f"{at}: the labels of premise and hypothesis are numbers, whose order is not known: write "
+                f"contradiction, neutral, entailment, or say score={fields['label']} if larger is more alike"
+            )
+        kinds.append(kind)
+        return [Pair(text1, text2, label)]
+
+    return convert
+
+
+def plan_texts(where: str, available: list[str], mapping: dict[str, str]) -> Convert[str]:
+    column = mapping.get("text", "text")
+    if column in available:
+        return lambda at, row: [text_of(at, row, "text", column)]
+    fields = _candidates({**PAIR, **TRIPLE}, available, {})
+    for layout in (("text1", "text2"), tuple(TRIPLE)):
+        if all(len(fields[field]) == 1 for field in layout):
+            return lambda at, row, layout=layout: [
+                text for field in layout for text in texts_of(at, row, field, fields[field][0])
+            ]
+    raise DataError(_missing(where, "text", available))
+
+
+PAIR_ROWS = Kind("pairs", (*PAIR, "score", *TRIPLE), plan_pairs, PAIRS)
+TEXT_ROWS = Kind("texts", ("text",), plan_texts, TEXT)
 
 
 def check_labels(pairs: Sequence[Pair], where: str = "the data") -> None:
@@ -277,44 +243,45 @@ def read(
     source: Source,
     split: str | None,
     columns: Columns,
-    known_fields: Sequence[str] | None,
-    plan: Callable[[list[str], dict[str, str]], Convert[T]],
+    kind: Kind[T],
     skip_bad_rows: bool,
     max_rows: int | None,
-    layout: Layout[T] | None = None,
 ) -> Sequence[T]:
-    """What all readers do: `plan` sees the columns once and returns the function that converts a row.
+    """What all readers do: the columns are seen once for each source, then row by row is converted.
 
-    A list, or, where the rows would fill much memory and have a `layout`, `StoredRows` of the cache.
+    `Rows`, or, where they would fill much memory and have a layout, `StoredRows` of the cache.
     """
-    mapping = parse_columns(columns)
-    for field in mapping:
-        if known_fields is not None and field not in known_fields:
-            raise DataError(
-                f"there is no field {field!r}{nearest(field, known_fields)}; there are {', '.join(known_fields)}"
-            )
+    mapping, has_header = mapping_of(columns, kind.fields)
     if max_rows is not None and max_rows < 1:
         raise DataError(f"max_rows must be 1 or more, not {max_rows}")
-    has_header = not mapping or not all(column.isdecimal() for column in mapping.values())
-    tally = _Tally(skip_bad_rows, max_rows)
+    tally = Tally(skip_bad_rows, max_rows)
     found = [(one, find(one, split)) for one in ([source] if isinstance(source, str | Path) else source)]
+    name = sources_name(source)
+    sizes = [0] * len(found)
 
-    def rows() -> Iterator[T]:
-        for one, where in found:
+    def converted() -> Iterator[tuple[int, Any]]:
+        for number, (one, where) in enumerate(found):
             if tally.num_good == max_rows:
                 return
-            located = where.rows(has_header, False)
-            yield from chain.from_iterable(_converted(one, located, mapping, plan, tally))
+            for rows in _converted(one, where.rows(has_header, False), mapping, partial(kind.plan, name), tally):
+                for row in rows:
+                    yield number, row
 
-    name = sources_name(source)
+    def made() -> Iterator[T]:
+        for number, row in kind.group(converted()) if kind.group else converted():
+            sizes[number] += 1
+            yield row
+
     small = sum(where.num_bytes for _, where in found) < IN_MEMORY_BYTES or (max_rows or math.inf) <= 10_000
-    if layout is None or small:
-        result, faults = list(rows()), asdict(tally)
+    if kind.layout is None or small:
+        result = Rows(made())
+        result.sizes, faults = sizes, asdict(tally)
     else:
-        content = [FORMAT, list(layout.columns), mapping, skip_bad_rows, max_rows]
+        content = [FORMAT, kind.name, list(kind.layout.columns), mapping, skip_bad_rows, max_rows]
         content.append([where.content() for _, where in found])
         key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
-        result = store(f"rows/{key}.arrow", layout, rows, lambda: {"sources": name, "faults": asdict(tally)})
+        about = {"sources": name, "sizes": sizes}
+        result = store(f"rows/{key}.arrow", kind.layout, made, lambda: about | {"faults": asdict(tally)})
         faults = result.about["faults"]
     num_bad, first = faults["num_bad"], faults["first"]
     if num_bad:
@@ -325,13 +292,37 @@ def read(
     return result
 
 
+def first_plan(
+    source: str, rows: Iterator[Located], mapping: dict[str, str], kind: Kind[T], tally: Tally
+) -> Convert[Any]:
+    """What converts the rows of a source, told from its first ones as `read` does it."""
+    found: list[Convert[Any]] = []
+
+    def plan(available: list[str], mapping: dict[str, str]) -> Convert[Any]:
+        found.append(kind.plan(source, available, mapping))
+        return found[0]
+
+    for _ in _converted(source, rows, mapping, plan, tally):
+        return found[0]
+    raise DataError(f"{source} has no {f'good rows; the first fault: {tally.first}' if tally.first else 'rows'}")
+
+
+def mapping_of(columns: Columns, fields: Sequence[str] | None) -> tuple[dict[str, str], bool]:
+    """field -> column, checked; and whether csv and tsv files have a header."""
+    mapping = parse_columns(columns)
+    for field in mapping:
+        if fields is not None and field not in fields:
+            raise DataError(f"there is no field {field!r}{nearest(field, fields)}; there are {', '.join(fields)}")
+    return mapping, not mapping or not all(column.isdecimal() for column in mapping.values())
+
+
 def sources_name(source: Source) -> str:
     """What messages call one source or several."""
     return str(source) if isinstance(source, str | Path) else ", ".join(map(str, source))
 
 
 @dataclass
-class _Tally:
+class Tally:
     """Rows so far, over all sources."""
 
     skip_bad_rows: bool
@@ -352,7 +343,7 @@ def _converted(
     rows: Iterator[Located],
     mapping: dict[str, str],
     plan: Callable[[list[str], dict[str, str]], Convert[T]],
-    tally: _Tally,
+    tally: Tally,
 ) -> Iterator[list[T]]:
     """What each good row of one source becomes."""
     convert: Convert[T] | None = None
@@ -407,7 +398,7 @@ def pick_columns(
     return {field: columns[0] for field, columns in found.items()}
 
 
-def _pair_or_triple(where: str, available: list[str], mapping: dict[str, str]) -> dict[str, str]:
+def pair_or_triple(where: str, available: list[str], mapping: dict[str, str]) -> dict[str, str]:
     """field -> column for sentence pairs or for triples, whichever the columns hold."""
     num_pair, num_triple = (
         sum(map(bool, _candidates(layout, available, mapping).values())) for layout in (PAIR, TRIPLE)
@@ -457,13 +448,13 @@ def text_of(where: str, row: dict, field: str, column: str, *, may_be_empty: boo
     return value
 
 
-def _texts(where: str, row: dict, field: str, column: str) -> list[str]:
+def texts_of(where: str, row: dict, field: str, column: str) -> list[str]:
     """A text, or a list of texts."""
     value = value_of(where, row, field, column)
     return [text_of(where, {column: text}, field, column) for text in (value if isinstance(value, list) else [value])]
 
 
-def _label(where: str, value: object) -> tuple[float, str]:
+def label_of(where: str, value: object) -> tuple[float, str]:
     """The label and whether it is a number or a class."""
     if isinstance(value, str) and value.strip().lower() in NLI_CLASSES:
         return NLI_CLASSES[value.strip().lower()], "class"
@@ -482,5 +473,5 @@ def _pairs_of_triple(where: str, row: dict, fields: dict[str, str]) -> list[Pair
     query = text_of(where, row, "query", fields["query"])
     pairs = []
     for field, label in (("positive", 1.0), ("negative", 0.0)):
-        pairs += [Pair(query, text, label) for text in _texts(where, row, field, fields[field])]
+        pairs += [Pair(query, text, label) for text in texts_of(where, row, field, fields[field])]
     return pairs

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from suzoo.data._errors import DataError
-from suzoo.data.readers import Columns, Convert, Source, pick_columns, read, sources_name, text_of, value_of
+from suzoo.data.readers import Columns, Convert, Kind, Source, pick_columns, read, text_of, value_of
 from suzoo.data.stored import Layout
 
 # field -> the names by which it goes
@@ -48,12 +48,7 @@ def read_dialogues(
     The column `turns` holds a list of texts, or of messages `{"role": …, "content": …}` (also `from` and `value`).
     Messages must alternate between two roles: a system message has no place among them.
     """
-
-    def plan(available: list[str], mapping: dict[str, str]) -> Convert[tuple[str, ...]]:
-        column = pick_columns(sources_name(source), DIALOGUE, available, mapping)["turns"]
-        return lambda where, row: [_turns(where, value_of(where, row, "turns", column))]
-
-    return read(source, split, columns, list(DIALOGUE), plan, skip_bad_rows, max_rows, DIALOGUES)
+    return read(source, split, columns, DIALOGUE_ROWS, skip_bad_rows, max_rows)
 
 
 def read_seq2seq(
@@ -65,12 +60,21 @@ def read_seq2seq(
     max_rows: int | None = None,
 ) -> Sequence[SourceTarget]:
     """Sources and targets; text and title, article and summary and the like are recognised without `columns`."""
+    return read(source, split, columns, SEQ2SEQ_ROWS, skip_bad_rows, max_rows)
 
-    def plan(available: list[str], mapping: dict[str, str]) -> Convert[SourceTarget]:
-        fields = pick_columns(sources_name(source), SEQ2SEQ, available, mapping)
-        return lambda where, row: [SourceTarget(*(text_of(where, row, field, fields[field]) for field in SEQ2SEQ))]
 
-    return read(source, split, columns, list(SEQ2SEQ), plan, skip_bad_rows, max_rows, SOURCES_TARGETS)
+def _plan_dialogues(where: str, available: list[str], mapping: dict[str, str]) -> Convert[tuple[str, ...]]:
+    column = pick_columns(where, DIALOGUE, available, mapping)["turns"]
+    return lambda at, row: [_turns(at, value_of(at, row, "turns", column))]
+
+
+def _plan_seq2seq(where: str, available: list[str], mapping: dict[str, str]) -> Convert[SourceTarget]:
+    fields = pick_columns(where, SEQ2SEQ, available, mapping)
+    return lambda at, row: [SourceTarget(*(text_of(at, row, field, fields[field]) for field in SEQ2SEQ))]
+
+
+DIALOGUE_ROWS = Kind("dialogues", list(DIALOGUE), _plan_dialogues, DIALOGUES)
+SEQ2SEQ_ROWS = Kind("seq2seq", list(SEQ2SEQ), _plan_seq2seq, SOURCES_TARGETS)
 
 
 def _turns(where: str, value: object) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-FORMAT = 1  # of the files in the cache: a new number makes all of them anew
+FORMAT = 2  # of the files in the cache: a new number makes all of them anew
 BATCH_ROWS = 8192
 BATCH_CHARACTERS = 1 << 24
 HASH = "hash"  # column of the 64-bit hashes of the rows' texts
@@ -64,6 +64,12 @@ class Layout(Generic[T]):
 TEXT = Layout[str]({"text": "text"}, lambda text: (text,), lambda text: text, lambda text: (text,))
 
 
+class Rows(list[T]):
+    """Rows in memory, and how many of them each source gave."""
+
+    sizes: Sequence[int] = ()
+
+
 class StoredRows(Sequence[T]):
     """The rows of an Arrow file. A row is made when it is asked for; a slice is a list.
 
@@ -77,6 +83,7 @@ class StoredRows(Sequence[T]):
         self.batches = open_batches(path)
         self.starts = np.cumsum([0, *(batch.num_rows for batch in self.batches)]).tolist()
         self.about: dict[str, Any] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        self.sizes: list[int] = self.about["sizes"]  # rows of each source
 
     def __len__(self) -> int:
         return self.starts[-1]

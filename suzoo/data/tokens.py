@@ -70,14 +70,14 @@ class Examples(Sequence[dict[str, np.ndarray]]):
 
 
 class WithLabels(Sequence[tuple[dict[str, np.ndarray], Any]]):
-    """(example, label) of every row; 8 bytes for a label.
+    """(example, label) of every row; a single number as Python's.
 
     Args:
         examples: of `tokenize_rows`.
-        labels: (n,) numbers.
+        labels: (n, ...) numbers, an array or a tensor.
     """
 
-    def __init__(self, examples: Examples, labels: np.ndarray):
+    def __init__(self, examples: Examples, labels: Any):
         assert len(examples) == len(labels)
         self.examples, self.labels = examples, labels
 
@@ -85,7 +85,8 @@ class WithLabels(Sequence[tuple[dict[str, np.ndarray], Any]]):
         return len(self.labels)
 
     def __getitem__(self, place):
-        return self.examples[place], self.labels[place].item()
+        label = self.labels[place]
+        return self.examples[place], label if label.ndim else label.item()
 
 
 def tokenize_rows(rows: Sequence[T], encode: Encode[T], *, key: Sequence[Any], num_workers: int = 1) -> Examples:
@@ -170,25 +171,26 @@ def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any) -> list[list[int]]:
+    """`tokenizer(texts, **options)["input_ids"]`; of many texts in half the time, as no offsets and masks are made."""
+    from transformers import PreTrainedTokenizerFast
+
+    options |= {"return_attention_mask": False, "return_token_type_ids": False}
+    own = [getattr(type(tokenizer), name, None) for name in ("__call__", "_encode_plus")]
+    stock = [getattr(PreTrainedTokenizerFast, name) for name in ("__call__", "_encode_plus")]
+    if own != stock or len(texts) < 16:
+        return tokenizer(list(texts), **options)["input_ids"]
+    tokenizer(list(texts[:1]), **options)  # sets truncation, padding and special tokens of the backend
+    backend = tokenizer.backend_tokenizer
+    encodings = backend.encode_batch_fast(list(texts), add_special_tokens=options.get("add_special_tokens", True))
+    return [encoding.ids for encoding in encodings]
+
+
 def pieces(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of texts without special tokens around them; special tokens in them are plain text."""
-    if not texts:
-        return []
-    return tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-    )["input_ids"]
+    return _ids(tokenizer, texts, add_special_tokens=False, split_special_tokens=True) if texts else []
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[list[int]]:
     """Token ids of texts with special tokens around them, cut to `max_length`."""
-    return tokenizer(
-        list(texts),
-        truncation=True,
-        max_length=max_length,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-    )["input_ids"]
+    return _ids(tokenizer, texts, truncation=True, max_length=max_length)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 
 from suzoo.distributed import rank, world_size
+from suzoo.engine.mixture import Mixture, drawn
 
 Mix = Literal["proportional", "alternate", "together"]
 
@@ -26,6 +28,7 @@ class RandomBatches:
         collate: list of examples -> micro-batch.
         seed: of the permutations.
         num_micro_batches: into how many parts each rank cuts its share.
+        mixture: of the sources that the examples come from, where some come up more often than others.
 
     Raises:
         ValueError: fewer examples than one batch, or a batch that does not divide into ranks and micro-batches.
@@ -39,6 +42,7 @@ class RandomBatches:
         collate: Callable[[list[Any]], Any],
         seed: int = 0,
         num_micro_batches: int = 1,
+        mixture: Mixture | None = None,
     ):
         parts = world_size() * num_micro_batches
         if batch_size % parts:
@@ -52,6 +56,8 @@ class RandomBatches:
         self.collate = collate
         self.seed = seed
         self.num_micro_batches = num_micro_batches
+        assert mixture is None or len(mixture) == len(examples)
+        self.mixture = mixture
         self.steps_per_epoch = len(examples) // batch_size
         self._permutation: tuple[int, np.ndarray] | None = None
 
@@ -60,6 +66,13 @@ class RandomBatches:
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._permutation is None or self._permutation[0] != epoch:
             order = np.arange(len(self.examples), dtype=np.uint32)  # half of what `permutation` takes, in its order
+            if self.mixture is not None:
+                sources = zip(pairwise(self.mixture.starts), self.mixture.counts, strict=True)
+                parts = [
+                    drawn(order[begin:end], count, epoch, [self.seed, number, 1])
+                    for number, ((begin, end), count) in enumerate(sources)
+                ]
+                order = np.concatenate(parts)
             np.random.default_rng([self.seed, epoch]).shuffle(order)
             self._permutation = epoch, order
         return self._permutation[1][place * self.batch_size : (place + 1) * self.batch_size]

@@ -24,6 +24,7 @@ from suzoo.distributed import all_reduce_mean, all_true
 from suzoo.engine.batches import Ahead
 from suzoo.engine.checkpoint import load_checkpoint, save_checkpoint
 from suzoo.engine.folder import RunFolder
+from suzoo.engine.stream_batches import StreamBatches
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +32,12 @@ logger = logging.getLogger(__name__)
 class Batches(Protocol):
     """What `fit` reads: a pure function from step to this rank's micro-batches, so that a run can resume anywhere.
 
-    It is called ahead of the step, in a thread, so it draws from no global generator.
+    It is called ahead of the step, in a thread, so it draws from no global generator. `StreamBatches` go step by step:
+    where they are goes into the checkpoints.
     """
 
-    steps_per_epoch: int
+    @property
+    def steps_per_epoch(self) -> int | None: ...
 
     def __getitem__(self, step: int) -> list[Any]: ...
 
@@ -152,7 +155,7 @@ def fit(
     bare = accelerator.unwrap_model(model, keep_torch_compile=False)
     # NCCL reduces tensors of its own device only; alone, numbers stay on the CPU, which has float64 everywhere
     meeting_place = accelerator.device if accelerator.num_processes > 1 else torch.device("cpu")
-    evaluate_every = evaluate_every or batches.steps_per_epoch
+    evaluate_every = evaluate_every or batches.steps_per_epoch or num_steps
     result = Progress()
 
     means = _Means()
@@ -170,6 +173,7 @@ def fit(
             optimizer=optimizer.state_dict(),
             schedule=schedule.state_dict() if schedule else None,
             scaler=accelerator.scaler.state_dict() if accelerator.scaler else None,
+            stream=batches.state(result.step) if isinstance(batches, StreamBatches) else None,
         )
         run.prune(keep_checkpoints, result.best_step)
 
@@ -188,6 +192,8 @@ def fit(
                 schedule.load_state_dict(state["schedule"])
             if accelerator.scaler:
                 accelerator.scaler.load_state_dict(state["scaler"])
+            if isinstance(batches, StreamBatches):
+                batches.load(result.step, state["stream"])
             logger.info("resumed from %s", found)
             if run.processes_then != accelerator.num_processes:
                 logger.warning(
@@ -240,7 +246,8 @@ def fit(
                 now = time.perf_counter()
                 values = means.take()
                 values["lr"] = optimizer.param_groups[0]["lr"]
-                values["epoch"] = result.step / batches.steps_per_epoch
+                if batches.steps_per_epoch:
+                    values["epoch"] = result.step / batches.steps_per_epoch
                 values["steps_per_second"] = (result.step - last_step) / (now - last_log)
                 # share of the time in which the step waited for its data
                 values["data_wait"] = (ahead.seconds_waited - last_wait) / (now - last_log)
@@ -343,10 +350,11 @@ def _accumulation_steps(optimizer: Any, accelerator: Accelerator, max_grad_norm:
 
 def _refuse_loss(loss: float, step: int, batches: Batches, run: RunFolder) -> None:
     rows = list(batches.rows(step))
-    shown = ", ".join(str(int(row)) for row in rows[:8]) + (", …" if len(rows) > 8 else "")
+    shown = ", ".join(str(row) for row in rows[:8]) + (", …" if len(rows) > 8 else "")
+    epoch = f"epoch {step // batches.steps_per_epoch}, " if batches.steps_per_epoch else ""
     kept = run.last_whole()
     raise ValueError(
-        f"loss is {loss} at step {step} (epoch {step // batches.steps_per_epoch}, training rows {shown}); "
+        f"loss is {loss} at step {step} ({epoch}training rows {shown}); "
         + (f"the last good checkpoint is {kept}: " if kept else "no checkpoint was written yet: ")
         + "look at those rows, or lower the learning rate"
     )

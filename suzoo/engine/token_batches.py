@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -10,16 +11,17 @@ import numpy as np
 import torch
 
 from suzoo.distributed import rank, world_size
+from suzoo.engine.mixture import Mixture, drawn
 
 
 class TokenBatches:
     """Micro-batches of examples of like length, `batches[step]` for `suzoo.engine.fit`; almost nothing is padding.
 
-    Each epoch draws anew who meets whom among examples of one length, and the order of the micro-batches; those that do
-    not fill a last step are left out, others in every epoch. As the lengths are sorted, the cuts and so the number of
-    steps are the same in all epochs, and a step is a pure function of the seed and its number. A rank holds 8 bytes per
-    example. Do not use it where the loss compares the examples of a batch (CoSENT, SimCSE): labels go with length, use
-    `RandomBatches`.
+    Each epoch draws anew who meets whom among examples of one length (with a mixture, of about one), and the order of
+    the micro-batches; those that do not fill a last step are left out, others in every epoch. Lengths are sorted, so
+    that the cuts and the number of steps are the same in all epochs, and a step is a pure function of the seed and its
+    number. A rank holds 8 bytes per example. Do not use it where the loss compares the examples of a batch (CoSENT,
+    SimCSE): labels go with length, use `RandomBatches`.
 
     Args:
         examples: anything indexable.
@@ -32,6 +34,7 @@ class TokenBatches:
         num_micro_batches: micro-batches per optimizer step on each rank.
         num_ranks: how many ranks the steps are made for; default is how many run. Others may run them, to the same
             gradient: the micro-batches of a step are shared out anew.
+        mixture: of the sources that the examples come from, where some come up more often than others.
         blank: micro-batch -> one like it without labels, for ranks that get one less than others.
 
     Raises:
@@ -51,12 +54,14 @@ class TokenBatches:
         num_ranks: int | None = None,
         blank: Callable[[Any], Any] | None = None,
         draws: bool = False,
+        mixture: Mixture | None = None,
     ):
         if len(examples) != len(lengths) or not len(lengths):
             raise ValueError(
                 f"there must be one length per example and one at least, not {len(lengths)} for {len(examples)}"
             )
-        self.examples = examples
+        assert mixture is None or len(mixture) == len(examples)
+        self.examples, self.mixture = examples, mixture
         lengths = np.asarray(lengths)
         longest = int(lengths.argmax())
         if lengths[longest] > max_tokens:
@@ -73,10 +78,23 @@ class TokenBatches:
         self.blank = blank
         if self._per_step % world_size() and blank is None:
             raise ValueError(f"{self._per_step} micro-batches of a step can't be shared out to {world_size()} ranks")
-        # examples by length, longest first, in 4 bytes each; where a length begins, and where a micro-batch does
-        self._order = np.argsort(-lengths.astype(np.int32), kind="stable").astype(np.uint32)
-        by_length = lengths[self._order]
-        self._groups = [0, *(np.flatnonzero(np.diff(by_length)) + 1).tolist(), len(lengths)]
+        # examples by length, longest first, in 4 bytes each, source after source; length -> where the examples lie that
+        # change places, and how many of them an epoch has
+        self._order = np.empty(len(lengths), np.uint32)
+        self._groups: dict[int, list[tuple[int, int, int]]] = {}
+        starts = [0, len(lengths)] if mixture is None else mixture.starts
+        for source, (begin, end) in enumerate(pairwise(starts)):
+            order = np.argsort(-lengths[begin:end].astype(np.int32), kind="stable")
+            self._order[begin:end] = order + begin
+            cuts = [0, *(np.flatnonzero(np.diff(lengths[begin:end][order])) + 1).tolist(), end - begin]
+            if mixture is not None:
+                cuts = _wide_enough(cuts, partial(mixture.share, source))
+            for first, last in pairwise(cuts):
+                count = last - first if mixture is None else mixture.share(source, first, last)
+                longest = int(lengths[begin + order[first]])
+                self._groups.setdefault(longest, []).append((begin + first, begin + last, count))
+        counts = {length: sum(count for *_, count in groups) for length, groups in self._groups.items()}
+        by_length = np.repeat(*np.array(sorted(counts.items(), reverse=True)).T)
         self._cuts = [0]
         while self._cuts[-1] < len(lengths):
             self._cuts.append(self._cuts[-1] + max_tokens // max(1, int(by_length[self._cuts[-1]])))
@@ -93,9 +111,16 @@ class TokenBatches:
         """The examples by length, those of one length in an order of this epoch, and the order of the micro-batches."""
         if self._epoch is None or self._epoch[0] != epoch:
             rng = np.random.default_rng([self.seed, epoch])
-            order = self._order.copy()
-            for begin, end in pairwise(self._groups):
-                rng.shuffle(order[begin:end])
+            parts = []
+            for length in sorted(self._groups, reverse=True):
+                groups = [(self._order[begin:end], begin, count) for begin, end, count in self._groups[length]]
+                if self.mixture is None:
+                    rows = groups[0][0].copy()
+                else:
+                    rows = np.concatenate([drawn(rows, n, epoch, [self.seed, begin, 1]) for rows, begin, n in groups])
+                rng.shuffle(rows)
+                parts.append(rows)
+            order = np.concatenate(parts)
             self._epoch = epoch, order, rng.permutation(len(self._cuts) - 1)
         return self._epoch[1:]
 
@@ -121,3 +146,13 @@ class TokenBatches:
     def _micro_batch(self, rows: np.ndarray, seed: int) -> Any:
         examples = [self.examples[int(row)] for row in rows]
         return self.collate(examples, torch.Generator().manual_seed(seed)) if self.draws else self.collate(examples)
+
+
+def _wide_enough(cuts: list[int], share: Callable[[int, int], int], least: int = 32) -> list[int]:
+    """Some of the cuts of a source: between two an epoch has so many examples that, rounded, each comes about as often
+    as those of other places, or all that it has."""
+    chosen = [0]
+    for cut in cuts[1:-1]:
+        if share(chosen[-1], cut) >= least and share(cut, cuts[-1]) >= least:
+            chosen.append(cut)
+    return [*chosen, cuts[-1]]

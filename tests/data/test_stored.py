@@ -29,6 +29,7 @@ from suzoo.data import (
     read_texts,
     readers,
     stored,
+    token_ids,
     tokenize_rows,
     tokenizer_key,
     tokens,
@@ -213,6 +214,20 @@ def test_the_key_of_a_tokenizer_is_what_it_does(tokenizer):
     assert tokenizer_key(again) != key
     assert tokenizer_key(train_wordpiece(["a b"], vocab_size=60)) != key
     assert tokenizer_key(train_wordpiece([text(n) for n in range(N)], vocab_size=60)) == key
+
+
+def test_ids_of_many_texts_are_those_that_the_tokenizer_gives(tokenizer):
+    texts = ["", "[SEP] x", "a" * 300, *(text(n) for n in range(N))]
+    for side in ("right", "left"):
+        other = pickle.loads(pickle.dumps(tokenizer))
+        other.truncation_side = side
+        other(texts, padding="max_length", max_length=7, truncation=True)  # which leaves its traces in the backend
+        for length in (5, 100):
+            expected = [tokenizer.__class__.__call__(other, one, truncation=True, max_length=length) for one in texts]
+            assert token_ids(other, texts, length) == [found["input_ids"] for found in expected]
+        options = {"add_special_tokens": False, "split_special_tokens": True}
+        assert tokens.pieces(other, texts) == [other(one, **options)["input_ids"] for one in texts]
+        assert token_ids(other, texts[:2], 9) == [other(one)["input_ids"] for one in texts[:2]]  # and back
 
 
 def test_the_cache_lies_where_it_is_told(monkeypatch, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from recipes import frame
 from recipes.contrastive import Contrastive
-from recipes.contrastive_data import examples_of
+from recipes.contrastive_data import examples_of, tokens_of
 from recipes.losses import choose_loss
 
 import pytest
@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
-from suzoo.data import Ranked, flat_batch, read_queries
+from suzoo.data import Ranked, flat_batch, read_queries, tokenize_rows
 from suzoo.distributed import is_distributed, rank, world_size
 from suzoo.engine import batch_coupled_backward
 from suzoo.models import CoSENTModel
@@ -97,8 +97,10 @@ def test_the_loss_is_that_of_sentence_transformers(tmp_path, monkeypatch, unpubl
 
     model = CoSENTModel.from_pretrained(tmp_path / "run").eval()
     recipe = Contrastive(data="x", num_negatives=1)
-    texts, ids, _ = examples_of(recipe, [Ranked(query, (text,), (no,)) for query, text, no in ROWS])
-    tokens = model.tokenizer([text for row in texts for text in row])["input_ids"]
+    rows = [Ranked(query, (text,), (no,)) for query, text, no in ROWS]
+    examples, _ = examples_of(recipe, rows)
+    examples.tokens = tokenize_rows(rows, lambda part, first: tokens_of(model.tokenizer, part, 64), key=[])
+    tokens, ids = [ids for number in range(4) for ids in examples[number][0]], examples.alike.tolist()
     batches = [(flat_batch(tokens[i : i + 6]), torch.tensor(ids[i // 3 : i // 3 + 2])) for i in (0, 6)]
     accelerator = Accelerator(cpu=True)
 

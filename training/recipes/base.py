@@ -5,6 +5,7 @@ No torch here, so that `--help` answers at once: `frame.py` does with the fields
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ class Data:
     data: tuple[str, ...]
     """Training data: embedded:<name>, a file, a pattern of files or a folder (jsonl, csv, tsv, parquet, .gz), a URL, or
     a Hub dataset; several are read one after the other."""
+    data_weights: tuple[float, ...] = ()
+    """One number per source of --data, as 2 1 0.5: its share of the training examples, whatever its size. A source that
+    gives more than it has repeats, one that gives less goes on in the next epoch, which is as long as ever."""
     split: str | None = None
     """Split of --data, where it has several."""
     dev: str | None = None
@@ -117,7 +121,7 @@ class Steps:
     seed: Annotated[int, COUNT] = 0
     """Of weights, dropout and the order of the data."""
     evaluate_every: Annotated[int | None, POSITIVE] = None
-    """Optimizer steps between evaluations; default is one epoch."""
+    """Optimizer steps between evaluations; default is one epoch, or a tenth of the steps of a --stream."""
     save_every: Annotated[int | None, Setting(least=1, resume=True)] = None
     """Optimizer steps between checkpoints beside those of the evaluations; default is none."""
     patience: Annotated[int | None, POSITIVE] = None
@@ -180,6 +184,13 @@ class Training(Output, Steps, Model, Data):
 
     def check(self) -> None:
         """Refuse flags that contradict each other, before anything is read or written."""
+        if self.data_weights and len(self.data_weights) != len(self.data):
+            raise ValueError(
+                f"--data-weights takes one number per source: {len(self.data_weights)} for {len(self.data)} of --data"
+            )
+        for weight in self.data_weights:
+            if not (math.isfinite(weight) and weight > 0):
+                raise ValueError(f"--data-weights must be positive and finite, not {weight:g}")
         if 0 < self.max_length < 3:
             raise ValueError(f"--max-length must be 3 or more, not {self.max_length}: a token between [CLS] and [SEP]")
 
@@ -224,7 +235,7 @@ class ExampleTraining(Training):
         return self.lora_r > 0 and self.lora_save == "adapter"
 
     @property
-    def batch_options(self) -> dict[str, int]:
+    def batch_options(self) -> dict[str, Any]:
         """The fields that `RandomBatches` takes."""
         return {"batch_size": self.batch_size, "seed": self.seed, "num_micro_batches": self.micro_batches}
 

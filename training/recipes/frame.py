@@ -34,7 +34,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from suzoo.data import describe, log_duplicates, save_tokenizer
 from suzoo.distributed import rank, together
-from suzoo.engine import RunFolder, end_training, full_state_dict, versions
+from suzoo.engine import Mixture, RunFolder, end_training, full_state_dict, versions
 from suzoo.hub.publish import publish
 from suzoo.hub.tasks import task_of
 from suzoo.losses.citations import cite
@@ -128,27 +128,53 @@ def check_files(recipe: Training) -> None:
 
 
 def read(
-    recipe: Training, reader: Callable[..., Sequence[Any]]
-) -> tuple[Sequence[Any], Sequence[Any], dict[str, dict[str, Any]]]:
+    recipe: Training, reader: Callable[..., Any]
+) -> tuple[Any, Any, dict[str, dict[str, Any]]]:  # sequences; training rows say what each source gave, see `Rows`
     """Training rows, dev rows, and what run.json says about both.
 
     Args:
         reader: of `suzoo.data`: (source, split=, columns=, skip_bad_rows=, max_rows=) -> rows.
     """
-    train, trained = read_one(recipe, reader, recipe.data, recipe.split or "train", recipe.max_train_samples)
+    train, trained = read_train(recipe, reader)
     dev, compared = read_one(recipe, reader, *recipe.dev_data, recipe.max_dev_samples)
     log_duplicates(train, dev)
     return train, dev, {"train": trained, "dev": compared}
 
 
+def read_train(recipe: Training, reader: Callable[..., Any]) -> tuple[Any, dict[str, Any]]:
+    """Rows of --data, and what run.json says about them; with --data-weights also how many each source has."""
+    rows, found = read_one(recipe, reader, recipe.data, recipe.split or "train", recipe.max_train_samples)
+    if recipe.data_weights:
+        found |= {"sizes": list(rows.sizes), "weights": list(recipe.data_weights)}
+    return rows, found
+
+
+def mixture_of(recipe: Training, train: Any, sizes: Sequence[int] | None = None) -> Mixture | None:
+    """What --data-weights says, if anything, for rows of `read`.
+
+    Args:
+        sizes: examples that were made of each source; default is one of each row.
+    """
+    if not recipe.data_weights:
+        return None
+    sizes = train.sizes if sizes is None else sizes
+    for source, size in zip(recipe.data, sizes, strict=True):
+        if not size:
+            raise ValueError(
+                f"--data-weights gives {source} a share, and no row of it is read, or none that is new "
+                "(--max-train-samples?)"
+            )
+    return Mixture(sizes, recipe.data_weights)
+
+
 def read_one(
     recipe: Training,
-    reader: Callable[..., Sequence[Any]],
+    reader: Callable[..., Any],
     source: str | Sequence[str],
     split: str | None,
     max_rows: int | None = None,
     columns: Sequence[str] | None = None,
-) -> tuple[Sequence[Any], dict[str, Any]]:
+) -> tuple[Any, dict[str, Any]]:
     """Rows of one source, and what run.json says about them; `columns` default to --columns."""
     columns = recipe.columns if columns is None else columns
     options: dict[str, Any] = {"split": split, "columns": columns, "max_rows": max_rows}

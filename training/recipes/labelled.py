@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
+from recipes.frame import mixture_of, read
 from recipes.language_model import CausalTraining, LanguageModelTraining
 from recipes.settings import flag
 
@@ -14,9 +16,9 @@ from tokenizers import models
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from suzoo.data import Examples, token_budget_batches, without_inner_spaces
-from suzoo.distributed import all_reduce_sum, rank, world_size
-from suzoo.engine import RunFolder, TokenBatches
+from suzoo.data import STREAMED, Examples, Stream, describe, token_budget_batches, tokenize_rows, without_inner_spaces
+from suzoo.distributed import all_reduce_sum, rank, together, world_size
+from suzoo.engine import RunFolder, StreamBatches, TokenBatches
 from suzoo.losses import chunked_loss, cross_entropy_loss
 from suzoo.models import SelfTerminatingHead
 from suzoo.models._stock_encoder import sharded_units
@@ -24,22 +26,61 @@ from suzoo.models._stock_encoder import sharded_units
 IGNORED = -100
 
 
+def read_or_stream(
+    recipe: LanguageModelTraining, reader: Callable[..., Any]
+) -> tuple[Any, Any, dict[str, dict[str, Any]]]:
+    """What `frame.read` returns; with --stream a `Stream` in place of the training rows. Dev rows are kept, also those
+    of a stream."""
+    if not recipe.stream:
+        return read(recipe, reader)
+    options: dict[str, Any] = {"columns": recipe.columns, "skip_bad_rows": recipe.skip_bad_rows, "seed": recipe.seed}
+    limits: dict[str, Any] = {"weights": recipe.data_weights, "num_head": recipe.shuffle_buffer}
+    split, kind = recipe.split or "train", STREAMED[reader]
+    train = together(lambda: Stream(recipe.data, kind, split=split, **options, **limits))
+    source, dev_split = recipe.dev_data
+    sources = [source] if isinstance(source, str) else source
+    dev = together(lambda: Stream(sources, kind, split=dev_split, **options).once(recipe.max_dev_samples))
+    trained = describe(recipe.data, split, list(islice(train, 1000)))
+    trained |= {"rows": "stream", "sha256": None, "content": train.content()}
+    if recipe.data_weights:
+        trained["weights"] = list(recipe.data_weights)
+    return train, dev, {"train": trained, "dev": describe(source, dev_split, dev)}
+
+
 def token_batches(
-    recipe: LanguageModelTraining, run: RunFolder, examples: Examples, collate: Callable, *, draws: bool = False
-) -> TokenBatches:
+    recipe: LanguageModelTraining,
+    run: RunFolder,
+    train: Any,
+    encode: Callable[..., Any],
+    key: list[Any],
+    collate: Callable,
+    *,
+    draws: bool = False,
+) -> TokenBatches | StreamBatches:
     """Steps of `micro_batches` micro-batches of examples of like length, for as many ranks as the run began with.
-    `draws`: see `TokenBatches`."""
-    return TokenBatches(
-        examples,
-        examples.lengths(),
-        max_tokens=recipe.micro_batch_tokens,
-        collate=collate,
-        seed=recipe.seed,
-        num_micro_batches=recipe.micro_batches,
-        num_ranks=run.processes_then,
-        blank=lambda batch: {**batch, "labels": torch.full_like(batch["labels"], IGNORED)},
-        draws=draws,
-    )
+
+    Args:
+        train: rows or stream of `read_or_stream`.
+        encode, key: see `tokenize_rows`.
+        collate, draws: see `TokenBatches`.
+    """
+
+    def of_stream(rows: list[Any], first: int) -> Examples:
+        return tokenize_rows(rows, lambda part, begin: encode(part, first + begin), key=key)
+
+    options: dict[str, Any] = {
+        "max_tokens": recipe.micro_batch_tokens,
+        "collate": collate,
+        "seed": recipe.seed,
+        "num_micro_batches": recipe.micro_batches,
+        "num_ranks": run.processes_then,
+        "blank": lambda batch: {**batch, "labels": torch.full_like(batch["labels"], IGNORED)},
+        "draws": draws,
+    }
+    if isinstance(train, Stream):
+        return StreamBatches(train.part, of_stream, window=recipe.shuffle_buffer, **options)
+    examples = tokenize_rows(train, encode, key=key, num_workers=recipe.num_workers)
+    return TokenBatches(examples, examples.lengths(), mixture=mixture_of(recipe, train), **options)
 
 
 def dev_batches(recipe: LanguageModelTraining, examples: Examples, collate: Callable) -> list[Any]:

@@ -30,6 +30,11 @@ RULES = ("self_terminating=monotonic", "self_terminating=non_monotonic")
 class LanguageModelTraining(Training):
     group = "training"
 
+    stream: bool = False
+    """Read --data while training, for what is larger than the disk: files, URLs and Hub datasets, no row of which is
+    kept. Takes --max-steps."""
+    shuffle_buffer: Annotated[int, Setting(least=1, part_of=("stream",))] = 10_000
+    """Rows of a stream that each process shuffles, and sorts by length, together."""
     micro_batch_tokens: Annotated[int, Setting(least=1)] = 2048
     """Size of a micro-batch on one process: examples times the longest of them; under 5 % of it is padding."""
     positions: Annotated[Positions, Setting(part_of=SCRATCH)] = "absolute"
@@ -69,7 +74,17 @@ class LanguageModelTraining(Training):
     @property
     def loop_options(self) -> dict[str, Any]:
         """With the weights of the lowest dev loss as the best ones."""
-        return super().loop_options | {"monitor": "loss", "greater_is_better": False}
+        options = super().loop_options | {"monitor": "loss", "greater_is_better": False}
+        if self.stream and self.max_steps and not self.evaluate_every:
+            options["evaluate_every"] = max(1, self.max_steps // 10)
+        return options
+
+    def check(self) -> None:
+        super().check()
+        if self.stream and self.max_steps is None:
+            raise ValueError("--stream has no end: say with --max-steps how long to train")
+        if self.stream and self.max_train_samples is not None:
+            raise ValueError("--stream reads as much as it needs: --max-steps, and no --max-train-samples")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from recipes.base import Training
@@ -19,7 +20,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from suzoo.data import Classified, Pair, count_duplicates, numbers, texts_of_row
+from suzoo.data import Classified, Pair, Stream, count_duplicates, numbers, texts_of_row
 from suzoo.distributed import together
 from suzoo.engine import RunFolder
 from suzoo.hub.push import PushError, check_rights
@@ -58,18 +59,21 @@ def preflight(
         SystemExit: after --preflight-only.
     """
 
+    is_stream = isinstance(train, Stream)
+    rows: Sequence[Any] = list(islice(train, SAMPLE)) if is_stream else train
+
     def look() -> None:
         findings = [
-            *of_rows(recipe, train, dev, batches),
-            *of_labels("train", train),
+            *of_rows(recipe, None if is_stream else len(train), dev, batches),
+            *of_labels("train", rows),
             *of_labels("dev", dev),
-            *of_texts(recipe, tokenizer, train),
-            *of_memory(recipe, accelerator, module, tokenizer, train),
+            *of_texts(recipe, tokenizer, rows),
+            *of_memory(recipe, accelerator, module, tokenizer, rows),
             of_disk(run, module),
             *of_push(recipe),
         ]
         if recipe.preflight or recipe.preflight_only:
-            within, shared = count_duplicates(train, dev)
+            within, shared = count_duplicates(rows, dev)
             findings[1:1] = [
                 Finding("repeated texts", f"{within} training rows repeat an earlier one"),
                 Finding("train and dev", f"{shared} dev rows have the texts of a training row", shared > 0),
@@ -90,9 +94,13 @@ def table(findings: Sequence[Finding]) -> str:
     return "\n".join(f"{'!' if f.is_warning else ' '} {f.about:<{width}}  {f.text}" for f in findings)
 
 
-def of_rows(recipe: Training, train: Sequence[Any], dev: Sequence[Any], batches: Any) -> list[Finding]:
+def of_rows(recipe: Training, num_train: int | None, dev: Sequence[Any], batches: Any) -> list[Finding]:
+    """Numbers of rows and steps; of a stream nobody knows how long it is."""
+    if num_train is None:
+        text = f"a stream, of which the first {SAMPLE} rows are looked at; {len(dev)} dev; {recipe.max_steps} steps"
+        return [Finding("rows", text)]
     steps = recipe.max_steps or max(1, round(recipe.epochs * batches.steps_per_epoch))
-    text = f"{len(train)} train, {len(dev)} dev; {steps} steps, {batches.steps_per_epoch} of them an epoch"
+    text = f"{num_train} train, {len(dev)} dev; {steps} steps, {batches.steps_per_epoch} of them an epoch"
     return [Finding("rows", text)]
 
 

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from recipes.choices import choose_prompt, choose_tokenizer, make_encoder
-from recipes.frame import read, read_one
+from recipes.frame import mixture_of, read, read_one
 from recipes.losses import choose_loss
 from recipes.modules import WithClasses
 from recipes.step import mean_backward, regularized_ranking, sentence_backward
 from recipes.two_tasks import TwoTasks
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from suzoo.data import check_labels, class_names, class_numbers, flat_batch, read_classes, read_pairs, read_ranked
+from suzoo.data import (
+    Classified,
+    Pair,
+    WithLabels,
+    check_labels,
+    class_names,
+    class_numbers,
+    flat_batch,
+    numbers,
+    read_classes,
+    read_pairs,
+    read_ranked,
+    token_ids,
+    tokenize_rows,
+    tokenizer_key,
+)
 from suzoo.engine import MixedBatches, RandomBatches, RunFolder, full_state_dict
 from suzoo.evaluation import classification_scores, pair_cosines, pair_metrics, retrieval_metrics
 from suzoo.losses import cross_entropy_loss
@@ -48,8 +65,8 @@ class SimilarityAndClasses:
         also, self.also_dev, self.classes = read_classified(recipe, self.provenance)
 
         # Model
-        texts = [text for pair in train for text in (pair.text1, pair.text2)]
-        self.tokenizer = choose_tokenizer(recipe, [*texts, *(text for text, _ in also)])
+        texts = (text for pair in train for text in (pair.text1, pair.text2))
+        self.tokenizer = choose_tokenizer(recipe, chain(texts, (row.text for row in also)))
         self.model = make_encoder(recipe, self.tokenizer)
         self.prompt = choose_prompt(recipe, accelerator, self.model)
         if self.model.prompt_tokens(self.tokenizer, self.prompt):
@@ -58,25 +75,37 @@ class SimilarityAndClasses:
         self.loss = choose_loss(recipe, self.model.embedding_size)
 
         # Examples: texts and a label, the texts of a batch end to end: 2i and 2i + 1 are those of pair i
-        ids = self.encode(texts)
-        pairs = zip(zip(ids[0::2], ids[1::2], strict=True), [pair.label for pair in train], strict=True)
-        classified = zip(self.encode([text for text, _ in also]), also, strict=True)
-        examples = {"similarity": pairs, "also": (((ids,), number) for ids, (_, number) in classified)}
+        read_as = self.model.as_read(["Aa"], self.prompt)
+        options: dict[str, Any] = {"num_workers": recipe.num_workers}
+        options["key"] = ["texts", recipe.max_length, read_as, tokenizer_key(self.tokenizer)]
+        pairs = WithLabels(tokenize_rows(train, self.encode_pairs, **options), numbers(train, "label"))
+        classified = WithLabels(tokenize_rows(also, self.encode_texts, **options), self.numbers_of(also))
+        options = {"collate": self.collate, **recipe.batch_options}
         parts = {
-            task: RandomBatches(list(rows), collate=self.collate, **recipe.batch_options)
-            for task, rows in examples.items()
+            "similarity": RandomBatches(pairs, mixture=mixture_of(recipe, train), **options),
+            "also": RandomBatches(classified, **options),
         }
         self.batches = MixedBatches(parts, mix=recipe.mix, seed=recipe.seed)
         told = " and ".join(f"{part.steps_per_epoch} batches of {name}" for name, part in parts.items())
         accelerator.print(f"two tasks, {recipe.mix}: {told} are one pass over each")
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        read = self.model.as_read(texts, self.prompt)
-        return self.tokenizer(read, truncation=True, max_length=self.recipe.max_length)["input_ids"]
+        return token_ids(self.tokenizer, self.model.as_read(texts, self.prompt), self.recipe.max_length)
+
+    def encode_pairs(self, pairs: Sequence[Pair], first: int) -> dict[str, list[list[int]]]:
+        ids = self.encode([text for pair in pairs for text in (pair.text1, pair.text2)])
+        return {"text1": ids[0::2], "text2": ids[1::2]}
+
+    def encode_texts(self, rows: Sequence[Classified], first: int) -> dict[str, list[list[int]]]:
+        return {"text": self.encode([row.text for row in rows])}
+
+    def numbers_of(self, rows: Sequence[Classified]) -> np.ndarray:
+        """The class of each row (n,)."""
+        return np.array([number for (number,) in class_numbers(rows, self.classes, "--also-dev")])
 
     def collate(self, examples):
         device = self.accelerator.device
-        batch = flat_batch([ids for texts, _ in examples for ids in texts], device=device)
+        batch = flat_batch([ids for texts, _ in examples for ids in texts.values()], device=device)
         return batch, torch.tensor([label for _, label in examples], device=device)
 
     def also_loss(self, module: nn.Module, batch: tuple[dict[str, Any], Tensor]) -> Tensor:
@@ -93,8 +122,8 @@ class SimilarityAndClasses:
         pairs, texts = ([batch for name, batch in micro_batches if name == task] for task in ("similarity", "also"))
         found = {}
         if pairs:
-            numbers = sentence_backward(self.recipe, self.accelerator, module, self.model, self.loss, pairs)
-            found["similarity_loss"] = numbers["loss"]
+            scores = sentence_backward(self.recipe, self.accelerator, module, self.model, self.loss, pairs)
+            found["similarity_loss"] = scores["loss"]
         if texts:
             found["also_loss"] = mean_backward(self.accelerator, texts, lambda batch: self.also_loss(module, batch))[
                 "loss"
@@ -102,7 +131,7 @@ class SimilarityAndClasses:
         return found
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
-        return pair_metrics(pair_cosines(self.model.encode, self.dev), [pair.label for pair in self.dev])
+        return pair_metrics(pair_cosines(self.model.encode, self.dev), numbers(self.dev, "label"))
 
     @torch.no_grad()
     def score(self, module: nn.Module) -> dict[str, dict[str, float]]:
@@ -111,11 +140,11 @@ class SimilarityAndClasses:
         if self.ranked:
             scores["ranked"] = retrieval_metrics(self.model.encode, self.ranked)
         if self.also_dev:
-            texts, numbers = zip(*self.also_dev, strict=True)
+            texts = [row.text for row in self.also_dev]
             device = self.accelerator.device
             logits = [module(classify=True, **flat_batch([ids], device=device)) for ids in self.encode(texts)]
             predicted = torch.cat(logits).argmax(1).cpu()
-            scores["also_dev"] = classification_scores(predicted, torch.tensor(numbers))
+            scores["also_dev"] = classification_scores(predicted, torch.from_numpy(self.numbers_of(self.also_dev)))
         self.head = full_state_dict(self.module.head)
         return scores
 
@@ -131,20 +160,16 @@ class SimilarityAndClasses:
         """The layer is part of the encoder's folder."""
 
 
-def read_classified(recipe: TwoTasks, provenance: dict) -> tuple[list, list, list[str]]:
-    """(text, class number) of the rows of --also and of --also-dev, and the names of the classes."""
+def read_classified(recipe: TwoTasks, provenance: dict) -> tuple[Sequence[Classified], Sequence[Classified], list[str]]:
+    """Rows of --also and of --also-dev, and the names of the classes."""
     options: dict[str, Any] = {"columns": recipe.also_columns}
     train, provenance["also"] = read_one(recipe, read_classes, recipe.also, recipe.also_split, **options)
-    dev: Sequence[Any] = []
+    dev: Sequence[Classified] = []
     if recipe.also_dev:
         split = recipe.also_dev_split or ("dev" if recipe.also_dev.startswith("embedded:") else None)
         dev, provenance["also_dev"] = read_one(recipe, read_classes, recipe.also_dev, split, **options)
-    if any(len(row.labels) != 1 for row in [*train, *dev]):
+    if any(len(row.labels) != 1 for row in chain(train, dev)):
         raise ValueError("--also takes texts of one class each; these have several or none")
     classes = class_names(train, "--also")
-
-    def numbered(rows):
-        numbers = class_numbers(rows, classes, "--also-dev")
-        return [(row.text, number) for row, (number,) in zip(rows, numbers, strict=True)]
-
-    return numbered(train), numbered(dev), classes
+    class_numbers(dev, classes, "--also-dev")  # refuses a class that is not among them
+    return train, dev, classes

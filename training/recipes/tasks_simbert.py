@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from recipes.choices import check_belongs_together, choose_tokenizer, configure, set_dropout, sizes
 from recipes.contrastive_data import text_number
-from recipes.frame import read, read_one
+from recipes.frame import mixture_of, read, read_one
 from recipes.generation import title_scores
 from recipes.labelled import finished_tokenizer, next_token, num_labels
 from recipes.two_tasks import TwoTasks
@@ -75,6 +76,7 @@ class SimBERT:
         # Data
         self.train, self.dev_rows, self.provenance = read_rows(recipe)
         train, self.dev = similar(recipe, self.train, self.dev_rows)
+        mixture = mixture_of(recipe, self.train, sizes_of(recipe, self.train))
         self.ranked: Any = None
         if recipe.ranked:
             self.ranked, self.provenance["ranked"] = read_one(recipe, read_ranked, recipe.ranked, recipe.ranked_split)
@@ -104,7 +106,7 @@ class SimBERT:
         self.model, self.module = model, UniLMWithVectors(model)
 
         # Examples: both directions of a pair, and a number for each of its texts
-        self.batches = RandomBatches(self.encode(train), collate=self.collate, **recipe.batch_options)
+        self.batches = RandomBatches(self.encode(train), collate=self.collate, mixture=mixture, **recipe.batch_options)
         self.dev_examples = self.encode(self.dev)
 
     def encode(self, pairs: Sequence[Similar]) -> list[tuple[dict, dict, tuple[int, int]]]:
@@ -219,13 +221,24 @@ def read_rows(recipe: TwoTasks) -> tuple[Any, Any, dict[str, dict[str, Any]]]:
     return read(recipe, read_queries if recipe.alike_from is None else read_pairs)
 
 
+def pairs_of(recipe: TwoTasks, rows: Sequence[Any]) -> list[Similar]:
+    """The pairs of these rows that say the same."""
+    least = recipe.alike_from
+    if least is None:
+        return [Similar(row.query, text) for row in rows for text in row.positives]
+    return [Similar(pair.text1, pair.text2) for pair in rows if pair.label >= least]
+
+
+def sizes_of(recipe: TwoTasks, train: Any) -> list[int]:
+    """Pairs of each source."""
+    ends = [0, *np.cumsum(train.sizes).tolist()]
+    return [len(pairs_of(recipe, train[begin:end])) for begin, end in pairwise(ends)]
+
+
 def similar(recipe: TwoTasks, *parts: Sequence[Any]) -> list[list[Similar]]:
     """The pairs of training and dev rows that say the same."""
     least = recipe.alike_from
-    if least is None:
-        found = [[Similar(row.query, text) for row in rows for text in row.positives] for rows in parts]
-    else:
-        found = [[Similar(pair.text1, pair.text2) for pair in rows if pair.label >= least] for rows in parts]
+    found = [pairs_of(recipe, rows) for rows in parts]
     for rows, name in zip(found, (recipe.data_name, recipe.dev or f"the dev split of {recipe.data_name}"), strict=True):
         if len(rows) < world_size():
             raise ValueError(
