@@ -201,6 +201,14 @@ def test_attacks_reject_what_they_cannot_disturb():
         vat_loss(lambda: model(**inputs).logits, model.get_input_embeddings(), num_steps=0)
 
 
+@pytest.mark.parametrize("norm", ["token", "batch"])
+def test_what_has_a_gradient_that_is_not_finite_does_not_move(norm):
+    embedding = nn.Embedding.from_pretrained(torch.tensor([[0.0, 0.0], [1.0, 1.0]]), freeze=False)
+    ids = torch.tensor([[0, 1]])
+    moved = fgm(lambda: embedding(ids).abs().sqrt().sum(), embedding, epsilon=0.5, norm=norm)  # NaN at 0
+    assert float(moved) == pytest.approx(2 * math.sqrt(1 + 0.5 / math.sqrt(2)))
+
+
 @pytest.mark.parametrize("size", [-5.0, math.nan, math.inf])
 def test_lengths_must_be_finite_and_not_negative(size):
     model, inputs = classifier(), batch()
