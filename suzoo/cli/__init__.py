@@ -11,7 +11,8 @@ import os
 import sys
 
 from suzoo import __version__
-from suzoo.cli import chat, compare, encoders, explain, folders, language_models, train, vocabulary
+from suzoo.cli import chat, compare, completion, encoders, explain, folders, language_models, train, vocabulary
+from suzoo.terminal import is_mistake, prepare_streams, sentence
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -27,13 +28,15 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         return sub
 
-    for module in (train, encoders, language_models, vocabulary, chat, explain, compare, folders):
+    for module in (train, encoders, language_models, vocabulary, chat, explain, compare, folders, completion):
         module.add_commands(command)
+    parser.set_defaults(commands=commands.choices)
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    prepare_streams(escape=False)
     if options.quiet:  # before the libraries are loaded that read these
         os.environ.update(
             TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error", SUZOO_QUIET="1"
@@ -46,10 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
-        if os.environ.get("SUZOO_TRACEBACK"):
+    except Exception as error:
+        if os.environ.get("SUZOO_TRACEBACK") or not is_mistake(error):
             raise
-        is_about_a_file = isinstance(error, OSError) and error.strerror and error.filename
-        message = f"{error.filename}: {error.strerror}" if is_about_a_file else error
-        print(f"suzoo {options.command}: {message}", file=sys.stderr)
+        print(f"suzoo {options.command}: {sentence(error)}", file=sys.stderr)
         return 2

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import sys
 from collections.abc import Callable
 
 from accelerate import Accelerator
-from safetensors import SafetensorError
 
 from suzoo.distributed import leave_word, word_of_another, world_size
 from suzoo.engine import lock
+from suzoo.terminal import is_full_disk, is_mistake, prepare_streams, sentence
 
 
 def end_training(accelerator: Accelerator) -> None:
@@ -31,9 +30,7 @@ def run_script(main: Callable[[], None]) -> None:
     One process of several leaves without Python's clean-up, in which the threads of a process group may abort or hang.
     The environment variable SUZOO_TRACEBACK=1 shows the traceback instead.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal shows Chinese as escapes
+    prepare_streams(escape=True)  # an ASCII terminal shows Chinese as escapes
     quiet = os.environ.get("SUZOO_QUIET") == "1"
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
     for noisy in ("httpx", "httpx2", "datasets", "accelerate"):
@@ -49,12 +46,14 @@ def run_script(main: Callable[[], None]) -> None:
     except Exception as error:
         if os.environ.get("SUZOO_TRACEBACK") == "1":
             raise
-        is_mistake = isinstance(error, ValueError | OSError | SafetensorError)
-        message = sentence(error) if is_mistake else f"{type(error).__name__}: {error}"
-        told = None if is_mistake else word_of_another()  # a lost connection is no reason: that rank knew one
+        mistake = is_mistake(error)
+        message = sentence(error) if mistake else f"{type(error).__name__}: {error}"
+        if mistake and is_full_disk(message):
+            message += "; make room, then go on with --resume in place of --overwrite"
+        told = None if mistake else word_of_another()  # a lost connection is no reason: that rank knew one
         if told is None:
             leave_word(message)
-        if told is None and not is_mistake:
+        if told is None and not mistake:
             raise
         print(f"error{process}: {told or message}", file=sys.stderr, flush=True)
         code = 2
@@ -67,13 +66,3 @@ def run_script(main: Callable[[], None]) -> None:
         os._exit(code)
     if code:
         sys.exit(code)
-
-
-def sentence(error: Exception) -> str:
-    """What to tell a user whose mistake this is."""
-    message = " ".join(str(error).split())
-    if "trust_remote_code=True" in message:  # transformers' own words are for programmers
-        message = "the model needs Python code that it brings along: read it, then give --trust-remote-code"
-    if "No space left" in message or "File too large" in message:
-        message += "; make room, then go on with --resume in place of --overwrite"
-    return message

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -38,6 +39,10 @@ T = TypeVar("T")
 
 class PushError(ValueError):
     """The Hub refused the push or was not reached; the message says why and what to do."""
+
+
+def _no_hub(api: HfApi, error: Exception) -> PushError:
+    return PushError(f"{api.endpoint} answers as no Hub does ({type(error).__name__}): check HF_ENDPOINT and the proxy")
 
 
 def _cause(error: Exception) -> Exception:
@@ -209,6 +214,8 @@ def check_rights(repo_id: str) -> str:
         account = api.whoami()
     except (HTTPError, ConnectionError, TimeoutError, LocalTokenNotFoundError, RuntimeError) as error:
         raise PushError(_explain(_cause(error), api, repo_id, None)) from error
+    except ValueError as error:  # a page in place of JSON
+        raise _no_hub(api, error) from error
     if not isinstance(account, dict) or "name" not in account:
         raise PushError(f"{api.endpoint} did not say whose the token is: it answers as no Hub does")
     role = ((account.get("auth") or {}).get("accessToken") or {}).get("role")
@@ -309,6 +316,8 @@ def push(
         if isinstance(cause, RuntimeError):
             raise
         raise PushError(_explain(cause, api, repo_id, revision)) from error
+    except (KeyError, TypeError, AttributeError, JSONDecodeError) as error:  # a page, or {}, in place of an answer
+        raise _no_hub(api, error) from error
     if create_pr:
         return f"{api.endpoint}/{repo_id}/discussions/{number}"
     return f"{api.endpoint}/{repo_id}" + (f"/tree/{revision}" if revision else "")

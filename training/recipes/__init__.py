@@ -10,6 +10,16 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+
+def _interrupted(kind, error, traceback) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        print("interrupted", file=sys.stderr)
+
+
+sys.excepthook = _interrupted  # Ctrl-C while torch is imported, before `run_script`
+
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

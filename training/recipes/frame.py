@@ -14,6 +14,7 @@ import copy
 import json
 import logging
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,7 @@ def check_files(recipe: Training) -> None:
             safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is no whole weights file ({error}): save or download it again") from error
+    check_pickled(Path(recipe.model or "-"))
     emptied = Path(recipe.output_dir).resolve()
     for name in ("model", "vocabulary", "data", "dev", "ranked", "also", "also_dev", "typos"):
         given = getattr(recipe, name, None) or ()
@@ -125,6 +127,21 @@ def check_files(recipe: Training) -> None:
             if not (recipe.overwrite and os.path.exists(path) and Path(path).resolve().is_relative_to(emptied)):
                 continue
             raise ValueError(f"--overwrite would delete {path}, which {flag(name)} names: choose another --output-dir")
+
+
+def check_pickled(folder: Path) -> None:
+    """Refuse a folder whose only weights are a .bin that torch does not read as weights."""
+    if any(folder.glob("*.safetensors")):
+        return
+    for path in folder.glob("pytorch_model*.bin"):
+        try:
+            torch.load(path, map_location="meta", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ValueError(
+                f"torch refuses {path} ({reason[:90]}): it is damaged or holds more than weights; download it again, "
+                "or save the model as safetensors"
+            ) from error
 
 
 def read(
