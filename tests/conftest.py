@@ -1,4 +1,4 @@
-"""Every test runs offline, in its own cache for remote code, on few threads."""
+"""Every test runs offline, in its own cache for remote code, on one thread; the whole suite in one process per core."""
 
 from __future__ import annotations
 
@@ -18,6 +18,19 @@ os.environ.update(
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+from tests.optimizers.matrix import pytest_runtest_logreport, pytest_sessionfinish  # noqa: E402, F401
+
+MOST_WORKERS = 4  # each holds more than a gigabyte
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """`pytest` takes a worker per core where pytest-xdist is installed; named files run in this process."""
+    whole = config.args_source is config.ArgsSource.TESTPATHS and "PYTEST_XDIST_WORKER" not in os.environ
+    if whole and config.getoption("numprocesses", 0) is None and not config.getoption("usepdb"):
+        # contiguous halves, so that what a folder shares is mostly made once; who is done takes from the other's end
+        config.option.numprocesses, config.option.dist = min(os.cpu_count() or 1, MOST_WORKERS), "worksteal"
 
 
 @pytest.fixture(autouse=True)

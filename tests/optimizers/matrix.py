@@ -1,5 +1,8 @@
 """Compares the conformance matrix of docs/optimizers.md with a test run that contained all of it.
 
+tests/conftest.py makes these two functions pytest's hooks: where tests run in several processes, the one that hears of
+all of them reads no conftest of a deeper folder.
+
 SUZOO_WRITE_MATRIX=1 pytest tests/optimizers/test_conformance.py tests/optimizers/test_sharded.py     # writes it
 """
 
@@ -13,7 +16,7 @@ from pathlib import Path
 from tests.optimizers._cases import CASES
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "optimizers.md"
-START, END = "<!-- matrix: see tests/optimizers/conftest.py -->", "<!-- end of matrix -->"
+START, END = "<!-- matrix: see tests/optimizers/matrix.py -->", "<!-- end of matrix -->"
 PROMISES = {
     "test_exact_resume": "resumes to the same bits, also mid-window; fp32, bf16, fp16",
     "test_state_is_tensors_and_json": "state is tensors and JSON (`weights_only=True`)",
