@@ -1,19 +1,64 @@
-"""Run a training script inside the test process, as a user runs it on the command line."""
+"""Run a training script inside the test process, as a user runs it on the command line, or on two ranks."""
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
+from pathlib import Path
+from types import ModuleType
+
+from recipes import frame
 
 import pytest
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.state import AcceleratorState
+from accelerate.utils.launch import prepare_multi_gpu_env
 
 from suzoo.engine import run_script
+from suzoo.hub.verify import Door, check_promised_door, read_promise
+from tests.ranks import run_ranks
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def run(monkeypatch, script, *arguments: str) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # one process runs several scripts here
     monkeypatch.setattr(sys, "argv", [script.__name__ + ".py", *map(str, arguments)])
     run_script(script.main)
+
+
+def run_on_two_ranks(config: str, script: ModuleType, *arguments: object) -> None:
+    """The script on two ranks, in the environment of `accelerate launch --config_file CONFIG`; without card and doors.
+
+    The ranks are forked, which takes a tenth of the time that the launcher needs to import torch three times.
+    """
+    launch = ["--config_file", str(ROOT / f"training/accelerate/{config}.yaml"), f"{script.__name__}.py"]
+    options, *_ = _validate_launch_command(launch_command_parser().parse_args(launch))
+    assert options.num_processes == 2
+    environment = prepare_multi_gpu_env(options)
+    own = {name: value for name, value in environment.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
+    run_ranks(_main_on_a_rank, own, script.__name__, list(map(str, arguments)), timeout=300)
+
+
+def _main_on_a_rank(environment: dict[str, str], script: str, arguments: list[str]) -> None:
+    os.environ.update(environment)
+    sys.argv = [script + ".py", *arguments]
+    frame.publish = lambda *arguments: None
+    importlib.import_module(script).main()
+
+
+def open_doors_here(monkeypatch) -> None:
+    """The doors of a finished run open in this process, and not in a fresh one without suzoo, which imports torch anew.
+
+    One run of each kind of model goes without it.
+    """
+
+    def verify(folder, *, trust_remote_code: bool = False, timeout: float | None = None) -> list[Door]:
+        doors = read_promise(folder)["doors"]
+        return [check_promised_door(name, folder, trust_remote_code=trust_remote_code) for name in doors]
+
+    monkeypatch.setattr("suzoo.hub.check.verify", verify)
 
 
 def refused(monkeypatch, capsys, script, *arguments) -> str:

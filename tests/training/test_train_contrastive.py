@@ -23,7 +23,7 @@ from suzoo.engine import batch_coupled_backward
 from suzoo.models import CoSENTModel
 from tests.ranks import run_ranks
 from tests.tiny import tiny_config
-from tests.training.scripts import refused, run
+from tests.training.scripts import open_doors_here, refused, run
 
 TINY = ["--hidden-size", "32", "--num-layers", "1", "--max-train-samples", "256", "--max-dev-samples", "64"]
 TINY += ["--batch-size", "32", "--cpu-threads", "1"]
@@ -41,6 +41,7 @@ def losses_of(folder: Path) -> list[float]:
 
 def test_queries_find_their_texts_and_the_folder_opens(tmp_path, monkeypatch, capsys):
     flags = ["--epochs", "5", "--micro-batches", "2"]
+    open_doors_here(monkeypatch)
     run(monkeypatch, train_contrastive, "quickstart", "--output-dir", tmp_path / "run", *TINY, *flags)
     assert f"verified: {tmp_path / 'run'}" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())["dev"]

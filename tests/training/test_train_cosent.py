@@ -23,7 +23,7 @@ from suzoo.data import readers
 from suzoo.models import CoSENTModel
 from tests.hub.folders import make_cross_encoder, make_encoder
 from tests.tiny import tiny_tokenizer
-from tests.training.scripts import refused, run
+from tests.training.scripts import open_doors_here, refused, run, run_on_two_ranks
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = [
@@ -114,6 +114,8 @@ def test_a_verified_cross_encoder(tmp_path, monkeypatch, capsys, arguments):
     rows = [{"text1": f"text {i % 7}", "text2": f"text {i % 5}", "score": int(i % 7 == i % 5)} for i in range(64)]
     data.write_text("\n".join(map(json.dumps, rows)))
     folder = tmp_path / "run"
+    if "--lora-r" in arguments:
+        open_doors_here(monkeypatch)
     run(
         monkeypatch,
         train_cross_encoder,
@@ -155,6 +157,7 @@ def test_every_way_of_training_learns_something(tmp_path, monkeypatch, flags):
 @pytest.mark.parametrize("script", [train_cosent, train_cross_encoder], ids=["encoder", "cross-encoder"])
 def test_mixed_precision_verifies(tmp_path, monkeypatch, capsys, script):
     """Accelerate wraps `forward` in autocast, and a copy of the model would answer in bf16 too."""
+    open_doors_here(monkeypatch)
     run(monkeypatch, script, "quickstart", "--output-dir", tmp_path / "run", *TINY, "--precision", "bf16")
     assert "verified" in capsys.readouterr().out
 
@@ -179,6 +182,7 @@ def test_an_overwrite_that_is_refused_late_loses_nothing(tmp_path, monkeypatch, 
 
 
 def test_an_adapter_alone_is_saved_and_opens(tmp_path, monkeypatch):
+    monkeypatch.setattr(frame, "publish", lambda *args: None)  # of the base; the adapter is not published
     base = tmp_path / "base"
     run(monkeypatch, train_cosent, "quickstart", "--output-dir", base, *TINY)
     folder = tmp_path / "adapter"
@@ -199,15 +203,17 @@ def launch(folder: Path, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
 
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, monkeypatch):
     options = ("--evaluate-every", "3", "--epochs", "4")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    processes = launch(whole, *options), launch(cut, *options)
+    killed = launch(cut, *options)
+    monkeypatch.setattr(frame, "publish", lambda *args: None)
+    run(monkeypatch, train_cosent, "quickstart", "--output-dir", whole, *TINY, *options)
     deadline = time.monotonic() + 120
     while not list(cut.glob("checkpoints/step-*")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    processes[1].send_signal(signal.SIGKILL)
-    assert processes[0].wait(120) == 0 and processes[1].wait() == -signal.SIGKILL
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
     assert not (cut / "model.safetensors").exists()
     resumed = launch(cut, *options, "--resume")
     assert resumed.wait(120) == 0, resumed.stderr.read()
@@ -299,20 +305,22 @@ def test_a_loss_of_nan_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
 
 
 def test_two_processes_and_shards_train_the_same_model(tmp_path):
-    """The shipped Accelerate configs, over CPU processes: data parallel and FSDP2 end at the weights of each other."""
-    weights = []
-    for config in ("ddp_cpu", "fsdp2_cpu"):
-        folder = tmp_path / config
-        command = ["accelerate", "launch", "--config_file", str(ROOT / f"training/accelerate/{config}.yaml")]
-        command += [str(ROOT / "training/train_cosent.py"), "quickstart", "--output-dir", str(folder), *TINY]
-        done = subprocess.run([*command, "--micro-batches", "2"], capture_output=True, text=True, cwd=ROOT, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert f"verified: {folder}" in done.stdout
-        assert ("FSDP, 2" in done.stderr) == (config == "fsdp2_cpu")
-        weights.append(load_file(folder / "model.safetensors"))
-    assert weights[0].keys() == weights[1].keys()
-    for name, value in weights[0].items():
-        torch.testing.assert_close(value, weights[1][name], atol=1e-4, rtol=1e-3)
+    """The shipped Accelerate configs, over CPU processes: data parallel and FSDP2 end at the weights of each other.
+
+    `accelerate launch` with ddp_cpu.yaml is in test_two_processes_search_parameters_as_one_does.
+    """
+    flags = ["quickstart", *TINY, "--micro-batches", "2"]
+    run_on_two_ranks("ddp_cpu", train_cosent, *flags, "--output-dir", tmp_path / "ddp")
+    folder = tmp_path / "fsdp2"
+    command = ["accelerate", "launch", "--config_file", ROOT / "training/accelerate/fsdp2_cpu.yaml"]
+    command += ["--main_process_port", "0", ROOT / "training/train_cosent.py", *flags, "--output-dir", folder]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"verified: {folder}" in done.stdout and "FSDP, 2" in done.stderr
+    together, sharded = (load_file(tmp_path / name / "model.safetensors") for name in ("ddp", "fsdp2"))
+    assert together.keys() == sharded.keys()
+    for name, value in together.items():
+        torch.testing.assert_close(value, sharded[name], atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("script", [train_cosent, train_cross_encoder])

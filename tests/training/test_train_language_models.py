@@ -34,7 +34,7 @@ from suzoo.models import DialoGPTForCausalLM, TTAForMaskedLM, UniLMForCausalLM
 from suzoo.models._dialogue import SPEAKER_TOKENS
 from suzoo.optimizers import ParameterSearch
 from tests.models.tiny import tiny, tiny_tokenizer
-from tests.training.scripts import refused, run
+from tests.training.scripts import open_doors_here, refused, run, run_on_two_ranks
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = "--hidden-size 32 --num-layers 1 --max-train-samples 96 --max-dev-samples 16 --epochs 1 --max-scored 2"
@@ -98,6 +98,7 @@ def test_a_chat_model_that_opens_without_us(tmp_path, monkeypatch, capsys):
     )
     reply = tokenizer.decode(model.generate(**prompt)[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
     assert " " not in reply
+    open_doors_here(monkeypatch)
     continued = tmp_path / "continued"
     flags = ["--model", folder, "--max-length", "256"]  # as many as there are positions: replies need room
     run(monkeypatch, train_dialogpt, "scratch", *flags, "--output-dir", continued, *TINY)
@@ -146,7 +147,9 @@ def test_titles_are_trained_on_their_own_score(tmp_path, monkeypatch, unpublishe
 def test_t_ta_and_its_baseline_start_from_each_other(tmp_path, monkeypatch, capsys):
     baseline, folder = tmp_path / "mlm", tmp_path / "tta"
     flags = ("--objective", "mlm", "--typos", "None")
-    run(monkeypatch, train_tta, "quickstart", "--output-dir", baseline, *TINY, *flags)
+    with monkeypatch.context() as patch:
+        open_doors_here(patch)
+        run(patch, train_tta, "quickstart", "--output-dir", baseline, *TINY, *flags)
     run(monkeypatch, train_tta, "quickstart", "--output-dir", folder, "--model", baseline, *TINY)
     printed = capsys.readouterr().out
     assert f"verified: {baseline}" in printed and f"verified: {folder}" in printed
@@ -155,6 +158,7 @@ def test_t_ta_and_its_baseline_start_from_each_other(tmp_path, monkeypatch, caps
     scores = TTAForMaskedLM.from_pretrained(folder).score(["今天天气很好"])
     assert torch.isfinite(scores).all()
     assert AutoTokenizer.from_pretrained(folder).model_max_length == 128  # the positions
+    open_doors_here(monkeypatch)
     seq2seq = tmp_path / "unilm"
     run(monkeypatch, train_unilm, "scratch", "--model", baseline, "--output-dir", seq2seq, *TINY, "--max-length", "100")
 
@@ -231,29 +235,14 @@ def test_lora_learns_the_rows_of_added_tokens(family):
 )
 def test_two_processes_and_shards_train_the_same_model(tmp_path, name):
     """The shipped Accelerate configs, over CPU processes: data parallel and FSDP2 end at the weights of each other."""
-    weights = []
-    code = f"import train_{name} as script; from recipes import frame; frame.publish = lambda *args: None; "
-    code += "script.run_script(script.main)"
-    (tmp_path / "unpublished.py").write_text(code)
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'training'}"}
-    flags = [
-        *TINY,
-        "--micro-batches",
-        "2",
-        "--micro-batch-tokens",
-        "256",
-        *(["--objective", "mlm", "--typos", "None"] if name == "tta" else []),
-    ]
+    flags = [*TINY, "--micro-batches", "2", "--micro-batch-tokens", "256"]
+    flags += ["--objective", "mlm", "--typos", "None"] if name == "tta" else []
     for config in ("ddp_cpu", "fsdp2_cpu"):
-        folder = tmp_path / config
-        command = ["accelerate", "launch", "--config_file", str(ROOT / f"training/accelerate/{config}.yaml")]
-        command += [str(tmp_path / "unpublished.py"), "quickstart", "--output-dir", str(folder), *flags]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
-        weights.append(load_file(folder / "model.safetensors"))
-    assert weights[0].keys() == weights[1].keys()
-    for key, value in weights[0].items():
-        torch.testing.assert_close(value, weights[1][key], atol=1e-4, rtol=1e-3)
+        run_on_two_ranks(config, SCRIPTS[name], "quickstart", "--output-dir", tmp_path / config, *flags)
+    together, sharded = (load_file(tmp_path / config / "model.safetensors") for config in ("ddp_cpu", "fsdp2_cpu"))
+    assert together.keys() == sharded.keys()
+    for key, value in together.items():
+        torch.testing.assert_close(value, sharded[key], atol=1e-4, rtol=1e-3)
 
 
 def test_two_processes_search_parameters_as_one_does(tmp_path, monkeypatch, unpublished):
@@ -285,7 +274,15 @@ def test_two_processes_search_parameters_as_one_does(tmp_path, monkeypatch, unpu
     """
     (tmp_path / "saving.py").write_text(textwrap.dedent(code))
     command = ["accelerate", "launch", "--config_file", ROOT / "training/accelerate/ddp_cpu.yaml"]
-    command += [tmp_path / "saving.py", "own_metric", "--output-dir", tmp_path / "two", *flags]
+    command += [
+        "--main_process_port",
+        "0",
+        tmp_path / "saving.py",
+        "own_metric",
+        "--output-dir",
+        tmp_path / "two",
+        *flags,
+    ]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'training'}"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

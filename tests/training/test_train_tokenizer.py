@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
-from pathlib import Path
 
 import pytest
 import train_tokenizer
 from transformers import AutoTokenizer
 
 from suzoo.data import DataError
-
-SCRIPT = Path(train_tokenizer.__file__)
 
 
 def test_the_folder_it_writes_loads(tmp_path, capsys):
@@ -25,14 +22,13 @@ def test_the_folder_it_writes_loads(tmp_path, capsys):
         train_tokenizer.main(settings)
 
 
-def test_a_mistake_is_one_line_and_an_exit_code(tmp_path):
+def test_a_mistake_is_one_line_and_an_exit_code(tmp_path, monkeypatch, capsys):
     (tmp_path / "corpus.tsv").write_text("title\tbody\na\tb\n", encoding="utf-8")
-    run = subprocess.run(
-        [sys.executable, SCRIPT, "--data", "corpus.tsv", "--output-dir", "out"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 2
-    assert run.stderr.startswith("error: corpus.tsv has no column for text") and run.stderr.count("\n") == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [train_tokenizer.__file__, "--data", "corpus.tsv", "--output-dir", "out"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(train_tokenizer.__file__, run_name="__main__")
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert error.startswith("error: corpus.tsv has no column for text") and error.count("\n") == 1
     assert not (tmp_path / "out").exists()

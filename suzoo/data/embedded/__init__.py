@@ -9,8 +9,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from suzoo.data._errors import DataError, nearest
@@ -49,7 +50,13 @@ def load(name: str, split: str | None = None) -> list[dict]:
         raise DataError(f"there is no embedded corpus {name!r}{nearest(name, CORPORA)}; there are {', '.join(CORPORA)}")
     if split not in (None, *SPLITS):
         raise DataError(f"embedded:{name} has no split {split!r}; its splits are {' and '.join(SPLITS)}")
-    return CORPORA[name](split or "train")
+    return copy.deepcopy(_rows(name, split or "train"))  # the caller may change them
+
+
+@cache
+def _rows(name: str, split: str) -> list[dict]:
+    """Drawn once in a process: the vocabulary of a language and the training read the same rows."""
+    return CORPORA[name](split)
 
 
 def tokenizer(language: str) -> BertTokenizer:
