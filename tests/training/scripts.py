@@ -54,9 +54,8 @@ def open_doors_here(monkeypatch) -> None:
     One run of each kind of model goes without it.
     """
 
-    def verify(folder, *, trust_remote_code: bool = False, timeout: float | None = None) -> list[Door]:
-        doors = read_promise(folder)["doors"]
-        return [check_promised_door(name, folder, trust_remote_code=trust_remote_code) for name in doors]
+    def verify(folder, *, timeout: float | None, **options) -> list[Door]:
+        return [check_promised_door(name, folder, **options) for name in read_promise(folder)["doors"]]
 
     monkeypatch.setattr("suzoo.hub.check.verify", verify)
 
