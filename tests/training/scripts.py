@@ -51,7 +51,7 @@ def _main_on_a_rank(environment: dict[str, str], script: str, arguments: list[st
 def open_doors_here(monkeypatch) -> None:
     """The doors of a finished run open in this process, and not in a fresh one without suzoo, which imports torch anew.
 
-    One run of each kind of model goes without it.
+    One run of each kind of model goes without it, and every folder with code: here suzoo's own would open.
     """
 
     def verify(folder, *, timeout: float | None, **options) -> list[Door]:

@@ -158,7 +158,6 @@ def test_t_ta_and_its_baseline_start_from_each_other(tmp_path, monkeypatch, caps
     scores = TTAForMaskedLM.from_pretrained(folder).score(["今天天气很好"])
     assert torch.isfinite(scores).all()
     assert AutoTokenizer.from_pretrained(folder).model_max_length == 128  # the positions
-    open_doors_here(monkeypatch)
     seq2seq = tmp_path / "unilm"
     run(monkeypatch, train_unilm, "scratch", "--model", baseline, "--output-dir", seq2seq, *TINY, "--max-length", "100")
 
