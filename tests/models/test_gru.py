@@ -122,7 +122,9 @@ def test_the_folder_opens_everywhere_and_its_card_says_how(tmp_path):
     model.save_pretrained(tmp_path)
     write_golden(model, tiny_tokenizer(), tmp_path)
     doors = verify.verify(tmp_path)
-    assert [door.name for door in doors] == ["SentenceTransformer, trust_remote_code", "AutoModel, trust_remote_code"]
+    classes = ("SentenceTransformer", "AutoModel")
+    names = ["AutoTokenizer", *classes, *(f"saved by {name}" for name in classes)]
+    assert [door.name for door in doors] == ["files", *(f"{name}, trust_remote_code" for name in names)]
     assert verify.passed([*doors, check_with_suzoo(tmp_path)]), verify.format_table(doors)
     assert type(AutoModel.from_pretrained(tmp_path)) is GRUEncoderModel
     assert CoSENTModel.from_pretrained(tmp_path).pooling == "last"
