@@ -217,3 +217,20 @@ def test_adafactor_group_without_factoring():
 def test_adafactor_refuses(options, message):
     with pytest.raises(ValueError, match=message):
         AdaFactor([torch.nn.Parameter(torch.zeros(1))], **options)
+
+
+def test_small_tensors_of_one_size_and_two_shapes_step_as_alone():
+    def steps(foreach):
+        shapes = [(2, 3), (3, 2), (2, 3), (6,)]
+        params = [
+            tensor(torch.randn(shape, generator=torch.Generator().manual_seed(i))) for i, shape in enumerate(shapes)
+        ]
+        optimizer = AdaFactor(params, foreach=foreach)
+        for step in range(3):
+            for i, param in enumerate(params):
+                param.grad = random_grads(param.shape, 1, seed=10 * step + i)[0]
+            optimizer.step()
+        return params
+
+    for one, other in zip(steps(True), steps(False), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)

@@ -303,6 +303,8 @@ def test_vat_of_masked_positions_and_classes():
     torch.manual_seed(0)
     masked = vat_loss(per_token, embedding, mask=mask)
     assert masked.isfinite() and masked > 0
+    torch.manual_seed(0)
+    torch.testing.assert_close(masked, vat_loss(lambda: per_token()[mask], embedding))  # the mean over what counts
     nothing = vat_loss(per_token, embedding, mask=torch.zeros_like(mask))
     nothing.backward()
     assert nothing == 0
