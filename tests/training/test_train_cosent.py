@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from recipes import frame
+from recipes import frame, losses
 
 import pytest
 import torch
@@ -298,7 +298,7 @@ def test_a_loss_of_nan_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
         calls.append(1)
         return suzoo.losses.cosent_loss(scores, labels, scale=scale) * (float("nan") if len(calls) == 12 else 1.0)
 
-    monkeypatch.setattr(train_cosent, "cosent_loss", loss)
+    monkeypatch.setattr(losses, "cosent_loss", loss)
     message = refused(monkeypatch, capsys, train_cosent, "quickstart", "--output-dir", tmp_path / "run", *TINY)
     assert "loss is nan at step 11" in message and "step-00000008" in message
     assert (tmp_path / "run/checkpoints/step-00000008/manifest.json").exists()
