@@ -40,13 +40,16 @@ from suzoo.hub.citations import citations
 from suzoo.hub.public import is_local, public_record
 from suzoo.hub.tasks import task_named
 from suzoo.hub.verify import read_promise
+from suzoo.models._oldest import OLDEST
+from suzoo.models.modeling_cosent import OLDEST_AS_CODE
 
 REPO_PLACEHOLDER = "OWNER/MODEL"  # in the snippets until the model is pushed; push puts the repo id here
 
 
-# The oldest transformers that opens a folder, see docs/hub.md
-STOCK_NEEDS = "5.17"
-OWN_CODE_NEEDS = "5.17"
+# The oldest transformers that opens a folder, and sentence-transformers for the stock ones, as tried: see docs/hub.md
+STOCK_NEEDS = "4.57"
+STOCK_NEEDS_SENTENCE_TRANSFORMERS = "5.1"
+OWN_CODE_NEEDS = OLDEST
 LOSSES = {
     "cosent": "with the CoSENT loss",
     "angle": "with AnglE, CoSENT's loss on angles in complex space",
@@ -117,6 +120,15 @@ def _widget(kind: str, is_chat: bool, texts: Examples, masked: str | None) -> li
     if kind == "classifier":
         return [{"text": texts.text}, {"text": texts.other}]
     return [{"text": masked}] if masked else []
+
+
+def _needs(doors: list[str], with_st: bool) -> str:
+    """The libraries and versions that open a folder, in words."""
+    if all("trust_remote_code" in door or door == "BertForMaskedLM" for door in doors):
+        return f"transformers {OWN_CODE_NEEDS}"
+    also = f" and sentence-transformers {STOCK_NEEDS_SENTENCE_TRANSFORMERS}" if with_st else ""
+    code = f" (its own code with {OLDEST_AS_CODE})" if any("trust_remote_code" in door for door in doors) else ""
+    return f"transformers {STOCK_NEEDS}{code}{also}"
 
 
 def _languages(run: dict) -> list[str]:
@@ -237,7 +249,7 @@ def write_card(
             layout=getattr(config, "layout", None),
             own_code=own_code,
             trust=", trust_remote_code=True" if encoder_code else "",
-            needs=OWN_CODE_NEEDS if own_code else STOCK_NEEDS,
+            needs=_needs(promise["doors"], with_st),
             ex=texts,
             masked=masked,
             vocabulary=f"{vocabulary:,}",

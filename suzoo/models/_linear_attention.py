@@ -214,6 +214,8 @@ class LinearLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return -1
 
+    get_max_cache_shape = get_max_length  # its name before 5.17
+
     def crop(self, tokens_to_remove: int) -> None:
         raise ValueError("linear attention cannot take back what it has read: compute the text anew")
 

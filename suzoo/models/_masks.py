@@ -23,6 +23,8 @@ from torch import Tensor
 from transformers import Cache, PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 
+from ._versions import MASKS_TAKE_BLOCKS, cache_field
+
 
 def window_rule(
     config: PreTrainedConfig,
@@ -76,8 +78,10 @@ def causal_mask(
     """
     near = window_rule(config, inputs_embeds, attention_mask, documents)
     if near is None:
-        return create_causal_mask(config, inputs_embeds, attention_mask, cache, position_ids=position_ids)
-    return create_causal_mask(config, inputs_embeds, attention_mask, cache, and_mask_function=near)
+        return create_causal_mask(
+            config, inputs_embeds, attention_mask, **cache_field(cache), position_ids=position_ids
+        )
+    return create_causal_mask(config, inputs_embeds, attention_mask, **cache_field(cache), and_mask_function=near)
 
 
 def prefix_mask(
@@ -106,10 +110,18 @@ def prefix_mask(
     # tokens of one block see each other; -1 is no block, which leaves the causal rule
     blocks_BL = torch.where(is_source, 0 if documents is None else documents, -1)
     near = window_rule(config, inputs_embeds, attention_mask, documents)
-    if near is None:
+    if near is None and MASKS_TAKE_BLOCKS:
+        blocks = {"block_sequence_ids": blocks_BL}
         return create_causal_mask(
-            config, inputs_embeds, attention_mask, cache, position_ids=position_ids, block_sequence_ids=blocks_BL
+            config, inputs_embeds, attention_mask, **cache_field(cache), position_ids=position_ids, **blocks
         )
+    if near is None and documents is not None:
+        rows_BL = documents.expand(*blocks_BL.shape)
+
+        def same_document(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return rows_BL[batch, query] == rows_BL[batch, key]
+
+        near = same_document
     # transformers would join the blocks behind the window, and so let a source see all of itself
     num_keys = blocks_BL.shape[1] if cache is None else cache.get_mask_sizes(blocks_BL.shape[1], 0)[0]
     blocks_BS = torch.nn.functional.pad(blocks_BL, (0, num_keys - blocks_BL.shape[1]), value=-1)
@@ -118,7 +130,12 @@ def prefix_mask(
         return (blocks_BS[batch, query] >= 0) & (blocks_BS[batch, query] == blocks_BS[batch, key])
 
     return create_causal_mask(
-        config, inputs_embeds, attention_mask, cache, or_mask_function=same_block, and_mask_function=near
+        config,
+        inputs_embeds,
+        attention_mask,
+        **cache_field(cache),
+        or_mask_function=same_block,
+        and_mask_function=near,
     )
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ._positions import rotary_angles, rotate
+from ._versions import SCORES_TAKE_BIAS
 
 
 class PositionKind(NamedTuple):
@@ -44,18 +45,20 @@ class PositionKind(NamedTuple):
     learned: bool = False
 
 
+# kinds that add to the scores run in eager attention where the others would not add it
+_BIASED = {"sdpa": SCORES_TAKE_BIAS, "flex": SCORES_TAKE_BIAS}
 POSITIONS = {
     "absolute": PositionKind("a learned vector per position to the embeddings", flash=True, limited=True),
     "none": PositionKind("nothing; a causal mask alone tells a little", flash=True),
     "nezha": PositionKind("sinusoids of the distance to keys and values", sdpa=False, flex=False, even_heads=True),
     "rope": PositionKind("a rotation of queries and keys", flash=True, even_heads=True),
     "xpos": PositionKind("RoPE, and a decay with the distance", even_heads=True, raw_keys=True, causal_only=True),
-    "rerope": PositionKind("RoPE, no farther than a window", even_heads=True, raw_keys=True),
-    "leaky_rerope": PositionKind("RoPE, slower behind a window", even_heads=True, raw_keys=True),
-    "alibi": PositionKind("- slope * distance to the scores"),
-    "kerple_log": PositionKind("- r1 log(1 + r2 distance) to the scores, learned", learned=True),
-    "kerple_power": PositionKind("- r1 distance^r2 to the scores, learned", learned=True),
-    "sandwich": PositionKind("the product of two positions' sinusoids to the scores"),
+    "rerope": PositionKind("RoPE, no farther than a window", even_heads=True, raw_keys=True, **_BIASED),
+    "leaky_rerope": PositionKind("RoPE, slower behind a window", even_heads=True, raw_keys=True, **_BIASED),
+    "alibi": PositionKind("- slope * distance to the scores", **_BIASED),
+    "kerple_log": PositionKind("- r1 log(1 + r2 distance) to the scores, learned", learned=True, **_BIASED),
+    "kerple_power": PositionKind("- r1 distance^r2 to the scores, learned", learned=True, **_BIASED),
+    "sandwich": PositionKind("the product of two positions' sinusoids to the scores", **_BIASED),
 }
 
 

@@ -12,10 +12,17 @@ from inspect import signature
 from typing import Any
 
 from transformers import Cache, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 # the name of the cache in transformers' arguments and outputs
 CACHE = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWithPast)} else "past_key_values"
+
+# Before 5.9 causal masks know no blocks of tokens that see each other; before 5.17 sdpa and flex attention add nothing
+# to the scores: they would leave a bias out silently
+MASKS_TAKE_BLOCKS = "block_sequence_ids" in signature(create_causal_mask).parameters
+SCORES_TAKE_BIAS = "position_bias" in signature(sdpa_attention_forward).parameters
 
 # What transformers, its Trainer and its data collators pass to any model. The loss uses the number of items, attention
 # functions the lengths of packed rows; `seq_idx` says again what `position_ids` say. The Trainer switches the cache off

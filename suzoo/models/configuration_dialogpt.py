@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from ._oldest import OLDEST  # isort: skip  # noqa: F401  first: it refuses a transformers that lacks what follows
 from typing import Any
 
 from ._configuration import BackboneConfig
 from ._dialogue import LAYOUTS
+
+# some because transformers before 5.17 copies from a folder only what this file names
+from ._linear_attention import LINEAR_KINDS  # noqa: F401
+from ._position_kinds import POSITIONS  # noqa: F401
+from ._positions import count_positions  # noqa: F401
+from ._versions import CACHE  # noqa: F401
 
 
 class DialoGPTConfig(BackboneConfig):

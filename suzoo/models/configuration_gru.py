@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._oldest import OLDEST  # isort: skip  # noqa: F401  first: it refuses a transformers that lacks what follows
 from typing import Any
 
 from transformers import PreTrainedConfig

@@ -7,6 +7,7 @@ Shapes: B sentences, L padded tokens, T tokens of all sentences end to end, N se
 
 from __future__ import annotations
 
+from ._oldest import refuse_older_than  # isort: skip  first: it refuses a transformers that lacks what follows
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,10 @@ from ._tokenizer_files import hub_options
 from ._versions import refuse_unknown
 
 logger = logging.get_logger(__name__)
+
+OLDEST_AS_CODE = "5.19"  # some older versions refuse a class that comes as code to the stock config of a folder
+if __name__.startswith("transformers_modules."):
+    refuse_older_than(OLDEST_AS_CODE)
 
 # Encoders that compute every token on its own but for attention, take it through transformers' interface, and positions
 # as an argument

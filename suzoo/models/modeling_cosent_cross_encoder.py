@@ -6,6 +6,7 @@ classes and with sentence-transformers. Source: kexue.fm/archives/9341.
 
 from __future__ import annotations
 
+from ._oldest import refuse_older_than  # isort: skip  first: it refuses a transformers that lacks what follows
 import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -24,6 +25,9 @@ from ._sentence_files import read_lengths, read_modules, read_prompts, write_cro
 from ._stock_encoder import StockEncoderWrapper, check_texts
 from ._tokenizer_files import hub_options
 from ._versions import refuse_unknown
+
+if __name__.startswith("transformers_modules."):
+    refuse_older_than("5.19")  # as in modeling_cosent
 
 
 class CoSENTCrossEncoder(StockEncoderWrapper):

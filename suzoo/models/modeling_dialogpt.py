@@ -20,6 +20,9 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+# some because transformers before 5.17 copies from a folder only what this file names
+from ._attention import SelfAttention  # noqa: F401
+from ._configuration import BackboneConfig  # noqa: F401
 from ._dialogue import extend_speaker_types, speaker_types
 from ._generation import (
     left_pad_prompt,
@@ -32,9 +35,11 @@ from ._generation import (
 )
 from ._linear_attention import refuse_packed
 from ._masks import causal_mask
+from ._oldest import OLDEST  # noqa: F401
 from ._position_kinds import POSITIONS, tokens_seen, visible_keys
 from ._positions import count_positions, document_ids, training_positions
 from ._self_terminating import add_self_termination
+from ._tokenizer_files import HUB_OPTIONS  # noqa: F401
 from ._transformer import (
     BACKBONE_IGNORES,
     BackbonePreTrainedModel,

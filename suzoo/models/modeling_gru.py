@@ -17,6 +17,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from ._oldest import OLDEST  # noqa: F401  before 5.17 transformers copies from a folder only what this file names
 from ._versions import refuse_unknown
 from .configuration_gru import GRUEncoderConfig
 

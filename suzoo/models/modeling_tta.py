@@ -27,11 +27,17 @@ from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+# some because transformers before 5.17 copies from a folder only what this file names
+from ._attention import SelfAttention  # noqa: F401
+from ._configuration import BackboneConfig  # noqa: F401
+from ._linear_attention import LINEAR_KINDS  # noqa: F401
 from ._masks import off_diagonal_mask
 from ._modes import evaluating
+from ._oldest import OLDEST  # noqa: F401
 from ._position_kinds import tokens_seen, visible_keys
 from ._positions import count_positions, document_ids, training_positions
 from ._spelling import confusions, same_script
+from ._tokenizer_files import HUB_OPTIONS  # noqa: F401
 from ._transformer import (
     BACKBONE_IGNORES,
     BackbonePreTrainedModel,

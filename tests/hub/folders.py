@@ -27,6 +27,7 @@ from suzoo.models import (
     UniLMForCausalLM,
 )
 from suzoo.models._dialogue import DialogueLayout
+from suzoo.models._tokenizer_files import save_tokenizer
 from tests.tiny import SMALL, tiny_config, tiny_tokenizer
 
 _unmet = verify.unmet(verify.STOCK_CONFIG_REMOTE_CODE)
@@ -157,7 +158,7 @@ def finish_language_run(name: str, folder: Path, run: dict = RUN, metrics: dict 
     """What the end of a training script of a language model leaves in `folder`."""
     model, tokenizer = make_language_model(name)
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
     write_golden(model, tokenizer, folder)
     (folder / "run.json").write_text(json.dumps(run))
     (folder / "metrics.json").write_text(json.dumps(metrics or {"dev": {"perplexity": 12.345678}}))

@@ -12,7 +12,15 @@ import yaml
 from huggingface_hub import ModelCard
 
 from suzoo.hub._examples import EXAMPLES
-from suzoo.hub.card import OWN_CODE_NEEDS, REPO_PLACEHOLDER, STOCK_NEEDS, eval_results, template_folder, write_card
+from suzoo.hub.card import (
+    OWN_CODE_NEEDS,
+    REPO_PLACEHOLDER,
+    STOCK_NEEDS,
+    STOCK_NEEDS_SENTENCE_TRANSFORMERS,
+    eval_results,
+    template_folder,
+    write_card,
+)
 from suzoo.hub.citations import CHOICES, POSITIONS, SWITCHES, read_entries
 from suzoo.hub.contents import contents_of
 from suzoo.hub.public import public_name
@@ -235,11 +243,13 @@ def test_every_key_has_an_entry_and_every_entry_a_method():
     assert not set(entries) & set(losses)
 
 
-def test_the_card_says_which_transformers_it_needs(language_folders):
+def test_the_card_says_which_versions_it_needs(language_folders, encoder_folder):
     for name in LANGUAGE_MODELS:
         text = (language_folders[name] / "README.md").read_text()
         needs = OWN_CODE_NEEDS if "trust_remote_code=True" in text else STOCK_NEEDS
         assert f"opens with transformers {needs} or later" in text
+    needs = f"transformers {STOCK_NEEDS} and sentence-transformers {STOCK_NEEDS_SENTENCE_TRANSFORMERS}"
+    assert f"opens with {needs} or later" in (encoder_folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
-from suzoo.models import UniLMConfig
+from suzoo.models import UniLMConfig, _masks
 from suzoo.models._masks import causal_mask, off_diagonal_mask, prefix_mask
 from tests.models.tiny import SIZES
 
@@ -81,3 +81,27 @@ def test_a_finished_mask_is_returned_untouched():
     mask = torch.ones(1, 1, 5, 5, dtype=torch.bool)
     for rule in TABLES:
         assert build(rule, attention_mask=mask) is mask
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_before_transformers_knew_blocks_the_prefix_mask_is_the_same(implementation, monkeypatch):
+    """For padding, caches, and documents packed into a row."""
+    made, types = config(implementation), torch.tensor([[0, 0, 1, 1, 0, 0, 0, 1]] * 2)
+    embeds, positions = torch.empty(2, 8, 0), torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]])
+    keep = torch.tensor([[1] * 8, [0, 0, 0, 1, 1, 1, 1, 1]])
+    cases = [
+        {
+            "attention_mask": None,
+            "is_source": types == 0,
+            "position_ids": positions,
+            "documents": positions.diff(prepend=positions[:, :1]).lt(0).cumsum(-1),
+        },
+        {"attention_mask": keep, "is_source": TYPES[:, [0, 1, 2, 2, 2, 2, 3, 4]].expand(2, -1) == 0},
+        {"attention_mask": None, "is_source": types == 0, "cache": StaticCache(config=made, max_cache_len=9)},
+    ]
+    masks = []
+    for blocks in (True, False):
+        monkeypatch.setattr(_masks, "MASKS_TAKE_BLOCKS", blocks and _masks.MASKS_TAKE_BLOCKS)
+        masks.append([prefix_mask(made, embeds, **case) for case in cases])
+    for with_blocks, without in zip(*masks, strict=True):
+        assert torch.equal(with_blocks.expand(*without.shape), without)

@@ -78,7 +78,7 @@ def test_padding_and_implementations_change_nothing(family, way):
     for row, real in ((0, slice(0, 11)), (1, slice(3, 11)), (2, slice(0, 8))):
         alone = model(ids[row : row + 1, real], token_type_ids=types[row : row + 1, real]).logits
         torch.testing.assert_close(together[row : row + 1, real], alone, rtol=0, atol=1e-10)
-    assert model.config._attn_implementation == "sdpa"
+    assert model.config._attn_implementation == ("sdpa" if model._supports_sdpa else "eager")
     model.set_attn_implementation("eager")
     torch.testing.assert_close(model(ids, **inputs).logits[mask.bool()], together[mask.bool()], rtol=0, atol=1e-10)
 
@@ -121,6 +121,8 @@ def test_t_ta_never_sees_the_token_it_predicts(way):
     for length in (6, 1):
         for implementation in ("sdpa", "eager"):
             model = tiny("tta", double=False, **WAYS[way])
+            if implementation == "sdpa" and not model._supports_sdpa:
+                continue  # transformers before 5.17
             model.set_attn_implementation(implementation)
             ids = tokens(1, length)
             other = ids.clone()

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import BertConfig, DynamicCache
 
+import suzoo.models
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel
+from suzoo.models._oldest import OLDEST
 from suzoo.models._versions import CACHE, COMMON_KEYWORDS
 from tests.models.tiny import FAMILIES, POSITIONS, SIZES, tiny, tokens
 
 NAMES = ("cache", "past_key_values")
+CODE = Path(suzoo.models.__file__).parent
 
 
 @pytest.mark.parametrize("family", ["dialogpt", "unilm"])
@@ -109,3 +117,40 @@ def test_a_cache_under_gradient_checkpointing_is_refused(family):
     model.gradient_checkpointing_enable()
     options = {"max_new_tokens": 5, "eos_token_id": None, "pad_token_id": 0, "do_sample": False}
     assert torch.equal(model.generate(ids, **options), model.eval().generate(ids, **options, use_cache=False))
+
+
+@pytest.mark.parametrize(
+    ("version", "is_refused"),
+    [("4.57.6", True), ("5.3.0", True), (f"{OLDEST}.0", False), ("5.24.0.dev0", False), ("6.0", False)],
+)
+def test_code_on_a_transformers_too_old_says_so_in_one_sentence(version, is_refused, monkeypatch):
+    monkeypatch.setattr(sys.modules["transformers"], "__version__", version)  # transformers puts itself there anew
+    spec = importlib.util.spec_from_file_location("oldest", CODE / "_oldest.py")
+    load = lambda: spec.loader.exec_module(importlib.util.module_from_spec(spec))  # noqa: E731
+    if not is_refused:
+        load()
+        return
+    with pytest.raises(
+        ImportError, match=rf"^the code of this model needs transformers {OLDEST} or later, and {version} is"
+    ):
+        load()
+
+
+def named_in(module: str) -> list[str]:
+    """As transformers finds them."""
+    return re.findall(r"^\s*from\s+\.(\S+)\s+import", (CODE / f"{module}.py").read_text(), re.MULTILINE)
+
+
+def all_behind(module: str, found: set[str]) -> set[str]:
+    for name in set(named_in(module)) - found:
+        all_behind(name, found | {name})
+        found |= {name} | all_behind(name, found | {name})
+    return found
+
+
+@pytest.mark.parametrize("name", ["cosent", "cosent_cross_encoder", "dialogpt", "gru", "tta", "unilm"])
+def test_the_files_that_a_folder_names_name_all_that_they_need(name):
+    """transformers before 5.9 copies no others from a local folder; and what is refused is refused first."""
+    for file in [f"modeling_{name}"] + [f"configuration_{name}"] * ("cosent" not in name):
+        assert set(named_in(file)) == all_behind(file, set())
+    assert named_in(file)[0] == "_oldest"  # of the file that is read first
