@@ -124,7 +124,8 @@ def _widget(kind: str, is_chat: bool, texts: Examples, masked: str | None) -> li
 
 def _needs(doors: list[str], with_st: bool) -> str:
     """The libraries and versions that open a folder, in words."""
-    if all("trust_remote_code" in door or door == "BertForMaskedLM" for door in doors):
+    stock = ("SentenceTransformer", "CrossEncoder", "AutoModel")
+    if not any(door.startswith(stock) or door.endswith("pipeline") for door in doors if "trust" not in door):
         return f"transformers {OWN_CODE_NEEDS}"
     also = f" and sentence-transformers {STOCK_NEEDS_SENTENCE_TRANSFORMERS}" if with_st else ""
     code = f" (its own code with {OLDEST_AS_CODE})" if any("trust_remote_code" in door for door in doors) else ""
