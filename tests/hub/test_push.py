@@ -44,7 +44,7 @@ def test_push_then_load_by_name_in_every_way_of_the_card(
     as_user(hub, "hf_alice")
     tables = []
     assert push(folder, REPO, private=True, report=tables.append) == f"{hub.endpoint}/{REPO}"
-    assert tables[0].count(" ok ") == 3
+    assert tables[0].count(" ok ") == 8
     monkeypatch.setattr(p, "check_folder", lambda folder, report, **options: [])  # once was enough
     push(reranker, "tiny-reranker", private=True)
     snippets = []
