@@ -21,6 +21,17 @@ def prepare_streams(*, escape: bool) -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def be_quiet() -> None:
+    """No progress bars and no notes from now on; before the libraries are loaded that read these."""
+    os.environ.update(
+        TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error", SUZOO_QUIET="1"
+    )
+
+
+def is_quiet() -> bool:
+    return os.environ.get("SUZOO_QUIET") == "1"
+
+
 def is_mistake(error: BaseException) -> bool:
     """Whether a user can mend it: bad input, a file, a disk. All else is a fault of ours and shows its traceback."""
     if isinstance(error, ValueError | OSError | pickle.UnpicklingError):

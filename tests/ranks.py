@@ -12,6 +12,7 @@ import socket
 import tempfile
 import traceback
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
@@ -39,6 +40,13 @@ def _run(function: Callable, args: tuple, rank: int, world_size: int, port: int,
         (Path(folder) / f"{rank}.err").write_text(traceback.format_exc())
         os._exit(1)  # a peer may wait for this rank in a collective: do not join it
     dist.destroy_process_group()
+
+
+def fork(function: Callable, *args) -> BaseProcess:
+    """A process that runs `function(*args)`; torch is imported in it already."""
+    process = _context.Process(target=function, args=args)
+    process.start()
+    return process
 
 
 def run_ranks(function: Callable, *args, world_size: int = 2, timeout: float = 120) -> list:

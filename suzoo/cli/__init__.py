@@ -12,7 +12,7 @@ import sys
 
 from suzoo import __version__
 from suzoo.cli import chat, compare, completion, encoders, explain, folders, language_models, train, vocabulary
-from suzoo.terminal import is_mistake, prepare_streams, sentence
+from suzoo.terminal import be_quiet, is_mistake, prepare_streams, sentence
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,10 +37,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     prepare_streams(escape=False)
-    if options.quiet:  # before the libraries are loaded that read these
-        os.environ.update(
-            TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error", SUZOO_QUIET="1"
-        )
+    if options.quiet:
+        be_quiet()
     try:
         return options.function(options)
     except BrokenPipeError:  # the reader of our stdout, such as head, has seen enough

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 MISSING = "-"
-PLACES = {"output_dir", "overwrite", "resume", "push_to", "tracker"}  # they say where, not what
+PLACES = {"output_dir", "overwrite", "resume", "push_to", "tracker", "quiet"}  # they say where, not what
 
 
 def compare(options: argparse.Namespace) -> int:

@@ -9,6 +9,8 @@ import runpy
 import sys
 from pathlib import Path
 
+from suzoo.terminal import be_quiet
+
 
 def scripts_folder() -> Path:
     """`training/`: package data in a wheel, beside the package in a checkout."""
@@ -47,6 +49,8 @@ def train(options: argparse.Namespace) -> int:
         os.execv(sys.executable, [*launch, "train", options.script, *options.arguments])
     sys.path.insert(0, str(folder))  # scripts import their recipes from their own folder
     sys.argv = [f"suzoo train {options.script}", *options.arguments]
+    if not {"-q", "--quiet"}.isdisjoint(options.arguments):
+        be_quiet()
     asked_for_help = not {"-h", "--help"}.isdisjoint(options.arguments)
     if asked_for_help and (folder / "recipes" / f"{options.script}.py").exists():
         parse = importlib.import_module("recipes.command_line").parse  # without torch, at once

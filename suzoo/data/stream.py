@@ -189,6 +189,13 @@ class RowStream(Generic[T]):
         counts = np.random.default_rng([self.seed, self.part, number]).multinomial(num_rows, self.shares).tolist()
         return [row for lane, count in zip(self.lanes, counts, strict=True) if count for row in lane.rows(count)]
 
+    def head(self, num_rows: int) -> list[T]:
+        """As many good rows, by the shares, or fewer: a source that ends before does not begin again."""
+        counts = np.random.default_rng([self.seed, self.part, 0]).multinomial(num_rows, self.shares).tolist()
+        return [
+            row for lane, count in zip(self.lanes, counts, strict=True) for _, row in islice(lane.rows(None), count)
+        ]
+
     def state(self) -> list[dict[str, Any]]:
         """Where it is: plain data."""
         return [lane.state() for lane in self.lanes]
@@ -200,7 +207,7 @@ class RowStream(Generic[T]):
 
 class Stream(Generic[T]):
     """Sources as streams of rows; bad rows are those of the readers, with their sentences. Iterating gives the first
-    `num_head` rows, the same in every process.
+    `num_head` good rows, each once, the same in every process.
 
     Args:
         sources, kind, split, columns, skip_bad_rows: as a reader has them.
@@ -239,7 +246,7 @@ class Stream(Generic[T]):
         return RowStream(lanes, self.weights, self.seed, part)
 
     def __iter__(self) -> Iterator[T]:
-        return (row for _, row in self.part(0, 1).take(self.num_head, 0))
+        return iter(self.part(0, 1).head(self.num_head))
 
     def once(self, max_rows: int | None) -> Rows[T]:
         """All rows, or so many, in memory."""

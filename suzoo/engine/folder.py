@@ -156,15 +156,13 @@ class RunFolder:
     def _open_trackers(self, accelerator: Accelerator, flags: dict[str, Any]) -> None:
         """One run of the tracker for one run of ours: a resumed one goes on in it, from the step it has reached."""
         path = self.path / "trackers.json"
-        steps = self._steps()
-        resumed = int(steps[-1].name.removeprefix("step-")) if steps and self._resume else None
-        try:
-            known = json.loads(path.read_text(encoding="utf-8")) if resumed is not None else {}
-        except (OSError, ValueError):
-            known = {}
+        known = self._known_trackers(path) if self._resume else None
         options: dict[str, dict[str, Any]] = {}
-        if resumed is not None:
-            options["tensorboard"] = {"purge_step": resumed + 1}
+        if self._resume:  # TensorBoard drops what the resumed run will send again
+            whole = self.last_whole() if accelerator.is_main_process else None
+            reached = int(whole.name.removeprefix("step-")) if whole else 0
+            options["tensorboard"] = {"purge_step": reached + 1}
+        if known is not None:
             if "mlflow" in known:
                 options["mlflow"] = {"run_id": known["mlflow"]}
             if "wandb" in known:
@@ -172,7 +170,8 @@ class RunFolder:
             if "trackio" in known:
                 options["trackio"] = {"name": known["trackio"], "resume": "allow"}
         config = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in flags.items()}
-        accelerator.init_trackers("suzoo", config=None if resumed is not None else config, init_kwargs=options)
+        accelerator.init_trackers("suzoo", config=None if known is not None else config, init_kwargs=options)
+        known = known or {}
         if accelerator.is_main_process:
             for tracker in accelerator.trackers:
                 own = getattr(tracker, "active_run", None) or getattr(tracker, "run", None)
@@ -181,6 +180,19 @@ class RunFolder:
                 if isinstance(name, str):
                     known[tracker.name] = name
             write_json(path, known)
+
+    def _known_trackers(self, path: Path) -> dict[str, str] | None:
+        """The runs of the trackers that the resumed run has opened; None where it had none, or that can't be read."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            content = None
+        if isinstance(content, dict) and all(isinstance(name, str) for name in content.values()):
+            return content
+        logger.warning("%s is not what a run wrote: the trackers begin another run", path)
+        return None
 
     def _set_aside(self) -> None:
         """Give the run that is replaced another name, in one step; of two that were, the one with something in it

@@ -25,6 +25,7 @@ from suzoo.engine.batches import Ahead
 from suzoo.engine.checkpoint import load_checkpoint, save_checkpoint
 from suzoo.engine.folder import RunFolder
 from suzoo.engine.stream_batches import StreamBatches
+from suzoo.terminal import is_quiet
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +212,7 @@ def fit(
         initial=result.step,
         desc="train",
         mininterval=0.1 if sys.stderr.isatty() else 10.0,  # a log file needs fewer lines
-        disable=not accelerator.is_local_main_process,
+        disable=is_quiet() or not accelerator.is_local_main_process,
     )
     model.train()
     last_log, last_step, last_wait = time.perf_counter(), result.step, 0.0
@@ -270,7 +271,8 @@ def fit(
                 accelerator.log({f"dev/{name}": value for name, value in scores.items()}, step=result.step)
                 if accelerator.is_main_process:
                     run.log({"step": result.step, "dev": scores})
-                    bar.write(f"step {result.step}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
+                    if not is_quiet():
+                        bar.write(f"step {result.step}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
                 if math.isnan(scores[monitor]) and not warned_of_nan:
                     warned_of_nan = True
                     logger.warning(

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from suzoo.distributed import leave_word, word_of_another, world_size
 from suzoo.engine import lock
-from suzoo.terminal import is_full_disk, is_mistake, prepare_streams, sentence
+from suzoo.terminal import is_full_disk, is_mistake, is_quiet, prepare_streams, sentence
 
 
 def end_training(accelerator: Accelerator) -> None:
@@ -31,8 +31,7 @@ def run_script(main: Callable[[], None]) -> None:
     The environment variable SUZOO_TRACEBACK=1 shows the traceback instead.
     """
     prepare_streams(escape=True)  # an ASCII terminal shows Chinese as escapes
-    quiet = os.environ.get("SUZOO_QUIET") == "1"
-    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING if is_quiet() else logging.INFO, format="%(message)s")
     for noisy in ("httpx", "httpx2", "datasets", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -58,6 +58,16 @@ def test_the_state_is_plain_and_goes_on_with_the_next_row(tmp_path, weights):
         assert 0.15 < sum(row[1] == " " for row in rows) / len(rows) < 0.35
 
 
+@pytest.mark.parametrize("weights", [(), (1, 3)])
+def test_a_head_has_each_row_once_and_rows_of_all_sources(tmp_path, weights):
+    sources = [str(write(tmp_path / name, num_rows=rows)) for name, rows in (("x", 4), ("y", 20))]
+    stream = Stream(sources, TEXT_ROWS, weights=weights, num_head=1000)
+    assert sorted(stream) == sorted([f"{n} {row}" for rows in (4, 20) for n in range(3) for row in range(rows)])
+    if weights:
+        numbers = [int(row.split()[1]) for row in stream.part(0, 1).head(10)]
+        assert len(numbers) == 10 and max(numbers) > 3
+
+
 def test_bad_rows_have_the_sentences_of_the_readers(tmp_path, caplog):
     path = tmp_path / "x.jsonl"
     lines = ['{"source": "a"}', "{", *[f'{{"source": "a {n}", "target": "b {n}"}}' for n in range(4)]]
@@ -116,6 +126,6 @@ def test_a_url_is_read_without_being_downloaded(tmp_path):
         import datasets
 
         datasets.Dataset.from_list([{"text": "c"}]).to_parquet(file)
-    assert list(Stream(["memory://folder/y.parquet"], TEXT_ROWS, num_head=2)) == ["c", "c"]
+    assert list(Stream(["memory://folder/y.parquet"], TEXT_ROWS, num_head=2)) == ["c"]
     with pytest.raises(DataError, match=r"memory://folder/none.jsonl can't be read .*check the address"):
         Stream(["memory://folder/none.jsonl"], TEXT_ROWS)

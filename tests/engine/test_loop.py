@@ -83,6 +83,16 @@ def test_logs_every_step_and_evaluates_every_epoch(tmp_path):
     assert names == ["best-00000010", "step-00000015", "step-00000020"]
 
 
+def test_a_quiet_loop_says_nothing(tmp_path, monkeypatch, capsys):
+    Training(tmp_path / "told", scores=[0.1, 0.3, 0.2, 0.25]).fit()
+    told = capsys.readouterr()
+    assert "spearman 0.3000" in told.out and "train" in told.err
+    monkeypatch.setenv("SUZOO_QUIET", "1")
+    Training(tmp_path / "quiet", scores=[0.1, 0.3, 0.2, 0.25]).fit()
+    told = capsys.readouterr()
+    assert not told.out and not told.err
+
+
 def test_the_best_weights_are_loaded_back(tmp_path):
     weights = {}
     training = Training(tmp_path / "run", scores=[0.1, 0.3, 0.2, 0.25])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -93,6 +94,7 @@ def test_only_what_changes_nothing_may_change_at_a_resume():
             "from_run",
             "preflight",
             "preflight_only",
+            "quiet",
             "tracker",
             "cpu_threads",
             "save_every",
@@ -104,13 +106,20 @@ def test_only_what_changes_nothing_may_change_at_a_resume():
 
 
 def test_the_command_line_gives_the_recipe_back(monkeypatch):
-    flags = ["quickstart", "--lr", "0.5", "--columns", "text1=a", "text2=b", "--dropout", "None", "--overwrite"]
+    flags = ["quickstart", "--lr", "0.5", "--columns", "text1=a", "text2=b", "--dropout", "None", "--overwrite", "-q"]
     monkeypatch.setattr(sys, "argv", ["train_cosent.py", *flags])
     recipe = parse(recipes_of("cosent"), "")
-    expected = replace(
-        recipes_of("cosent")["quickstart"](), lr=0.5, columns=("text1=a", "text2=b"), dropout=None, overwrite=True
-    )
-    assert recipe == expected and type(recipe) is CoSENT
+    given = {"lr": 0.5, "columns": ("text1=a", "text2=b"), "dropout": None, "overwrite": True, "quiet": True}
+    assert recipe == replace(recipes_of("cosent")["quickstart"](), **given) and type(recipe) is CoSENT
+
+
+@pytest.mark.parametrize("more", [["-q"], ["--quiet"], []])
+def test_a_quiet_script_is_quiet_before_the_libraries_are_loaded(more):
+    code = "import os, recipes; print(os.environ.get('TQDM_DISABLE'), os.environ.get('SUZOO_QUIET'))"
+    code = f"import sys; sys.argv = [{str(TRAINING / 'train_cosent.py')!r}, *{['quickstart', *more]}]; {code}"
+    hidden = {name: value for name, value in os.environ.items() if name not in ("TQDM_DISABLE", "SUZOO_QUIET")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=TRAINING, env=hidden)
+    assert done.stdout.split() == (["1", "1"] if more else ["None", "None"]), done.stderr
 
 
 @pytest.mark.parametrize("stem", STEMS)

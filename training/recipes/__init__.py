@@ -10,6 +10,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from suzoo.terminal import be_quiet
+
 
 def _interrupted(kind, error, traceback) -> None:
     if not issubclass(kind, KeyboardInterrupt):
@@ -25,6 +27,8 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 _script = Path(sys.argv[0])
 if _script.stem.startswith("train_") and _script.resolve().parent == Path(__file__).resolve().parents[1]:
+    if {"-q", "--quiet"} & set(sys.argv[1:]):
+        be_quiet()
     _recipes = Path(__file__).parent / f"{_script.stem.removeprefix('train_')}.py"
     if {"-h", "--help"} & set(sys.argv[1:]) and _recipes.exists():
         from recipes.command_line import parse

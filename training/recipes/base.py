@@ -146,6 +146,9 @@ class Output:
     """Replace the run in the output folder, which is deleted when the new one has a checkpoint."""
     resume: Annotated[bool, Setting(resume=True, shown=False)] = False
     """Continue the run in the output folder from its newest checkpoint, with the flags and data it began with."""
+    # read by `recipes/__init__.py`, before the libraries that are told so are loaded
+    quiet: Annotated[bool, Setting(resume=True, shown=False, alias="-q")] = False
+    """No progress bars and no notes; warnings, errors and results stay."""
     push_to: Annotated[str | None, Setting(resume=True, shown=False)] = None
     """Hub repository (owner/name) to push the verified model to."""
     license: Annotated[str | None, Setting(resume=True, shown=False)] = None

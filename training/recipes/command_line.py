@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+from recipes.settings import settings_of
+
 import tyro
 
 Recipe = TypeVar("Recipe")
@@ -83,7 +85,7 @@ def repeated(path: str, kind: type[Recipe]) -> Recipe:
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     threads = given.get("cpu_threads") or run.get("threads") or 0  # sums are rounded by the number of threads
     given |= {"from_run": str(file), "output_dir": f"{given['output_dir']}-again", "cpu_threads": threads}
-    given |= {"push_to": None, "resume": False, "overwrite": False, "preflight": False, "preflight_only": False}
+    given |= dict.fromkeys(("resume", "overwrite", "preflight", "preflight_only", "quiet"), False) | {"push_to": None}
     return kind(**given)
 
 
@@ -96,7 +98,9 @@ def _grouped(recipe: Any) -> Any:
         # the group of the class that says it first: one that says it again changes the default or the words only
         group = next(kind.group for kind in reversed(lineage) if field.name in inspect.get_annotations(kind))
         told = next(_docs(kind)[field.name] for kind in lineage if field.name in _docs(kind))
-        hint = Annotated[hints[field.name], tyro.conf.arg(help=told)]  # ty: ignore[invalid-type-form]
+        alias = settings_of(type(recipe))[field.name].alias
+        words = tyro.conf.arg(help=told, aliases=[alias] if alias else None)
+        hint = Annotated[hints[field.name], words]  # ty: ignore[invalid-type-form]
         groups.setdefault(group, []).append((field.name, hint, getattr(recipe, field.name)))
     parts = {}
     for title in sorted(groups, key=GROUPS.index):

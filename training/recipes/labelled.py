@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import Any
 
 from recipes.frame import mixture_of, read
@@ -40,7 +39,7 @@ def read_or_stream(
     source, dev_split = recipe.dev_data
     sources = [source] if isinstance(source, str) else source
     dev = together(lambda: Stream(sources, kind, split=dev_split, **options).once(recipe.max_dev_samples))
-    trained = describe(recipe.data, split, list(islice(train, 1000)))
+    trained = describe(recipe.data, split, train.part(0, 1).head(1000))
     trained |= {"rows": "stream", "sha256": None, "content": train.content()}
     if recipe.data_weights:
         trained["weights"] = list(recipe.data_weights)

@@ -9,7 +9,6 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 from recipes.base import Training
@@ -59,12 +58,11 @@ def preflight(
         SystemExit: after --preflight-only.
     """
 
-    is_stream = isinstance(train, Stream)
-    rows: Sequence[Any] = list(islice(train, SAMPLE)) if is_stream else train
-
     def look() -> None:
+        is_stream = isinstance(train, Stream)
+        rows: Sequence[Any] = train.part(0, 1).head(SAMPLE) if is_stream else train
         findings = [
-            *of_rows(recipe, None if is_stream else len(train), dev, batches),
+            of_stream(recipe, rows, dev) if is_stream else of_rows(recipe, train, dev, batches),
             *of_labels("train", rows),
             *of_labels("dev", dev),
             *of_texts(recipe, tokenizer, rows),
@@ -73,11 +71,7 @@ def preflight(
             *of_push(recipe),
         ]
         if recipe.preflight or recipe.preflight_only:
-            within, shared = count_duplicates(rows, dev)
-            findings[1:1] = [
-                Finding("repeated texts", f"{within} training rows repeat an earlier one"),
-                Finding("train and dev", f"{shared} dev rows have the texts of a training row", shared > 0),
-            ]
+            findings[1:1] = of_duplicates(rows, dev)
             print(table(findings))
             return
         for finding in findings:
@@ -94,14 +88,28 @@ def table(findings: Sequence[Finding]) -> str:
     return "\n".join(f"{'!' if f.is_warning else ' '} {f.about:<{width}}  {f.text}" for f in findings)
 
 
-def of_rows(recipe: Training, num_train: int | None, dev: Sequence[Any], batches: Any) -> list[Finding]:
-    """Numbers of rows and steps; of a stream nobody knows how long it is."""
-    if num_train is None:
-        text = f"a stream, of which the first {SAMPLE} rows are looked at; {len(dev)} dev; {recipe.max_steps} steps"
-        return [Finding("rows", text)]
+def of_stream(recipe: Training, seen: Sequence[Any], dev: Sequence[Any]) -> Finding:
+    """Nobody knows how long a stream is."""
+    text = f"a stream, of which the first {len(seen)} are looked at; {len(dev)} dev; {recipe.max_steps} steps"
+    return Finding("rows", text)
+
+
+def of_rows(recipe: Training, train: Sequence[Any], dev: Sequence[Any], batches: Any) -> Finding:
+    """Numbers of rows and steps."""
     steps = recipe.max_steps or max(1, round(recipe.epochs * batches.steps_per_epoch))
-    text = f"{num_train} train, {len(dev)} dev; {steps} steps, {batches.steps_per_epoch} of them an epoch"
-    return [Finding("rows", text)]
+    text = f"{len(train)} train, {len(dev)} dev; {steps} steps, {batches.steps_per_epoch} of them an epoch"
+    return Finding("rows", text)
+
+
+def of_duplicates(rows: Sequence[Any], dev: Sequence[Any]) -> list[Finding]:
+    """Texts that come twice; rows of different kinds, as plain texts and graded pairs, are not compared."""
+    comparable = type(rows[0]) is type(dev[0])
+    within, shared = count_duplicates(rows, dev if comparable else rows[:1])
+    found = [Finding("repeated texts", f"{within} of {len(rows)} training rows repeat an earlier one")]
+    if comparable:
+        text = f"{shared} of {len(dev)} dev rows have the texts of a training row"
+        found.append(Finding("train and dev", text, shared > 0))
+    return found
 
 
 def of_labels(name: str, rows: Sequence[Any]) -> list[Finding]:

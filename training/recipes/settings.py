@@ -26,6 +26,8 @@ class Setting:
     """--resume may change it: it does not change what comes out."""
     shown: bool = True
     """The model card prints it."""
+    alias: str | None = None
+    """A short name on the command line."""
 
 
 @functools.cache
