@@ -13,6 +13,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import torch
@@ -47,6 +48,11 @@ def fork(function: Callable, *args) -> BaseProcess:
     process = _context.Process(target=function, args=args)
     process.start()
     return process
+
+
+def event() -> Event:
+    """One that such a process sets."""
+    return _context.Event()
 
 
 def run_ranks(function: Callable, *args, world_size: int = 2, timeout: float = 120) -> list:

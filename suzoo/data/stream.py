@@ -87,7 +87,9 @@ class _Source:
         """What is cheap to know of what it holds: names and sizes, and the version on the Hub."""
         if self.hub is not None:
             return [self.name, str(self.hub.info.version), self.hub.info.download_size]
-        return [[Path(name).name, File.streamed(name).num_bytes] for name in self.files or [self.name]]
+        if self.files is None:
+            return [self.name, len(self.rows)]
+        return [[Path(name).name, File.streamed(name).num_bytes] for name in self.files]
 
 
 class _Lane(Generic[T]):

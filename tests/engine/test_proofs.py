@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from accelerate import Accelerator
 
 from suzoo.engine import RunFolder, lock, run_script
 from tests.engine.test_loop import Training
-from tests.ranks import fork
+from tests.ranks import event, fork
 
 
 class Killed(BaseException):
@@ -180,7 +181,7 @@ def test_no_damaged_file_is_used(tmp_path, count, caplog):
     assert used > count * 0.8
 
 
-def train(name: str, arguments: list[str], said: Path) -> None:
+def train(name: str, arguments: list[str], said: Path, imported: Event) -> None:
     """The script in this process, up to the verified folder; the doors in processes without suzoo stay shut: nothing is
     written there."""
     with said.open("a") as file:
@@ -189,6 +190,7 @@ def train(name: str, arguments: list[str], said: Path) -> None:
     sys.argv = [f"train_{name}.py", *arguments]
     script = importlib.import_module(f"train_{name}")
     importlib.import_module("suzoo.hub.check").verify = lambda folder, **options: []
+    imported.set()
     run_script(script.main)
 
 
@@ -203,8 +205,8 @@ def log_of(folder: Path) -> list[dict]:
     "name", ["cosent", "two_tasks", "contrastive", "cross_encoder", "classifier", "dialogpt", "unilm", "tta"]
 )
 def test_a_run_killed_again_and_again_ends_at_the_same_bits(tmp_path, name, capsys):
-    """Kills at random instants, from the first line of the script to the last one, until it gets through, again and
-    again until there were SUZOO_KILLS of them; 13 make 104 over all scripts."""
+    """Kills at random instants, from the first line of `main` to the last one, until it gets through, again and again
+    until there were SUZOO_KILLS of them; 13 make 104 over all scripts."""
     flags = ["quickstart", "--hidden-size", "32", "--num-layers", "1", "--max-train-samples", "192"]
     flags += ["--max-dev-samples", "16", "--evaluate-every", "2", "--save-every", "1", "--max-steps", "12"]
     flags += ["--cpu-threads", "1"]
@@ -215,7 +217,10 @@ def test_a_run_killed_again_and_again_ends_at_the_same_bits(tmp_path, name, caps
     wanted, said = int(os.environ.get("SUZOO_KILLS", "13")), tmp_path / "said"
 
     def start(folder: Path, *more: str) -> BaseProcess:
-        return fork(train, name, [*flags, "--output-dir", str(folder), *more], said)
+        imported = event()
+        process = fork(train, name, [*flags, "--output-dir", str(folder), *more], said, imported)
+        assert imported.wait(300)
+        return process
 
     def newest(folder: Path) -> str:
         if (folder / "model.safetensors").exists():
@@ -223,12 +228,10 @@ def test_a_run_killed_again_and_again_ends_at_the_same_bits(tmp_path, name, caps
         return max((path.name for path in folder.glob("checkpoints/step-*")), default="no checkpoint")
 
     whole = tmp_path / "whole"
-    start(whole).join(600)  # the first one also imports what the script needs
-    started = time.monotonic()
-    again = start(whole, "--overwrite")
-    again.join(600)
+    process, started = start(whole), time.monotonic()
+    process.join(600)
     duration = time.monotonic() - started
-    assert again.exitcode == 0, said.read_text()[-2000:]
+    assert process.exitcode == 0, said.read_text()[-2000:]
     rng, kills, runs = random.Random(name), [], 0
     while len(kills) < wanted:
         folder = tmp_path / f"cut-{runs}"

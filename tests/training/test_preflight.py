@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from importlib import import_module
 from types import SimpleNamespace
 
@@ -45,6 +46,21 @@ def test_every_script_looks_and_stops(tmp_path, monkeypatch, capsys, name):
     told = capsys.readouterr().out
     assert all(f" {about}" in told for about in ("rows", "train and dev", "cut texts", "[UNK]", "memory", "disk")), told
     assert not list(folder.glob("checkpoints/*")) and not (folder / "run.json").exists()
+
+
+def test_of_a_stream_each_source_is_looked_at_and_no_row_twice(tmp_path, monkeypatch, capsys):
+    for name, texts in (("train", ["a", "b", "a", "c"]), ("dev", ["c", "d"])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f'{{"text": "{text} man"}}\n' for text in texts))
+    flags = ["quickstart", "--stream", "--max-steps", "5", "--shuffle-buffer", "3", "--typos", "None", *TINY[:4]]
+    flags += ["--data", tmp_path / "train.jsonl", "embedded:text_zh", "--data-weights", "1", "1"]
+    flags += ["--dev", tmp_path / "dev.jsonl", "--preflight-only", "--output-dir", tmp_path / "run"]
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, import_module("train_tta"), *flags)
+    told = capsys.readouterr().out
+    found = re.search(r"the first (\d+) are looked at; 2 dev; 5 steps", told)
+    assert not caught.value.code and found and 400 < int(found[1]) < 604
+    assert f"1 of {found[1]} training rows repeat an earlier one" in told
+    assert "! train and dev   1 of 2 dev rows have the texts of a training row" in told
 
 
 def texts_of(recipe, rows) -> tuple:
