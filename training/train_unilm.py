@@ -11,7 +11,7 @@ from typing import Any
 from recipes.choices import check_belongs_together, choose_tokenizer, configure, set_dropout, sizes
 from recipes.command_line import parse
 from recipes.frame import begin, finish, prepare, unsharded_copy
-from recipes.generation import OWN_METRICS, in_search, texts_of, title_scores
+from recipes.generation import OWN_METRICS, check_search, in_search, texts_of, title_scores
 from recipes.labelled import (
     LabelledLoss,
     choose_head,
@@ -39,8 +39,7 @@ from suzoo.regularizers import fgm, random_replacement, repeat_rows
 def main() -> None:
     recipe = parse(RECIPES, __doc__)
     accelerator, run = begin(recipe)
-    if recipe.own_metric != "none" and accelerator.distributed_type == "FSDP":
-        raise ValueError("--own-metric writes texts with disturbed weights, which no process has whole: DDP only")
+    check_search(recipe, accelerator)
 
     # Data
     train, dev, provenance = read_or_stream(recipe, read_seq2seq)
@@ -64,8 +63,7 @@ def main() -> None:
     whole = unsharded_copy(accelerator, model)
 
     # Examples: [CLS] source [SEP] target [SEP], labels where the next token is one of the target
-    longest = recipe.max_target_length
-    budgets = {"max_source_tokens": recipe.max_length - longest, "max_target_tokens": longest}
+    budgets = recipe.token_budgets
 
     def encode(rows, first):
         texts = [row.source for row in rows], [row.target for row in rows]
@@ -81,8 +79,9 @@ def main() -> None:
     search: list[ParameterSearch] = []
     module = LabelledLoss(model, choose_token_loss(recipe), recipe.chunk_size, head)
     preflight(recipe, accelerator, run, tokenizer, module, batches, train, dev)
-    wrap = partial(in_search, recipe, search)
-    module, optimizer, schedule, num_steps = prepare(recipe, accelerator, run, module, batches, provenance, wrap)
+    module, optimizer, schedule, num_steps = prepare(
+        recipe, accelerator, run, module, batches, provenance, partial(in_search, recipe, search)
+    )
 
     # Step
     def batch_loss(batch, num_tokens):

@@ -10,6 +10,7 @@ from recipes.dialogpt import DialoGPT
 from recipes.unilm import UniLM
 
 import torch
+from accelerate import Accelerator
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from suzoo.data import SPEAKER_TOKENS, DialogueLayout, Turn, add_tokens, embedded, num_ids, read_confusions
@@ -31,6 +32,12 @@ OWN_METRICS = {
     "rouge_l": lambda texts, references: generation_scores(texts, references)["rouge_l"],
     "distinct_2": lambda texts, references: distinct_n_mean(texts, 2),
 }
+
+
+def check_search(recipe: UniLM, accelerator: Accelerator) -> None:
+    """Refuse --own-metric where no process has the whole weights."""
+    if recipe.own_metric != "none" and accelerator.distributed_type == "FSDP":
+        raise ValueError("--own-metric writes texts with disturbed weights, which no process has whole: DDP only")
 
 
 def in_search(recipe: UniLM, search: list[ParameterSearch], optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

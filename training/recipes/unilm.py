@@ -51,6 +51,14 @@ class UniLM(CausalTraining):
         return list(zip(texts, lengths, kept, strict=True))
 
     @property
+    def token_budgets(self) -> dict[str, int]:
+        """What `encode_sources_targets` takes."""
+        return {
+            "max_source_tokens": self.max_length - self.max_target_length,
+            "max_target_tokens": self.max_target_length,
+        }
+
+    @property
     def cited(self) -> list[str]:
         return [*["tailr_loss"] * bool(self.tailr), *["rdrop_loss"] * bool(self.rdrop), *super().cited]
 
