@@ -51,8 +51,7 @@ def main() -> None:
     if recipe.model:
         model = UniLMForCausalLM.from_pretrained(recipe.model)
     else:
-        fields: dict[str, Any] = {**sizes(recipe, tokenizer), **ids, **recipe.attention_fields}
-        model = UniLMForCausalLM(UniLMConfig(**fields))
+        model = UniLMForCausalLM(UniLMConfig(**sizes(recipe, tokenizer), **ids, **recipe.attention_fields))
     ids |= {"pad_token_id": tokenizer.pad_token_id, "num_beams": recipe.num_beams}
     model.generation_config = GenerationConfig(**ids, max_new_tokens=recipe.max_target_length)
     tokenizer = finished_tokenizer(tokenizer, model)
