@@ -115,11 +115,13 @@ def opened(file: File) -> Generator[Any]:  # a binary file object; gzip's and op
         OSError: it can't be read.
     """
     with contextlib.ExitStack() as stack:
-        raw: Any = sys.stdin.buffer
+        raw: Any
         if file.path:
             raw = stack.enter_context(file.path.open("rb"))
         elif is_url(file.name):
             raw = stack.enter_context(io.BufferedReader(_remote_file(file.name), 1 << 20))
+        else:
+            raw = sys.stdin.buffer
         if start_of(raw).startswith(b"version https://git-lfs."):
             raise DataError(f"{file.name} is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`")
         if not file.is_gzip:

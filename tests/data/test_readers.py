@@ -351,7 +351,8 @@ class TestHub:
                 raise ProtocolError("Server disconnected without sending a response.")
             return ["train", "validation"]
 
-        def load(repo, config, split):
+        def load(repo, config, split, streaming=False):
+            assert not streaming
             calls.append((repo, config, split))
             return datasets.Dataset.from_dict(rows, features=nli)
 
