@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import huggingface_hub.constants as constants
-import huggingface_hub.hf_api as hf_api
 import pytest
+import transformers.utils.hub as hub_of_transformers
 
 from tests.hub.folders import LANGUAGE_MODELS, finish_language_run, finish_run, make_cross_encoder, make_encoder
 from tests.hub.server import LoopbackHub
@@ -53,7 +53,9 @@ def as_user(monkeypatch, tmp_path):
     def switch(server: LoopbackHub | str, token: str | None):
         endpoint = server if isinstance(server, str) else server.endpoint
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-        monkeypatch.setattr(hf_api.api, "endpoint", endpoint)  # it has the address of the day it was imported
+        monkeypatch.setattr(
+            hub_of_transformers, "_hf_api", None, raising=False
+        )  # else it asks an earlier test's server
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
         )
