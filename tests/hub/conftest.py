@@ -53,9 +53,7 @@ def as_user(monkeypatch, tmp_path):
     def switch(server: LoopbackHub | str, token: str | None):
         endpoint = server if isinstance(server, str) else server.endpoint
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-        monkeypatch.setattr(
-            hub_of_transformers, "_hf_api", None, raising=False
-        )  # else it asks an earlier test's server
+        monkeypatch.setattr(hub_of_transformers, "_hf_api", None, raising=False)  # an earlier test's server
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
         )
