@@ -229,12 +229,16 @@ def test_lora_learns_the_rows_of_added_tokens(family):
     assert torch.equal(rows[:41], old[:41]) and not torch.equal(rows[41], rows[42])
 
 
+LONGER = ["tta", "unilm", "dialogpt", "dialogpt --lora-r 4 --layout cdial"]
+
+
 @pytest.mark.parametrize(
-    "name", ["tta", pytest.param("unilm", marks=pytest.mark.slow), pytest.param("dialogpt", marks=pytest.mark.slow)]
+    "flags", ["tta --lora-r 4", *(pytest.param(flags, marks=pytest.mark.slow) for flags in LONGER)]
 )
-def test_two_processes_and_shards_train_the_same_model(tmp_path, name):
+def test_two_processes_and_shards_train_the_same_model(tmp_path, flags):
     """The shipped Accelerate configs, over CPU processes: data parallel and FSDP2 end at the weights of each other."""
-    flags = [*TINY, "--micro-batches", "2", "--micro-batch-tokens", "256"]
+    name, *flags = flags.split()
+    flags += [*TINY, "--micro-batches", "2", "--micro-batch-tokens", "256"]
     flags += ["--objective", "mlm", "--typos", "None"] if name == "tta" else []
     for config in ("ddp_cpu", "fsdp2_cpu"):
         run_on_two_ranks(config, SCRIPTS[name], "quickstart", "--output-dir", tmp_path / config, *flags)

@@ -287,12 +287,13 @@ def finish(
         state = full_state_dict(model, keep=accelerator.is_main_process)  # every process takes part
         if accelerator.is_main_process:
             whole.load_state_dict(state, assign=True)
-            whole.tie_weights()
     end_training(accelerator)
     if not accelerator.is_main_process:
         return
     if recipe.lora_r and not recipe.adapter_only:
         merge_adapters(whole)
+    if whole is not model:
+        whole.tie_weights()  # behind the adapters, which hide the names of the weights
     whole.save_pretrained(run.path)
     if not isinstance(whole, CoSENTModel | CoSENTCrossEncoder):  # those have saved it, with the length that they cut at
         save_tokenizer(tokenizer, run.path)
