@@ -6,12 +6,11 @@ Reads in the order it runs: recipe, data, model, step, loop, evaluation, save, v
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
-from recipes.choices import check_belongs_together, choose_tokenizer, configure, set_dropout, sizes
+from recipes.choices import check_belongs_together, choose_tokenizer, configure, set_dropout
 from recipes.command_line import parse
 from recipes.frame import begin, finish, prepare, unsharded_copy
-from recipes.generation import OWN_METRICS, check_search, in_search, texts_of, title_scores
+from recipes.generation import OWN_METRICS, check_search, in_search, make_seq2seq_model, texts_of, title_scores
 from recipes.labelled import (
     LabelledLoss,
     choose_head,
@@ -27,11 +26,8 @@ from recipes.losses import choose_token_loss
 from recipes.preflight import preflight
 from recipes.unilm import RECIPES
 
-from transformers import GenerationConfig
-
 from suzoo.data import encode_sources_targets, read_seq2seq, tokenize_rows, tokenizer_key, unilm_batch
 from suzoo.engine import fit, run_script, token_mean_backward
-from suzoo.models import UniLMConfig, UniLMForCausalLM
 from suzoo.optimizers import ParameterSearch
 from suzoo.regularizers import fgm, random_replacement, repeat_rows
 
@@ -47,13 +43,8 @@ def main() -> None:
     # Model
     texts = (text for row in train for text in (row.source, row.target))
     tokenizer = choose_tokenizer(recipe, texts, needs=("cls", "sep", "pad"))
-    ids: dict[str, Any] = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
-    if recipe.model:
-        model = UniLMForCausalLM.from_pretrained(recipe.model)
-    else:
-        model = UniLMForCausalLM(UniLMConfig(**sizes(recipe, tokenizer), **ids, **recipe.attention_fields))
-    ids |= {"pad_token_id": tokenizer.pad_token_id, "num_beams": recipe.num_beams}
-    model.generation_config = GenerationConfig(**ids, max_new_tokens=recipe.max_target_length)
+    generation = {"max_new_tokens": recipe.max_target_length, "num_beams": recipe.num_beams}
+    model = make_seq2seq_model(recipe, tokenizer, recipe.attention_fields, **generation)
     tokenizer = finished_tokenizer(tokenizer, model)
     head = choose_head(recipe, model, tokenizer.sep_token_id)
     check_belongs_together(recipe, model, tokenizer)

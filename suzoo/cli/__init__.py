@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for module in (train, encoders, language_models, vocabulary, chat, explain, compare, folders, completion):
         module.add_commands(command)
-    parser.set_defaults(commands=commands.choices)
+    commands.choices["completion"].set_defaults(commands=commands.choices)
     return parser
 
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 # options that do not change what is written, or are what it is written to
-FREE = ("command", "commands", "function", "output", "overwrite", "resume", "device", "trust_remote_code", "token")
+FREE = ("command", "function", "output", "overwrite", "resume", "device", "trust_remote_code", "token")
 
 
 class Growing:

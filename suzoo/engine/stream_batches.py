@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from suzoo.distributed import all_gather_objects, rank, world_size
+from suzoo.engine.token_batches import cuts_of
 
 
 class Rows(Protocol):
@@ -107,7 +108,6 @@ class StreamBatches:
 
     def _make(self, part: int, rows: Rows, number: int) -> _Window:
         state = rows.state()
-        found: list[tuple[str, Any]] = []
         rng = np.random.default_rng([self.seed, part, number, 1])
         found = rows.take(self.window, number)
         if not found:  # all of them were bad
@@ -122,10 +122,7 @@ class StreamBatches:
             )
         order = rng.permutation(len(lengths))
         order = order[np.argsort(-lengths[order].astype(np.int64), kind="stable")]
-        cuts = [0]
-        while cuts[-1] < len(order):
-            cuts.append(cuts[-1] + self.max_tokens // max(1, int(lengths[order[cuts[-1]]])))
-        micro_batches = np.split(order, cuts[1:-1])
+        micro_batches = np.split(order, cuts_of(lengths[order], self.max_tokens)[1:-1])
         shuffled = [micro_batches[place] for place in rng.permutation(len(micro_batches))]
         return _Window(number, state, [place for place, _ in found], examples, shuffled)
 

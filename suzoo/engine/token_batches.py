@@ -95,10 +95,7 @@ class TokenBatches:
                 self._groups.setdefault(longest, []).append((begin + first, begin + last, count))
         counts = {length: sum(count for *_, count in groups) for length, groups in self._groups.items()}
         by_length = np.repeat(*np.array(sorted(counts.items(), reverse=True)).T)
-        self._cuts = [0]
-        while self._cuts[-1] < len(lengths):
-            self._cuts.append(self._cuts[-1] + max_tokens // max(1, int(by_length[self._cuts[-1]])))
-        self._cuts[-1] = len(lengths)
+        self._cuts = cuts_of(by_length, max_tokens)
         self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
         self.steps_per_epoch = (len(self._cuts) - 1) // self._per_step
         if not self.steps_per_epoch:
@@ -146,6 +143,15 @@ class TokenBatches:
     def _micro_batch(self, rows: np.ndarray, seed: int) -> Any:
         examples = [self.examples[int(row)] for row in rows]
         return self.collate(examples, torch.Generator().manual_seed(seed)) if self.draws else self.collate(examples)
+
+
+def cuts_of(lengths: np.ndarray, max_tokens: int) -> list[int]:
+    """Where micro-batches of at most so many padded tokens begin and end, in examples from the longest to the shortest,
+    of which none is longer than a micro-batch."""
+    cuts = [0]
+    while cuts[-1] < len(lengths):
+        cuts.append(cuts[-1] + max_tokens // max(1, int(lengths[cuts[-1]])))
+    return [*cuts[:-1], len(lengths)]
 
 
 def _wide_enough(cuts: list[int], share: Callable[[int, int], int], least: int = 32) -> list[int]:

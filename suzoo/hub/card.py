@@ -40,8 +40,7 @@ from suzoo.hub.citations import citations
 from suzoo.hub.public import is_local, public_record
 from suzoo.hub.tasks import task_named
 from suzoo.hub.verify import read_promise
-from suzoo.models._oldest import OLDEST
-from suzoo.models.modeling_cosent import OLDEST_AS_CODE
+from suzoo.models._oldest import OLDEST, OLDEST_AS_CODE
 
 REPO_PLACEHOLDER = "OWNER/MODEL"  # in the snippets until the model is pushed; push puts the repo id here
 

@@ -6,6 +6,7 @@ A function `ask_…(model, tokenizer, folder)` returns the golden outputs and th
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from suzoo.hub.verify import TOLERANCE
 from suzoo.hub.verify.encoders import by_prompts
 from suzoo.hub.verify.language_models import answer_prompts, answer_sources, answer_texts, logits_at, prompt_inputs
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel, TTAForMaskedLM, UniLMForCausalLM
-from suzoo.models._stock_encoder import POSITIONS_BEHIND_PADDING
+from suzoo.models._stock_encoder import num_positions
 
 CLASSIFIER_DOORS = ["AutoModelForSequenceClassification", "text-classification pipeline"]
 GENERATOR_DOORS = (
@@ -29,17 +30,18 @@ MAX_NEW_TOKENS = 16
 # ---- encoders
 
 
+def _has_code(folder: Path) -> bool:
+    return "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
 def _code_door(folder: Path, auto_class: str) -> list[str]:
     """The door to the code in the folder, where there is some."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return [f"{auto_class}, trust_remote_code"] if "auto_map" in config else []
+    return [f"{auto_class}, trust_remote_code"] * _has_code(folder)
 
 
 def ask_encoder(model: CoSENTModel, tokenizer, folder: Path) -> tuple[dict, dict]:
     texts = _texts(tokenizer)
-    outputs = {"output": model.encode(texts, tokenizer=tokenizer, prompt="")}
-    for name in model.prompts:
-        outputs[f"output.{name}"] = model.encode(texts, tokenizer=tokenizer, prompt_name=name)
+    outputs = _by_prompts(model, lambda **prompt: model.encode(texts, tokenizer=tokenizer, **prompt))
     # sentence-transformers has no first-last-avg, and who reads transformers' files alone knows the pooling at most
     with_st = model.pooling != "first-last-avg"
     plain = not model.do_lower_case and model.include_prompt and model.projection is None
@@ -63,10 +65,7 @@ def ask_encoder(model: CoSENTModel, tokenizer, folder: Path) -> tuple[dict, dict
 
 
 def ask_cross_encoder(model: CoSENTCrossEncoder, tokenizer, folder: Path) -> tuple[dict, dict]:
-    outputs = {"output": model.predict(PAIRS, tokenizer=tokenizer, prompt="")}
-    for name in model.prompts:
-        outputs[f"output.{name}"] = model.predict(PAIRS, tokenizer=tokenizer, prompt_name=name)
-    return outputs, {
+    return _by_prompts(model, lambda **prompt: model.predict(PAIRS, tokenizer=tokenizer, **prompt)), {
         "kind": "cross-encoder",
         "doors": _stock_doors("CrossEncoder", [] if model.do_lower_case else CLASSIFIER_DOORS)
         + _code_door(folder, "AutoModelForSequenceClassification"),
@@ -84,6 +83,10 @@ def _stock_doors(library_class: str | None, plain: list[str]) -> list[str]:
 
 def _prompts(model: CoSENTModel | CoSENTCrossEncoder) -> dict[str, Any]:
     return {"prompts": model.prompts, "default_prompt": model.default_prompt_name}
+
+
+def _by_prompts(model: CoSENTModel | CoSENTCrossEncoder, answer: Callable[..., Any]) -> dict[str, Any]:
+    return by_prompts(_prompts(model), answer, knows_default=False)  # what the default gives is not in question here
 
 
 def ask_classifier(model: PreTrainedModel, tokenizer, folder: Path) -> tuple[dict, dict]:
@@ -121,10 +124,9 @@ def _reading(tokenizer, limit: int | None) -> dict[str, Any]:
 
 def _limit(model: PreTrainedModel, tokenizer) -> int | None:
     """Tokens that the model takes, or None where nothing says how many."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions and model.config.model_type in POSITIONS_BEHIND_PADDING:
-        positions -= model.config.pad_token_id + 1
-    known = [length for length in (positions, tokenizer.model_max_length) if length and 0 < length < 1e9]
+    known = [
+        length for length in (num_positions(model.config), tokenizer.model_max_length) if length and 0 < length < 1e9
+    ]
     return min(known, default=None)
 
 
@@ -133,8 +135,8 @@ def _limit(model: PreTrainedModel, tokenizer) -> int | None:
 
 def _names(folder: Path, *names: str) -> list[str]:
     """Names of doors, with the flag that they need where the folder carries code."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return [f"{name}, trust_remote_code" if "auto_map" in config else name for name in names]
+    flag = ", trust_remote_code" * _has_code(folder)
+    return [name + flag for name in names]
 
 
 def _short(model: PreTrainedModel, tokenizer) -> int:

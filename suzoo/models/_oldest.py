@@ -6,6 +6,7 @@ Imported before all else, for older versions lack names that the other files imp
 import transformers
 
 OLDEST = "5.4"  # see docs/hub.md
+OLDEST_AS_CODE = "5.19"  # some older versions refuse a class that comes as code to the stock config of a folder
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -90,6 +90,11 @@ def read_modules(path: str, options: dict[str, Any]) -> tuple[list[dict], str]:
     return modules, transformers[0] if transformers else ""
 
 
+def in_subfolder(subfolder: str, options: dict[str, Any]) -> dict[str, str]:
+    """What to put over `options` where the Transformer's own files lie in a subfolder of the model."""
+    return {"subfolder": "/".join(filter(None, [options.get("subfolder"), subfolder]))} if subfolder else {}
+
+
 def read_settings(path: str, modules: list[dict], subfolder: str, options: dict[str, Any]) -> SentenceSettings:
     """What the side files of a folder or Hub repository say beside `modules.json`.
 

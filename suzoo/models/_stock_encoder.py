@@ -23,6 +23,14 @@ _HARMLESS_MISSING = ("pooler.", "position_ids")
 POSITIONS_BEHIND_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
 
 
+def num_positions(config: PreTrainedConfig) -> int | None:
+    """Tokens the position embeddings are enough for; None for models without such a limit."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if not positions or positions < 0:
+        return None
+    return positions - (config.pad_token_id + 1 if config.model_type in POSITIONS_BEHIND_PADDING else 0)
+
+
 def missing_weights(info: dict[str, Any], prefix: str) -> list[str]:
     """Names below `prefix` that the folder lacked and the output depends on, from the loading info."""
     found = (key for key in info["missing_keys"] if key.startswith(prefix))
@@ -156,11 +164,8 @@ class StockEncoderWrapper(PreTrainedModel):
 
     @property
     def num_positions(self) -> int | None:
-        """Tokens the position embeddings are enough for; None for encoders without such a limit."""
-        positions = getattr(self.config, "max_position_embeddings", None)
-        if not positions or positions < 0:
-            return None
-        return positions - (self.config.pad_token_id + 1 if self._positions_start_behind_padding else 0)
+        """As the function of this name."""
+        return num_positions(self.config)
 
     def _within_positions(self, length: int | None) -> int | None:
         """A saved length; some folders promise more than their positions."""

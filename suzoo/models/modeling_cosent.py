@@ -7,7 +7,7 @@ Shapes: B sentences, L padded tokens, T tokens of all sentences end to end, N se
 
 from __future__ import annotations
 
-from ._oldest import refuse_older_than  # isort: skip  first: it refuses a transformers that lacks what follows
+from ._oldest import OLDEST_AS_CODE, refuse_older_than  # isort: skip  first: it refuses a transformers that lacks what follows
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,14 +26,13 @@ from ._modes import evaluating
 from ._pooling import POOLINGS, without_prompt
 from ._projection import Projection, read_projection, write_projection
 from ._ragged import RAGGED_SDPA, ragged_layout
-from ._sentence_files import ST_POOLING, SentenceSettings, read_modules, read_settings, write_settings
+from ._sentence_files import ST_POOLING, SentenceSettings, in_subfolder, read_modules, read_settings, write_settings
 from ._stock_encoder import StockEncoderWrapper, check_texts, tokenize
 from ._tokenizer_files import hub_options
 from ._versions import refuse_unknown
 
 logger = logging.get_logger(__name__)
 
-OLDEST_AS_CODE = "5.19"  # some older versions refuse a class that comes as code to the stock config of a folder
 if __name__.startswith("transformers_modules."):
     refuse_older_than(OLDEST_AS_CODE)
 
@@ -137,7 +136,7 @@ class CoSENTModel(StockEncoderWrapper):
         modules, subfolder = read_modules(path, kwargs)
         if modules and pooling is None and not any(module["type"].endswith(".Pooling") for module in modules):
             raise ValueError(f"modules.json of {path} names no Pooling: say which one by pooling=")
-        inside = {"subfolder": "/".join(filter(None, [kwargs.get("subfolder"), subfolder]))} if subfolder else {}
+        inside = in_subfolder(subfolder, kwargs)
         encoder, info = cls._load_encoder(path, kwargs | inside)
         options = hub_options(path, kwargs)
         saved = read_settings(path, modules, subfolder, options)

@@ -6,7 +6,7 @@ classes and with sentence-transformers. Source: kexue.fm/archives/9341.
 
 from __future__ import annotations
 
-from ._oldest import refuse_older_than  # isort: skip  first: it refuses a transformers that lacks what follows
+from ._oldest import OLDEST_AS_CODE, refuse_older_than  # isort: skip  first: it refuses a transformers that lacks what follows
 import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -21,13 +21,13 @@ from transformers.utils.generic import can_return_tuple
 
 from ._batching import padded_groups, token_budget_batches
 from ._modes import evaluating
-from ._sentence_files import read_lengths, read_modules, read_prompts, write_cross_encoder_settings
+from ._sentence_files import in_subfolder, read_lengths, read_modules, read_prompts, write_cross_encoder_settings
 from ._stock_encoder import StockEncoderWrapper, check_texts
 from ._tokenizer_files import hub_options
 from ._versions import refuse_unknown
 
 if __name__.startswith("transformers_modules."):
-    refuse_older_than("5.19")  # as in modeling_cosent
+    refuse_older_than(OLDEST_AS_CODE)
 
 
 class CoSENTCrossEncoder(StockEncoderWrapper):
@@ -72,7 +72,7 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
         else:
             kwargs["num_labels"] = 1
         modules, subfolder = read_modules(path, kwargs)
-        inside = {"subfolder": "/".join(filter(None, [kwargs.get("subfolder"), subfolder]))} if subfolder else {}
+        inside = in_subfolder(subfolder, kwargs)
         # a head of more labels gives way to a fresh one
         encoder, info = cls._load_encoder(path, {**kwargs, **inside, "ignore_mismatched_sizes": True})
         options = hub_options(path, kwargs)

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from suzoo.data import added_ids, fingerprint, load_tokenizer, num_ids, train_wordpiece
 from suzoo.engine import check_same_everywhere
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel, GRUEncoderConfig
-from suzoo.models._stock_encoder import POSITIONS_BEHIND_PADDING, missing_weights
+from suzoo.models._stock_encoder import missing_weights, num_positions
 from suzoo.optimizers import (
     AccumulatedAdamW,
     AccumulatedSGD,
@@ -189,11 +189,9 @@ def check_belongs_together(recipe: Training, model: Any, tokenizer: Any) -> None
             f"the tokenizer of {recipe.model} has ids up to {num_ids(tokenizer) - 1} and the model {num_rows} rows: "
             "they do not belong together, or the model was cut without it (`suzoo slim-vocab` cuts both)"
         )
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions and model.config.model_type in POSITIONS_BEHIND_PADDING:
-        positions -= model.config.pad_token_id + 1
+    positions = num_positions(model.config)
     absolute = getattr(model.config, "position_embedding_type", "absolute") == "absolute"
-    if absolute and positions and positions > 0 and recipe.max_length > positions:
+    if absolute and positions is not None and recipe.max_length > positions:
         raise ValueError(f"--max-length {recipe.max_length}, but {recipe.model} has positions for {positions} tokens")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -14,6 +14,7 @@ from recipes.frame import read, read_one, read_train
 import numpy as np
 
 from suzoo.data import (
+    Classified,
     Ranked,
     check_labels,
     class_names,
@@ -30,8 +31,7 @@ def read_examples(recipe: Contrastive) -> tuple[Any, Any, dict[str, dict[str, An
     """Training rows, dev rows and where they came from, by the reader that loss and examples need."""
     if recipe.takes_classes:
         train, dev, provenance = read(recipe, read_classes)
-        if any(len(row.labels) != 1 for row in [*train, *dev]):
-            raise ValueError(f"--loss {recipe.loss} takes texts of one class each; these have several or none")
+        check_one_class(chain(train, dev), f"--loss {recipe.loss}")
         return train, dev, provenance
     if recipe.examples == "queries":
         return read(recipe, read_queries)
@@ -40,6 +40,11 @@ def read_examples(recipe: Contrastive) -> tuple[Any, Any, dict[str, dict[str, An
     dev, compared = read_one(recipe, read_pairs, source, split, recipe.max_dev_samples, columns=())
     check_labels(dev, recipe.dev or recipe.data_name)
     return train, dev, {"train": trained, "dev": compared}
+
+
+def check_one_class(rows: Iterable[Classified], who: str) -> None:
+    if any(len(row.labels) != 1 for row in rows):
+        raise ValueError(f"{who} takes texts of one class each; these have several or none")
 
 
 def texts_of(row: Any) -> list[str]:

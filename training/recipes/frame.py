@@ -211,11 +211,10 @@ def compare_data(path: str, provenance: dict[str, dict[str, Any]]) -> None:
         elif before["sha256"] != now["sha256"]:
             text = "the %s data are not those of the run in %s: %d rows now, %d then; other weights will come out"
             logger.warning(text, name, path, now["rows"], before["rows"])
-    changed = {
-        name: (old, new) for name, old in run.get("versions", {}).items() if (new := versions().get(name)) != old
-    }
-    for name, (old, new) in changed.items():
-        logger.info("%s is %s here, and was %s in the run that is repeated", name, new, old)
+    here = versions()
+    for name, old in run.get("versions", {}).items():
+        if here.get(name) != old:
+            logger.info("%s is %s here, and was %s in the run that is repeated", name, here.get(name), old)
 
 
 def unsharded_copy(accelerator: Accelerator, model: nn.Module) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from recipes.base import Training
 from recipes.choices import sizes
 from recipes.dialogpt import DialoGPT
 from recipes.unilm import UniLM
@@ -23,7 +24,7 @@ from suzoo.evaluation import (
     perplexity,
     spelling_scores,
 )
-from suzoo.models import DialoGPTConfig, DialoGPTForCausalLM, TTAForMaskedLM
+from suzoo.models import DialoGPTConfig, DialoGPTForCausalLM, TTAForMaskedLM, UniLMConfig, UniLMForCausalLM
 from suzoo.models._configuration import READABLE_MODEL_TYPES
 from suzoo.optimizers import ParameterSearch
 
@@ -114,6 +115,21 @@ def make_chat_model(recipe: DialoGPT, tokenizer: Any) -> tuple[Any, Any, Dialogu
         suppress_tokens=sorted({*tokenizer.all_special_ids, *rules.speaker_ids} - {rules.sep_id}),
     )
     return model, tokenizer, rules
+
+
+def make_seq2seq_model(recipe: Training, tokenizer: Any, fields: dict[str, Any], **generation: Any) -> UniLMForCausalLM:
+    """The UniLM of --model or from scratch, ready to generate.
+
+    Args:
+        fields: of the configuration of a model from scratch. generation: of the generation config.
+    """
+    ids: dict[str, Any] = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
+    if recipe.model:
+        model = UniLMForCausalLM.from_pretrained(recipe.model)
+    else:
+        model = UniLMForCausalLM(UniLMConfig(**sizes(recipe, tokenizer), **ids, **fields))
+    model.generation_config = GenerationConfig(**ids, pad_token_id=tokenizer.pad_token_id, **generation)
+    return model
 
 
 def prompt_budget(model, recipe) -> int:

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 from recipes.choices import choose_prompt, choose_tokenizer, make_encoder
+from recipes.contrastive_data import check_one_class
 from recipes.frame import mixture_of, read, read_one
 from recipes.losses import choose_loss
 from recipes.modules import WithClasses
@@ -168,8 +169,7 @@ def read_classified(recipe: TwoTasks, provenance: dict) -> tuple[Sequence[Classi
     if recipe.also_dev:
         split = recipe.also_dev_split or ("dev" if recipe.also_dev.startswith("embedded:") else None)
         dev, provenance["also_dev"] = read_one(recipe, read_classes, recipe.also_dev, split, **options)
-    if any(len(row.labels) != 1 for row in chain(train, dev)):
-        raise ValueError("--also takes texts of one class each; these have several or none")
+    check_one_class(chain(train, dev), "--also")
     classes = class_names(train, "--also")
     class_numbers(dev, classes, "--also-dev")  # refuses a class that is not among them
     return train, dev, classes

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from recipes.choices import check_belongs_together, choose_tokenizer, configure, set_dropout, sizes
+from recipes.choices import check_belongs_together, choose_tokenizer, configure, set_dropout
 from recipes.contrastive_data import text_number
 from recipes.frame import mixture_of, read, read_one
-from recipes.generation import title_scores
+from recipes.generation import make_seq2seq_model, title_scores
 from recipes.labelled import finished_tokenizer, next_token, num_labels
 from recipes.two_tasks import TwoTasks
 
@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, GenerationConfig
+from transformers import BertConfig, BertModel
 
 from suzoo.data import Ranked, encode_sources_targets, read_pairs, read_queries, read_ranked, unilm_batch
 from suzoo.distributed import all_reduce_sum, gather, rank, world_size
@@ -32,7 +32,7 @@ from suzoo.engine import RandomBatches, RunFolder, batch_coupled_backward
 from suzoo.evaluation import retrieval_metrics
 from suzoo.hub.publish import publish
 from suzoo.losses import contrastive_loss, cross_entropy_loss
-from suzoo.models import CoSENTModel, UniLMConfig, UniLMForCausalLM
+from suzoo.models import CoSENTModel, UniLMForCausalLM
 from suzoo.models._stock_encoder import sharded_units
 
 
@@ -83,22 +83,12 @@ class SimBERT:
 
         # Model
         tokenizer = choose_tokenizer(recipe, (text for pair in train for text in pair), needs=("cls", "sep", "pad"))
-        ids: dict[str, Any] = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
-        if recipe.model:
-            model = UniLMForCausalLM.from_pretrained(recipe.model)
-        else:
-            fields: dict[str, Any] = sizes(recipe, tokenizer) | {
-                "max_position_embeddings": max(64, 2 * recipe.max_length)
-            }
-            model = UniLMForCausalLM(UniLMConfig(**fields, **ids))
+        model = make_seq2seq_model(recipe, tokenizer, {}, max_new_tokens=recipe.max_length)
         if not model.config.has_stock_layers:
             raise ValueError(f"{recipe.model} has no stock layers, so that no library would open it as an encoder")
         positions = model.config.max_position_embeddings
         if 2 * recipe.max_length > positions:
             raise ValueError(f"two texts of --max-length {recipe.max_length} are more than the {positions} positions")
-        model.generation_config = GenerationConfig(
-            **ids, pad_token_id=tokenizer.pad_token_id, max_new_tokens=recipe.max_length
-        )
         self.tokenizer = finished_tokenizer(tokenizer, model)
         check_belongs_together(recipe, model, tokenizer)
         set_dropout(recipe, model)
