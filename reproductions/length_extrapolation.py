@@ -7,8 +7,9 @@ should be a quarter to a half of the training length, for at the whole it breaks
 
     python reproductions/length_extrapolation.py --data texts.txt.gz
 
-A causal pre-norm model, two layers of 96, 16 x 64 tokens per step. Each number is the loss, in nats, of the last 64
-tokens of blocks of that length. The second table is the entropy of its trained attention as a share of log n.
+A causal pre-norm model, two layers of 96, 16 x 64 tokens per step. The first table has the loss, in nats, of the last
+64 tokens of blocks of that length, the second their accuracy in percent, the third the entropy of the trained attention
+as a share of log n.
 
 Verdict: in training/LOG.md.
 """
@@ -37,6 +38,7 @@ MODELS: dict[str, dict] = {
     "XPOS": {"position_embedding_type": "xpos"},
     "ALiBi": {"position_embedding_type": "alibi"},
     "KERPLE (log)": {"position_embedding_type": "kerple_log"},
+    "KERPLE (power)": {"position_embedding_type": "kerple_power"},
     "Sandwich": {"position_embedding_type": "sandwich"},
 }
 LOG_N = {"log_n": "inference", "log_n_base": TRAINED}
@@ -66,7 +68,7 @@ class Options:
     data: str
     """A text file, one text per line, also .gz."""
     lengths: tuple[int, ...] = (64, 128, 256, 512)
-    num_updates: int = 600
+    num_updates: int = 900
     num_blocks: int = 24
     """Test blocks of each length."""
     out: Path = Path("out/length-extrapolation/runs.json")
@@ -82,7 +84,9 @@ def stream_of(path: str) -> tuple[torch.Tensor, torch.Tensor, int]:
     return torch.tensor(ids[:cut]), torch.tensor(ids[cut:]), len(tokenizer)
 
 
-def trained(fields: dict, stream: torch.Tensor, vocab_size: int, num_updates: int, seed: int) -> DialoGPTForCausalLM:
+def trained(
+    fields: dict, stream: torch.Tensor, vocab_size: int, num_updates: int, seed: int, length: int = TRAINED
+) -> DialoGPTForCausalLM:
     torch.manual_seed(seed)
     sizes = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 384}
     dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -90,9 +94,9 @@ def trained(fields: dict, stream: torch.Tensor, vocab_size: int, num_updates: in
     model = DialoGPTForCausalLM(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = get_schedule("linear", optimizer, num_steps=num_updates, warmup=0.1)
-    blocks, draw = stream[: len(stream) // TRAINED * TRAINED].view(-1, TRAINED), np.random.default_rng(seed)
+    blocks, draw = stream[: len(stream) // length * length].view(-1, length), np.random.default_rng(seed)
     for _ in range(num_updates):
-        batch = blocks[torch.from_numpy(draw.integers(len(blocks), size=16))]
+        batch = blocks[torch.from_numpy(draw.integers(len(blocks), size=16 * TRAINED // length))]
         model(input_ids=batch, labels=batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -111,12 +115,15 @@ def changed(model: DialoGPTForCausalLM, fields: dict) -> DialoGPTForCausalLM:
 
 
 @torch.no_grad()
-def loss_at(model: DialoGPTForCausalLM, stream: torch.Tensor, length: int, num_blocks: int) -> float:
+def scores_at(model: DialoGPTForCausalLM, stream: torch.Tensor, length: int, num_blocks: int) -> tuple[float, float]:
+    """Loss in nats and accuracy in percent."""
     # every length predicts the same tokens: the last ones of blocks that end at the same places
     ends = torch.linspace(600, len(stream), num_blocks).long()
     blocks = torch.stack([stream[end - length - 1 : end] for end in ends])
     logits = torch.cat([model(input_ids=part[:, :-1]).logits[:, -TRAINED:] for part in blocks.split(8)])
-    return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), blocks[:, -TRAINED:].flatten()))
+    logits, targets = logits.flatten(0, 1), blocks[:, -TRAINED:].flatten()
+    accuracy = (logits.argmax(-1) == targets).float().mean()
+    return float(torch.nn.functional.cross_entropy(logits, targets)), 100 * float(accuracy)
 
 
 def measure(name: str, options: Options, streams, seed: int) -> dict:
@@ -125,11 +132,11 @@ def measure(name: str, options: Options, streams, seed: int) -> dict:
     found: dict = {"loss": [0.0], "seconds": [0.0], "rows": {}, "entropy": {}}
     for change, fields in AT_TEST.get(name, {"": {}}).items():
         other = changed(model, fields)
-        found["rows"][change] = {str(n): loss_at(other, test_stream, n, options.num_blocks) for n in options.lengths}
+        found["rows"][change] = {str(n): scores_at(other, test_stream, n, options.num_blocks) for n in options.lengths}
     for n in options.lengths:
         report = attention_report(model, {"input_ids": test_stream[: 4 * n].view(4, n)})
         found["entropy"][str(n)] = float(report.relative_entropy.mean())
-    found["loss"] = [found["rows"][""][str(TRAINED)]]
+    found["loss"] = [found["rows"][""][str(TRAINED)][0]]
     return found
 
 
@@ -138,17 +145,18 @@ def main() -> None:
     streams, results = stream_of(options.data), Results(str(options.out))
     columns = [str(n) for n in options.lengths]
     head = f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}"
-    losses, entropies = [head], [head]
+    losses, accuracies, entropies = [head], [head], [head]
     for name in MODELS:
         runs = [
             results.run(f"{name} {seed}", lambda name=name, seed=seed: measure(name, options, streams, seed))
             for seed in options.seeds
         ]
         for change in runs[0]["rows"]:
-            cells = [spread(run["rows"][change][n] for run in runs) for n in columns]
-            losses.append(f"| {', '.join(filter(None, (name, change)))} | {' | '.join(cells)} |")
+            for place, table in enumerate((losses, accuracies)):
+                cells = [spread(run["rows"][change][n][place] for run in runs) for n in columns]
+                table.append(f"| {', '.join(filter(None, (name, change)))} | {' | '.join(cells)} |")
         entropies.append(f"| {name} | {' | '.join(spread(run['entropy'][n] for run in runs) for n in columns)} |")
-    print("\n".join([*losses, "", *entropies]))
+    print("\n".join([*losses, "", *accuracies, "", *entropies]))
 
 
 if __name__ == "__main__":
