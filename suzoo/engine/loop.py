@@ -20,11 +20,12 @@ from accelerate.utils import DistributedType
 from torch import nn
 from tqdm.auto import tqdm
 
-from suzoo.distributed import all_reduce_mean, all_true
+from suzoo.distributed import all_gather_objects, all_reduce_mean, all_true
 from suzoo.engine.batches import Ahead
 from suzoo.engine.checkpoint import load_checkpoint, save_checkpoint
 from suzoo.engine.folder import RunFolder
 from suzoo.engine.stream_batches import StreamBatches
+from suzoo.models._matmul import decide_fast_matmul, fast_matmul
 from suzoo.terminal import is_quiet
 
 logger = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ def fit(
         patience: stop after this many evaluations without a gain.
         save_every: also write a checkpoint every so many steps; each evaluation writes one.
         resume: continue from the newest complete checkpoint of `run`, with any number of processes. With the number
-            that wrote it the run goes on to the same bits.
+            that wrote it the run goes on to the same bits, on CPUs: kernels of GPUs add up in other orders.
 
     Raises:
         ValueError: the loss is not finite (names the step and rows; the last checkpoint stays), or the optimizer
@@ -175,9 +176,11 @@ def fit(
             schedule=schedule.state_dict() if schedule else None,
             scaler=accelerator.scaler.state_dict() if accelerator.scaler else None,
             stream=batches.state(result.step) if isinstance(batches, StreamBatches) else None,
+            fast_matmul=product_is_fast,
         )
         run.prune(keep_checkpoints, result.best_step)
 
+    product_is_fast: bool | None = None
     started = time.perf_counter()
     if resume:
         found = run.newest_checkpoint()
@@ -185,6 +188,7 @@ def fit(
             state = load_checkpoint(found, model=bare, optimizer=optimizer)
             result = Progress(**state["fit"])
             means.sums = state["means"]
+            product_is_fast = state.get("fast_matmul", False)  # older runs knew one product
             ours = type(_own(optimizer)).__name__
             if (theirs := state["optimizer_class"]) != ours:
                 raise ValueError(f"{found} holds the state of {theirs}, not of {ours}: resume with that optimizer")
@@ -207,6 +211,11 @@ def fit(
         if accelerator.is_main_process:
             run.forget_after(result.step)
 
+    if accelerator.device.type == "cpu":
+        # the same on all ranks, and in every process that goes on with the run: they add the numbers up
+        product_is_fast = all(all_gather_objects(decide_fast_matmul(product_is_fast)))
+        decide_fast_matmul(product_is_fast)
+
     bar = tqdm(
         total=num_steps,
         initial=result.step,
@@ -227,7 +236,8 @@ def fit(
                 )
             seen: list[dict[str, Any]] = []
             for part in [[batch] for batch in micro_batches] if window > 1 else [micro_batches]:
-                metrics = dict(step(part))
+                with fast_matmul(accelerator.device):
+                    metrics = dict(step(part))
                 value = torch.as_tensor(metrics["loss"], dtype=torch.float32, device=meeting_place)
                 metrics["loss"] = float(all_reduce_mean(value))
                 if not math.isfinite(metrics["loss"]):

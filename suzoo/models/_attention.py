@@ -13,6 +13,7 @@ from transformers import Cache, PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ._linear_attention import linear_layer, prefix_linear_attention
+from ._matmul import attend_plainly
 from ._position_kinds import (
     Places,
     distances,
@@ -143,7 +144,8 @@ class SelfAttention(nn.Module):
             # flex wants it whole
             kwargs["position_bias"] = position_bias.expand(*query_BHLK.shape[:3], key_BHSK.shape[2])
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        output_BLHK, weights_BHLS = attend(
+        output_BLHK, weights_BHLS = attend_plainly(
+            attend,
             self,
             query_BHLK,
             key_BHSK,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +20,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ._batching import optimal_cuts
+from ._matmul import attend_plainly
 
 RAGGED_SDPA = "ragged_sdpa"
+# Encoders that compute every token on its own but for attention, take it through transformers' interface, and positions
+# as an argument
+RAGGED_ENCODERS = ("bert", "camembert", "distilbert", "electra", "ernie", "modernbert", "roberta", "xlm-roberta")
 
 
 @dataclass(frozen=True)
@@ -111,5 +116,17 @@ def ragged_attention(
     return torch.cat(outputs)[None], None
 
 
-AttentionInterface.register(RAGGED_SDPA, ragged_attention)
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *args: Any,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    return attend_plainly(ragged_attention, module, query, key, value, attention_mask, *args, **kwargs)
+
+
+AttentionInterface.register(RAGGED_SDPA, _attend)
 AttentionMaskInterface.register(RAGGED_SDPA, sdpa_mask)

@@ -22,10 +22,11 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from ._batching import padded_groups, sorted_sentences, token_budget_batches
+from ._matmul import fast_matmul  # noqa: F401
 from ._modes import evaluating
 from ._pooling import POOLINGS, without_prompt
 from ._projection import Projection, read_projection, write_projection
-from ._ragged import RAGGED_SDPA, ragged_layout
+from ._ragged import RAGGED_ENCODERS, RAGGED_SDPA, ragged_layout
 from ._sentence_files import ST_POOLING, SentenceSettings, in_subfolder, read_modules, read_settings, write_settings
 from ._stock_encoder import StockEncoderWrapper, check_texts, tokenize
 from ._tokenizer_files import hub_options
@@ -35,10 +36,6 @@ logger = logging.get_logger(__name__)
 
 if __name__.startswith("transformers_modules."):
     refuse_older_than(OLDEST_AS_CODE)
-
-# Encoders that compute every token on its own but for attention, take it through transformers' interface, and positions
-# as an argument
-RAGGED_ENCODERS = ("bert", "camembert", "distilbert", "electra", "ernie", "modernbert", "roberta", "xlm-roberta")
 
 
 @dataclass

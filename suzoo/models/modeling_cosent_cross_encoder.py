@@ -20,7 +20,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
 from ._batching import padded_groups, token_budget_batches
+from ._matmul import fast_matmul  # noqa: F401
 from ._modes import evaluating
+from ._ragged import RAGGED_ENCODERS, RAGGED_SDPA
 from ._sentence_files import in_subfolder, read_lengths, read_modules, read_prompts, write_cross_encoder_settings
 from ._stock_encoder import StockEncoderWrapper, check_texts
 from ._tokenizer_files import hub_options
@@ -44,6 +46,8 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
         config.problem_type = "regression"  # the text-classification pipeline then gives the score, not its sigmoid
         config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
         super().__init__(config, encoder)
+        if config.model_type in RAGGED_ENCODERS and config._attn_implementation == "sdpa":
+            self.encoder.set_attn_implementation(RAGGED_SDPA)  # the same, and without the fast product inside
 
     @classmethod
     def from_pretrained(

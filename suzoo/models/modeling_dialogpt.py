@@ -35,6 +35,7 @@ from ._generation import (
 )
 from ._linear_attention import refuse_packed
 from ._masks import causal_mask
+from ._matmul import fast_matmul
 from ._oldest import OLDEST  # noqa: F401
 from ._position_kinds import POSITIONS, tokens_seen, visible_keys
 from ._positions import count_positions, document_ids, training_positions
@@ -229,7 +230,7 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
             if types is None or not types.any():
                 kwargs["token_type_ids"] = speaker_types(input_ids, self.config.turn_end_id)
         prompt = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
-        with prompt_of(0 if prompt is None else prompt.shape[1]):
+        with prompt_of(0 if prompt is None else prompt.shape[1]), fast_matmul(self.device):
             output = super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
         if num_past == 0:
             remember_move(output, cache, move)

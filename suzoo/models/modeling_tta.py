@@ -32,6 +32,7 @@ from ._attention import SelfAttention  # noqa: F401
 from ._configuration import BackboneConfig  # noqa: F401
 from ._linear_attention import LINEAR_KINDS  # noqa: F401
 from ._masks import off_diagonal_mask
+from ._matmul import fast_matmul  # noqa: F401
 from ._modes import evaluating
 from ._oldest import OLDEST  # noqa: F401
 from ._position_kinds import tokens_seen, visible_keys

@@ -38,6 +38,7 @@ from ._generation import (
 )
 from ._linear_attention import refuse_packed
 from ._masks import prefix_mask
+from ._matmul import fast_matmul
 from ._modes import evaluating
 from ._oldest import OLDEST  # noqa: F401
 from ._position_kinds import tokens_seen, visible_keys
@@ -252,7 +253,7 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
         num_source = num_past or (0 if prompt is None else prompt.shape[1])
         # of embeddings alone, generate() shows the new tokens only
         rules_count_the_target(kwargs, 0 if kwargs.get("input_ids") is None else num_source, *configs)
-        with prompt_of(num_source):
+        with prompt_of(num_source), fast_matmul(self.device):
             output = super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
         if num_past == 0:
             remember_move(output, cache, move)
