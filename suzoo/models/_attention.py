@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ._dropout import dropout as dropout_of
 from ._linear_attention import linear_layer, prefix_linear_attention
 from ._matmul import attend_plainly
 from ._position_kinds import (
@@ -71,7 +72,7 @@ def eager_attention_forward(
     weights_BHLS = scores_BHLS.softmax(-1)
     if attention_mask is not None:
         weights_BHLS = weights_BHLS.masked_fill(attention_mask <= lowest, 0.0)
-    weights_BHLS = nn.functional.dropout(weights_BHLS, p=dropout, training=module.training)
+    weights_BHLS = dropout_of(weights_BHLS, dropout, module.training)
     output_BHLK = weights_BHLS @ value
     if relative is not None:
         # weights of equal distance share a row of the table: sum them first, (L, S, K) never exists

@@ -20,6 +20,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
 from ._batching import padded_groups, token_budget_batches
+from ._dropout import dropout  # noqa: F401
 from ._matmul import fast_matmul  # noqa: F401
 from ._modes import evaluating
 from ._ragged import RAGGED_ENCODERS, RAGGED_SDPA

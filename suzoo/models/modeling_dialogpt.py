@@ -24,6 +24,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ._attention import SelfAttention  # noqa: F401
 from ._configuration import BackboneConfig  # noqa: F401
 from ._dialogue import extend_speaker_types, speaker_types
+from ._dropout import dropout  # noqa: F401
 from ._generation import (
     left_pad_prompt,
     num_prompt_slots,

@@ -30,6 +30,7 @@ from transformers.utils.output_capturing import capture_outputs
 # some because transformers before 5.17 copies from a folder only what this file names
 from ._attention import SelfAttention  # noqa: F401
 from ._configuration import BackboneConfig  # noqa: F401
+from ._dropout import dropout  # noqa: F401
 from ._linear_attention import LINEAR_KINDS  # noqa: F401
 from ._masks import off_diagonal_mask
 from ._matmul import fast_matmul  # noqa: F401

@@ -40,6 +40,7 @@ from suzoo.hub.publish import publish
 from suzoo.hub.tasks import task_of
 from suzoo.losses.citations import cite
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel
+from suzoo.models._dropout import replace_dropout
 from suzoo.optimizers import get_schedule
 
 logger = logging.getLogger(__name__)
@@ -257,6 +258,8 @@ def prepare(
     num_steps = recipe.max_steps or max(1, round(recipe.epochs * batches.steps_per_epoch))
     optimizer = wrap(choose_optimizer(recipe, module))
     schedule = get_schedule(recipe.schedule, optimizer, num_steps=num_steps, warmup=recipe.warmup)
+    if accelerator.device.type == "cpu":
+        replace_dropout(module)
     module, optimizer = accelerator.prepare(module, optimizer)
     run.begin(accelerator, recipe, provenance, changeable=changeable(recipe))
     torch.manual_seed(recipe.seed + rank())  # from here on every rank draws its own dropout
