@@ -130,7 +130,7 @@ def encode(options: argparse.Namespace) -> int:
 
 def _queries(options: argparse.Namespace) -> Iterator[dict]:
     """Rows of {"query", "documents", ...}."""
-    from suzoo.data.readers import text_of
+    from suzoo.data._values import text_of
 
     if options.input is None:
         yield {"query": options.query, "documents": read_texts(options.documents, options.column)}

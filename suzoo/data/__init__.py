@@ -1,6 +1,7 @@
 """Data: text to batches. Readers of files, folders and Hub datasets, embedded corpora, tokenizers from a corpus."""
 
 from suzoo.data._errors import DataError
+from suzoo.data._fields import parse_columns
 from suzoo.data.classes import Classified, class_names, class_numbers, read_classes
 from suzoo.data.confusions import read_confusions
 from suzoo.data.dialogpt import dialogue_batch, encode_dialogue, encode_dialogues
@@ -9,7 +10,7 @@ from suzoo.data.fingerprints import describe, fingerprint
 from suzoo.data.flat import flat_batch
 from suzoo.data.mlm import encode_word_lists, encode_words, masked_batch, segment_chinese
 from suzoo.data.queries import Ranked, read_queries, read_ranked
-from suzoo.data.readers import Pair, check_labels, parse_columns, read_pairs, read_rows, read_texts
+from suzoo.data.readers import Pair, check_labels, read_pairs, read_rows, read_texts
 from suzoo.data.sequences import SourceTarget, read_dialogues, read_seq2seq
 from suzoo.data.stored import StoredRows, cache_folder, numbers
 from suzoo.data.stream import STREAMED, RowStream, Stream

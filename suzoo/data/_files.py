@@ -14,14 +14,21 @@ import sys
 import zlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from suzoo.data._columns import Odd
 from suzoo.data._errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
 # No text is so long, and a .gz of a megabyte may hold a line of a gigabyte. A csv row may span lines: it counts as one.
 MAX_LINE_BYTES = 1 << 24
+# of what is read at once; a small block comes first, which tells the columns
+FIRST_BYTES = 1 << 14
+BLOCK_BYTES = 1 << 20
+BLOCK_LINES = 8192
 
 
 @dataclass(frozen=True)
@@ -138,24 +145,81 @@ def start_of(binary: Any) -> bytes:
     return binary.peek(4096)[:4096] if isinstance(binary, io.BufferedReader | gzip.GzipFile) else b""
 
 
-def lines_of(file: File) -> Iterator[tuple[str, str | DataError]]:
-    """(place, line without its end); only \\n ends a line, so U+2028 and the like stay inside.
+@dataclass(frozen=True)
+class Lines:
+    """Lines of a file that follow each other.
 
-    A line that is not UTF-8 or too long is an error in its place, and the next line is read.
+    Args:
+        file: that has them.
+        first: number of the first, from 1.
+        raw: the lines with their ends.
+        overlong: the last one is longer than any text, and its rest is not here.
     """
-    with opened(file) as binary:
-        _refuse_utf16(file.name, start_of(binary))
-        for number, raw in enumerate(iter(lambda: binary.readline(MAX_LINE_BYTES), b""), start=1):
-            where = f"{file.name} line {number}"
-            if len(raw) == MAX_LINE_BYTES and not raw.endswith(b"\n"):
-                while (rest := binary.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-                    pass
+
+    file: File
+    first: int
+    raw: list[bytes]
+    overlong: bool
+
+    def located(self) -> Iterator[tuple[str, str | DataError]]:
+        """(place, line without its end), or what is wrong with it: it is not UTF-8, or too long."""
+        for number, raw in enumerate(self.raw, start=self.first):
+            where = f"{self.file.name} line {number}"
+            if self.overlong and number == self.first + len(self.raw) - 1:
                 yield where, DataError(f"{where} has more than {MAX_LINE_BYTES >> 20} MiB: no text is so long")
                 continue
             try:
                 yield where, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
                 yield where, DataError(f"{where}: {encoding_advice(raw, error)}")
+
+    def texts(self) -> list[str]:
+        """All of them without their ends, which takes a tenth of the time.
+
+        Raises:
+            Odd: something is wrong with one.
+        """
+        if self.overlong:
+            raise Odd
+        try:
+            text = b"".join(self.raw).decode("utf-8-sig" if self.first == 1 else "utf-8")
+        except UnicodeDecodeError:
+            raise Odd from None
+        lines = text.removesuffix("\n").split("\n")
+        return [line.rstrip("\r") for line in lines] if "\r" in text else lines
+
+
+def line_blocks(file: File) -> Iterator[Lines]:
+    """The lines of a file by the megabyte; only \\n ends a line, so U+2028 and the like stay inside.
+
+    Where reading fails (damaged gzip, the network), the lines before come first.
+    """
+    with opened(file) as binary:
+        _refuse_utf16(file.name, start_of(binary))
+        # somebody may wait for each line of stdin
+        number, raw, size, full, overlong = 1, [], 0, 0 if file is STDIN else FIRST_BYTES, False
+        try:
+            for line in iter(partial(binary.readline, MAX_LINE_BYTES), b""):
+                raw.append(line)
+                size += len(line)
+                if size < full and len(line) < MAX_LINE_BYTES and len(raw) < BLOCK_LINES:
+                    continue
+                overlong = len(line) == MAX_LINE_BYTES and not line.endswith(b"\n")
+                while overlong and (rest := binary.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                    pass
+                yield Lines(file, number, raw, overlong)
+                number, raw, size, full, overlong = number + len(raw), [], 0, BLOCK_BYTES if full else 0, False
+        except Exception:
+            if raw:
+                yield Lines(file, number, raw, overlong)
+            raise
+        if raw:
+            yield Lines(file, number, raw, overlong)
+
+
+def lines_of(file: File) -> Iterator[tuple[str, str | DataError]]:
+    """(place, line without its end) of all lines, see `Lines.located`."""
+    return chain.from_iterable(lines.located() for lines in line_blocks(file))
 
 
 def _refuse_utf16(name: str, sample: bytes) -> None:

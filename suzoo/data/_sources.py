@@ -6,21 +6,25 @@ import glob
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from suzoo.data import embedded
+from suzoo.data._columns import Block, BlockColumns, Located
 from suzoo.data._errors import DataError, nearest
 from suzoo.data._files import SUFFIXES, File, format_of, is_url
-from suzoo.data._formats import Located, file_rows, numbered
+from suzoo.data._formats import file_blocks, numbered, rows_of_blocks
 from suzoo.data._shards import bare, base, shard_of, whole_set
+from suzoo.data._values import NLI_CLASSES
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "dev": ("dev", "validation", "valid", "val"),
     "test": ("test",),
 }
+HUB_ROWS = 4096  # that are read at once
 HUB_NAME = r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?"
 
 
@@ -29,12 +33,12 @@ class Found:
     """What a source stands for.
 
     Args:
-        rows: (has_header, empty_lines) -> rows with their places, see `file_rows`.
+        blocks: (has_header, empty_lines) -> rows with their places, see `file_blocks`.
         num_bytes: about how much they are as text.
         content: -> a name for what they hold, which changes with it.
     """
 
-    rows: Callable[[bool, bool], Iterator[Located]]
+    blocks: Callable[[bool, bool], Iterator[Block]]
     num_bytes: int
     content: Callable[[], Any]
 
@@ -44,13 +48,13 @@ def find(source: str | Path, split: str | None) -> Found:
     name = str(source)
     if name.startswith("embedded:"):
         rows = embedded.load(name.removeprefix("embedded:"), split)
-        return Found(lambda *_: numbered(name, rows), 0, lambda: [name, split])
+        return Found(lambda *_: iter([Block(lambda: numbered(name, rows))]), 0, lambda: [name, split])
     names = files_of(source, split)
     if names is None:
         return _on_the_hub(name, split)
     files = [File.of(name) for name in names]
     return Found(
-        lambda *options: chain.from_iterable(file_rows(file, *options) for file in files),
+        lambda *options: chain.from_iterable(file_blocks(file, *options) for file in files),
         sum(file.num_bytes for file in files),
         lambda: [[file.format, file.is_gzip, file.sha256()] for file in files],
     )
@@ -58,7 +62,7 @@ def find(source: str | Path, split: str | None) -> Found:
 
 def rows_of(source: str | Path, *, empty_lines: bool = False) -> Iterator[Located]:
     """Rows of the train split of a source, with header."""
-    return find(source, None).rows(True, empty_lines)
+    return rows_of_blocks(find(source, None).blocks(True, empty_lines))
 
 
 def files_of(source: str | Path, split: str | None) -> list[str] | None:
@@ -160,8 +164,21 @@ def _join(folder: str, name: str) -> str:
 
 def _on_the_hub(name: str, split: str | None) -> Found:
     dataset = _load(name, split, streaming=False)
+    tables = dataset.with_format("arrow")  # by columns, and no picture of them is decoded
+
+    def column(table: Any, name: str) -> list:
+        values, feature = table.column(name).to_pylist(), dataset.features[name]
+        return [class_of(value, feature.names) for value in values] if _has_classes(feature) else values
+
+    def block(first: int) -> Block:
+        table = tables[first : first + HUB_ROWS]
+        rows = (named_classes(row, dataset.features) for row in table.to_pylist())
+        return Block(
+            partial(numbered, name, rows, first + 1), lambda: BlockColumns(table.num_rows, partial(column, table))
+        )
+
     return Found(
-        lambda *_: numbered(name, (named_classes(row, dataset.features) for row in dataset)),
+        lambda *_: map(block, range(0, len(dataset), HUB_ROWS)),
         dataset.data.nbytes,
         lambda: dataset._fingerprint,
     )
@@ -203,10 +220,12 @@ def _pick_split(split: str, available: list[str], where: str) -> str:
 def named_classes(row: dict, features: Mapping[str, Any]) -> dict:
     """A row of a Hub dataset with the class numbers of inference as their names."""
     return row | {
-        column: class_of(row[column], feature.names)
-        for column, feature in features.items()
-        if hasattr(feature, "names") and hasattr(feature, "int2str")
+        column: class_of(row[column], feature.names) for column, feature in features.items() if _has_classes(feature)
     }
+
+
+def _has_classes(feature: Any) -> bool:
+    return hasattr(feature, "names") and hasattr(feature, "int2str")
 
 
 def class_of(value: int | None, names: list[str]) -> int | str | None:
@@ -215,10 +234,3 @@ def class_of(value: int | None, names: list[str]) -> int | str | None:
     if value is None or value < 0:
         return None
     return names[value] if any(name.lower() in NLI_CLASSES for name in names) else value
-
-
-NLI_CLASSES = {
-    "contradiction": 0.0, "not_entailment": 0.0, "contradict": 0.0, "contradictory": 0.0, "矛盾": 0.0,
-    "neutral": 1.0, "中立": 1.0, "中性": 1.0,
-    "entailment": 2.0, "entail": 2.0, "entails": 2.0, "蕴含": 2.0, "蕴涵": 2.0,
-}  # fmt: skip

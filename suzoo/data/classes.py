@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from suzoo.data._columns import BlockColumns, Odd
 from suzoo.data._errors import DataError
-from suzoo.data.readers import Columns, Convert, Kind, Source, pick_columns, read, text_of, value_of
+from suzoo.data._fields import Columns, pick_columns
+from suzoo.data._values import plain_texts, text_of, value_of
+from suzoo.data.readers import Convert, Kind, Source, read
 from suzoo.data.stored import Layout
 
 # field -> the names by which it goes
@@ -24,11 +28,8 @@ class Classified:
     labels: tuple[str, ...]
 
 
-TEXTS_CLASSES = Layout[Classified](
-    {"text": "text", "labels": "texts"},
-    lambda row: (row.text, row.labels),
-    lambda text, labels: Classified(text, tuple(labels)),
-    lambda row: (row.text,),
+TEXTS_CLASSES = Layout(
+    {"text": "text", "labels": "texts"}, lambda text, labels: Classified(text, tuple(labels)), ("text",)
 )
 
 
@@ -54,7 +55,14 @@ def _plan(where: str, available: list[str], mapping: dict[str, str]) -> Convert[
             raise DataError(f"{at}: label names a class twice: {', '.join(names)}")
         return [Classified(text_of(at, row, "text", fields["text"]), tuple(names))]
 
-    return convert
+    def by_columns(columns: BlockColumns) -> Sequence[Sequence[Any]]:
+        labels = columns[fields["label"]]
+        if not set(map(type, labels)) <= {str, int}:
+            raise Odd
+        names = plain_texts(list(map(str, labels)))
+        return plain_texts(columns[fields["text"]]), [(name.strip(),) for name in names]
+
+    return Convert(convert, by_columns)
 
 
 CLASS_ROWS = Kind("classes", list(CLASSES), _plan, TEXTS_CLASSES)

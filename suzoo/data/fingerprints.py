@@ -26,6 +26,10 @@ class Fingerprint:
             plain = {name: getattr(row, name) for name in names} if names else row
             self._digest.update(_JSON.encode(plain).encode() + b"\n")
 
+    def add(self, lines: str) -> None:
+        """Take in the JSON of rows, a line each with its keys in order."""
+        self._digest.update(lines.encode())
+
     def hexdigest(self) -> str:
         """64 hexadecimal digits."""
         return self._digest.hexdigest()

@@ -9,22 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from suzoo.data._errors import DataError
-from suzoo.data.readers import (
-    PAIR,
-    TRIPLE,
-    Columns,
-    Convert,
-    Kind,
-    Source,
-    label_of,
-    pair_or_triple,
-    pick_columns,
-    read,
-    sources_name,
-    text_of,
-    texts_of,
-    value_of,
-)
+from suzoo.data._fields import PAIR, TRIPLE, Columns, pair_or_triple, pick_columns
+from suzoo.data._values import label_of, text_of, texts_of, value_of
+from suzoo.data.readers import Convert, Kind, Source, read, sources_name
 from suzoo.data.stored import Layout
 
 logger = logging.getLogger(__name__)
@@ -40,11 +27,10 @@ class Ranked:
     negatives: tuple[str, ...]
 
 
-RANKED = Layout[Ranked](
+RANKED = Layout(
     {"query": "text", "positives": "texts", "negatives": "texts"},
-    lambda row: (row.query, row.positives, row.negatives),
     lambda query, positives, negatives: Ranked(query, tuple(positives), tuple(negatives)),
-    lambda row: (row.query, *row.positives),
+    ("query", "positives"),
 )
 
 
@@ -115,7 +101,7 @@ def _plan_ranked(where: str, available: list[str], mapping: dict[str, str]) -> C
             raise DataError(f"{at}: label must be 0 or 1 to rank texts, not {row[fields['label']]!r}")
         return [_Found(query, [text], ()) if label else _Found(query, (), [text])]
 
-    return of_triple if "query" in fields else of_pair
+    return Convert(of_triple if "query" in fields else of_pair)
 
 
 def _plan_queries(where: str, available: list[str], mapping: dict[str, str]) -> Convert[_Found]:
@@ -138,7 +124,7 @@ def _plan_queries(where: str, available: list[str], mapping: dict[str, str]) -> 
         found = [text for column in negatives if row.get(column) for text in texts_of(at, row, "negative", column)]
         return [_Found(query, positives, found)]
 
-    return convert
+    return Convert(convert)
 
 
 def _grouped(rows: Iterator[tuple[int, _Found]]) -> Iterator[tuple[int, Ranked]]:

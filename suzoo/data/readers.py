@@ -21,24 +21,47 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from suzoo.data._errors import DataError, nearest
-from suzoo.data._formats import Located
-from suzoo.data._sources import NLI_CLASSES, find
+from suzoo.data._columns import Block, BlockColumns, Located, Odd
+from suzoo.data._errors import DataError
+from suzoo.data._fields import (
+    PAIR,
+    TRIPLE,
+    Columns,
+    candidates,
+    canonical,
+    checked_columns,
+    mapping_of,
+    missing,
+    pair_or_triple,
+)
+from suzoo.data._sources import find
+from suzoo.data._values import in_turn, label_of, plain_labels, plain_texts, text_of, texts_of, value_of
 from suzoo.data.stored import FORMAT, TEXT, Layout, Rows, numbers, store
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Source = str | Path | Sequence[str | Path]
-Columns = Mapping[str, str] | Sequence[str] | None
-Convert = Callable[[str, dict], list[T]]
 # What is smaller as text is read into memory at every start, a few seconds' work; larger data goes through the cache.
 IN_MEMORY_BYTES = 1 << 23
+
+
+@dataclass(frozen=True)
+class Convert(Generic[T]):
+    """What a reader makes of the rows of a source.
+
+    Args:
+        row: (place, row) -> what it becomes.
+        columns: columns of a block -> those of the layout; raises `Odd`.
+    """
+
+    row: Callable[[str, dict], list[T]]
+    columns: Callable[[BlockColumns], Sequence[Sequence[Any]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,28 +92,7 @@ class Pair:
     label: float
 
 
-PAIRS = Layout[Pair](
-    {"text1": "text", "text2": "text", "label": "number"},
-    lambda pair: (pair.text1, pair.text2, pair.label),
-    Pair,
-    lambda pair: (pair.text1, pair.text2),
-)
-
-
-# field -> the names by which it goes, as `_canonical` writes them
-PAIR = {
-    "text1": ("text1", "text_1", "text_a", "sentence1", "sentence_1", "sentence_a", "sent1", "premise", "question1",
-              "query"),
-    "text2": ("text2", "text_2", "text_b", "sentence2", "sentence_2", "sentence_b", "sent2", "hypothesis", "question2",
-              "document", "passage"),
-    "label": ("label", "score", "similarity", "similarity_score", "relatedness", "relatedness_score", "entailment",
-              "entailment_judgment", "gold_label", "is_duplicate"),
-}  # fmt: skip
-TRIPLE = {
-    "query": ("query", "anchor", "sent0"),
-    "positive": ("positive", "positives", "pos", "sent1"),
-    "negative": ("negative", "negatives", "neg", "hard_neg"),
-}
+PAIRS = Layout({"text1": "text", "text2": "text", "label": "number"}, Pair, ("text1", "text2"))
 
 
 def read_rows(
@@ -111,7 +113,7 @@ def read_rows(
     def plan(where: str, available: list[str], mapping: dict[str, str]) -> Convert[dict]:
         for field in required:
             if field not in mapping and field not in available:
-                raise DataError(_missing(where, field, available))
+                raise DataError(missing(where, field, available))
         taken = {*mapping, *mapping.values()}
 
         def convert(where: str, row: dict) -> list[dict]:
@@ -124,7 +126,7 @@ def read_rows(
                     raise DataError(f"{where}: {field} is empty")
             return [row]
 
-        return convert
+        return Convert(convert)
 
     return read(source, split, columns, Kind("rows", None, plan), skip_bad_rows, max_rows)
 
@@ -171,8 +173,8 @@ def plan_pairs(where: str, available: list[str], mapping: dict[str, str]) -> Con
         mapping["label"] = mapping.pop("score")
     fields = pair_or_triple(where, available, mapping)
     if "query" in fields:
-        return lambda at, row: _pairs_of_triple(at, row, fields)
-    of_nli = _canonical(fields["text1"]) == "premise" and not numbers_only
+        return Convert(partial(_pairs_of_triple, fields), partial(_columns_of_triples, fields))
+    of_nli = canonical(fields["text1"]) == "premise" and not numbers_only
     kinds: list[str] = []  # what the first good label was: number or class
 
     def convert(at: str, row: dict) -> list[Pair]:
@@ -185,23 +187,37 @@ def plan_pairs(where: str, available: list[str], mapping: dict[str, str]) -> Con
                 f"{at}: the labels of premise and hypothesis are numbers, whose order is not known: write "
                 f"contradiction, neutral, entailment, or say score={fields['label']} if larger is more alike"
             )
-        kinds.append(kind)
+        kinds[:] = [kind]
         return [Pair(text1, text2, label)]
 
-    return convert
+    def by_columns(columns: BlockColumns) -> Sequence[Sequence[Any]]:
+        text1, text2 = (plain_texts(columns[fields[field]]) for field in ("text1", "text2"))
+        labels, kind = plain_labels(columns[fields["label"]])
+        if (kinds and kind != kinds[0]) or (kind == "number" and of_nli):
+            raise Odd
+        kinds[:] = [kind]
+        return text1, text2, labels
+
+    return Convert(convert, by_columns)
 
 
 def plan_texts(where: str, available: list[str], mapping: dict[str, str]) -> Convert[str]:
     column = mapping.get("text", "text")
     if column in available:
-        return lambda at, row: [text_of(at, row, "text", column)]
-    fields = _candidates({**PAIR, **TRIPLE}, available, {})
+        return Convert(
+            lambda at, row: [text_of(at, row, "text", column)], lambda columns: (plain_texts(columns[column]),)
+        )
+    fields = candidates({**PAIR, **TRIPLE}, available, {})
     for layout in (("text1", "text2"), tuple(TRIPLE)):
         if all(len(fields[field]) == 1 for field in layout):
-            return lambda at, row, layout=layout: [
-                text for field in layout for text in texts_of(at, row, field, fields[field][0])
-            ]
-    raise DataError(_missing(where, "text", available))
+            names = [fields[field][0] for field in layout]
+            return Convert(
+                lambda at, row, layout=layout, names=names: [
+                    text for field, name in zip(layout, names, strict=True) for text in texts_of(at, row, field, name)
+                ],
+                lambda columns, names=names: (in_turn(*(plain_texts(columns[name]) for name in names)),),
+            )
+    raise DataError(missing(where, "text", available))
 
 
 PAIR_ROWS = Kind("pairs", (*PAIR, "score", *TRIPLE), plan_pairs, PAIRS)
@@ -218,25 +234,6 @@ def check_labels(pairs: Sequence[Pair], where: str = "the data") -> None:
             f"all {len(pairs)} pairs of {where} have the label {pairs[0].label:g}: there is no order in them; "
             "is label the right column?"
         )
-
-
-def parse_columns(columns: Columns) -> dict[str, str]:
-    """`("text1=sentence1", …)` as a dict; a dict stays what it is."""
-    if columns is None:
-        return {}
-    if isinstance(columns, str):
-        raise DataError(f"columns is a list of field=column, not the string {columns!r}")
-    if isinstance(columns, Mapping):
-        return dict(columns)
-    mapping = {}
-    for item in columns:
-        field, equals, column = item.partition("=")
-        if not (field and equals and column):
-            raise DataError(f"--columns takes field=column, as in text1=sentence1, not {item!r}")
-        if field in mapping:
-            raise DataError(f"--columns names the field {field!r} twice")
-        mapping[field] = column
-    return mapping
 
 
 def read(
@@ -259,29 +256,40 @@ def read(
     name = sources_name(source)
     sizes = [0] * len(found)
 
+    stored = kind.layout
+    layout = None if kind.group else stored
+
     def converted() -> Iterator[tuple[int, Any]]:
         for number, (one, where) in enumerate(found):
             if tally.num_good == max_rows:
                 return
-            for rows in _converted(one, where.rows(has_header, False), mapping, partial(kind.plan, name), tally):
-                for row in rows:
-                    yield number, row
+            blocks = where.blocks(has_header, False)
+            for part in _converted(one, blocks, mapping, partial(kind.plan, name), tally, layout):
+                yield number, part
 
     def made() -> Iterator[T]:
-        for number, row in kind.group(converted()) if kind.group else converted():
+        rows = ((number, row) for number, part in converted() for row in part)
+        for number, row in kind.group(rows) if kind.group else rows:
             sizes[number] += 1
             yield row
 
+    def by_columns() -> Iterator[Sequence[Sequence[Any]]]:
+        for number, columns in converted():
+            sizes[number] += len(columns[0])
+            yield columns
+
     small = sum(where.num_bytes for _, where in found) < IN_MEMORY_BYTES or (max_rows or math.inf) <= 10_000
-    if kind.layout is None or small:
-        result = Rows(made())
+    if stored is None or small:
+        rows = made() if layout is None else (row for part in by_columns() for row in map(layout.make, *part))
+        result = Rows(rows)
         result.sizes, faults = sizes, asdict(tally)
     else:
-        content = [FORMAT, kind.name, list(kind.layout.columns), mapping, skip_bad_rows, max_rows]
+        content = [FORMAT, kind.name, list(stored.columns), mapping, skip_bad_rows, max_rows]
         content.append([where.content() for _, where in found])
         key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
         about = {"sources": name, "sizes": sizes}
-        result = store(f"rows/{key}.arrow", kind.layout, made, lambda: about | {"faults": asdict(tally)})
+        parts = by_columns if layout else lambda: map(stored.columns_of, ([row] for row in made()))
+        result = store(f"rows/{key}.arrow", stored, parts, lambda: about | {"faults": asdict(tally)})
         faults = result.about["faults"]
     num_bad, first = faults["num_bad"], faults["first"]
     if num_bad:
@@ -302,18 +310,9 @@ def first_plan(
         found.append(kind.plan(source, available, mapping))
         return found[0]
 
-    for _ in _converted(source, rows, mapping, plan, tally):
+    for _ in _converted(source, [Block(lambda: rows)], mapping, plan, tally, None):
         return found[0]
     raise DataError(f"{source} has no {f'good rows; the first fault: {tally.first}' if tally.first else 'rows'}")
-
-
-def mapping_of(columns: Columns, fields: Sequence[str] | None) -> tuple[dict[str, str], bool]:
-    """field -> column, checked; and whether csv and tsv files have a header."""
-    mapping = parse_columns(columns)
-    for field in mapping:
-        if fields is not None and field not in fields:
-            raise DataError(f"there is no field {field!r}{nearest(field, fields)}; there are {', '.join(fields)}")
-    return mapping, not mapping or not all(column.isdecimal() for column in mapping.values())
 
 
 def sources_name(source: Source) -> str:
@@ -340,138 +339,69 @@ class Tally:
 
 def _converted(
     source: str | Path,
-    rows: Iterator[Located],
+    blocks: Iterable[Block],
     mapping: dict[str, str],
     plan: Callable[[list[str], dict[str, str]], Convert[T]],
     tally: Tally,
-) -> Iterator[list[T]]:
-    """What each good row of one source becomes."""
+    layout: Layout[T] | None,
+) -> Iterator[Sequence[Any]]:
+    """What the good rows of one source become: columns of a layout, or without one a list of rows. A block at which
+    nothing is odd goes by as a whole, the rows of others one by one."""
     convert: Convert[T] | None = None
     unplanned = 0
-    for where, row in rows:
-        try:
-            if isinstance(row, DataError):
-                raise row
-            if convert is None:
-                try:
-                    convert = plan(_checked_columns(source, row, mapping), dict(mapping))
-                except DataError:
-                    # one row may lack a key, a hundred say what the source is
-                    unplanned += 1
-                    if unplanned == 100:
-                        tally.skip_bad_rows = False
-                    raise
-            converted = convert(where, row)
-        except DataError as fault:
-            tally.fault(fault)
+    for block in blocks:
+        if layout and convert and (columns := _as_a_whole(block, convert, tally)):
+            yield columns
+            if tally.num_good == tally.max_rows:
+                return
             continue
-        tally.num_good += 1
-        yield converted
-        if tally.num_good == tally.max_rows:
-            return
+        for where, row in block.rows():
+            try:
+                if isinstance(row, DataError):
+                    raise row
+                if convert is None:
+                    try:
+                        convert = plan(checked_columns(source, row, mapping), dict(mapping))
+                    except DataError:
+                        # one row may lack a key, a hundred say what the source is
+                        unplanned += 1
+                        if unplanned == 100:
+                            tally.skip_bad_rows = False
+                        raise
+                rows = convert.row(where, row)
+            except DataError as fault:
+                tally.fault(fault)
+                continue
+            tally.num_good += 1
+            yield layout.columns_of(rows) if layout else rows
+            if tally.num_good == tally.max_rows:
+                return
 
 
-def _checked_columns(source: str | Path, row: dict, mapping: dict[str, str]) -> list[str]:
-    """The columns of a first row, all that were named among them."""
-    for field, column in mapping.items():
-        if column not in row:
-            hint = f"{nearest(column, row)}; it has {', '.join(row)}"
-            raise DataError(f"{source} has no column {column!r} for {field}{hint}")
-    return list(row)
-
-
-def _canonical(column: str) -> str:
-    return column.strip().lower().replace("-", "_").replace(" ", "_")
-
-
-def pick_columns(
-    where: str, aliases: Mapping[str, Sequence[str]], available: list[str], mapping: dict[str, str]
-) -> dict[str, str]:
-    """field -> column for all fields of `aliases`: the one that is named, or the only one that bears a known name."""
-    found = _candidates(aliases, available, mapping)
-    for field, columns in found.items():
-        if not columns:
-            raise DataError(_missing(where, field, available, aliases[field]))
-        if len(columns) > 1:
-            choices = " or ".join(f"{field}={column}" for column in columns)
-            raise DataError(f"{where}: several columns could be {field}: choose by --columns {choices}")
-    return {field: columns[0] for field, columns in found.items()}
-
-
-def pair_or_triple(where: str, available: list[str], mapping: dict[str, str]) -> dict[str, str]:
-    """field -> column for sentence pairs or for triples, whichever the columns hold."""
-    num_pair, num_triple = (
-        sum(map(bool, _candidates(layout, available, mapping).values())) for layout in (PAIR, TRIPLE)
-    )
-    if num_pair == len(PAIR) and num_triple == len(TRIPLE):
-        raise DataError(f"{where} could hold pairs or triples: choose by --columns; it has {', '.join(available)}")
-    return pick_columns(where, TRIPLE if num_triple > num_pair else PAIR, available, mapping)
-
-
-def _candidates(
-    aliases: Mapping[str, Sequence[str]], available: list[str], mapping: dict[str, str]
-) -> dict[str, list[str]]:
-    free = [column for column in available if column not in mapping.values()]
-    return {
-        field: [mapping[field]] if field in mapping else [c for c in free if _canonical(c) in names]
-        for field, names in aliases.items()
-    }
-
-
-def _missing(where: str, field: str, available: list[str], aliases: Sequence[str] = ()) -> str:
-    guess = next((hint for name in (field, *aliases) if (hint := nearest(name, available))), "")
-    return (
-        f"{where} has no column for {field}{guess}; it has {', '.join(available)}: name one by "
-        f"--columns {field}=<column> (by its number, from 0, if the file has no header)"
-    )
-
-
-def value_of(where: str, row: dict, field: str, column: str):
-    value = row.get(column)
-    if value is None:
-        raise DataError(f"{where}: {field} is missing" + (f" (column {column!r})" if column != field else ""))
-    return value
-
-
-def text_of(where: str, row: dict, field: str, column: str, *, may_be_empty: bool = False) -> str:
-    value = value_of(where, row, field, column)
-    if not isinstance(value, str):
-        raise DataError(f"{where}: {field} is not a text but {value!r:.40}")
-    if not may_be_empty and not value.strip():
-        raise DataError(f"{where}: {field} is empty")
+def _as_a_whole(block: Block, convert: Convert[Any], tally: Tally) -> Sequence[Sequence[Any]] | None:
+    """Columns of a layout, if all rows of the block are wanted and nothing is odd about them."""
+    if convert.columns is None:
+        return None
     try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where}: {field} holds half a character ({value[error.start]!r}), as of a cut emoji"
-        ) from error
-    return value
+        columns = block.columns()
+        num_good = tally.num_good + columns.num_rows
+        if num_good > (tally.max_rows or math.inf):
+            return None
+        converted = convert.columns(columns)
+    except Odd:
+        return None
+    tally.num_good = num_good
+    return converted
 
 
-def texts_of(where: str, row: dict, field: str, column: str) -> list[str]:
-    """A text, or a list of texts."""
-    value = value_of(where, row, field, column)
-    return [text_of(where, {column: text}, field, column) for text in (value if isinstance(value, list) else [value])]
-
-
-def label_of(where: str, value: object) -> tuple[float, str]:
-    """The label and whether it is a number or a class."""
-    if isinstance(value, str) and value.strip().lower() in NLI_CLASSES:
-        return NLI_CLASSES[value.strip().lower()], "class"
-    try:
-        label = float(value)  # ty: ignore[invalid-argument-type]
-    except (TypeError, ValueError, OverflowError):
-        raise DataError(
-            f"{where}: label is neither a number nor contradiction, neutral or entailment, but {value!r:.40}"
-        ) from None
-    if not math.isfinite(label):
-        raise DataError(f"{where}: label is {label}, not a finite number")
-    return label, "number"
-
-
-def _pairs_of_triple(where: str, row: dict, fields: dict[str, str]) -> list[Pair]:
+def _pairs_of_triple(fields: dict[str, str], where: str, row: dict) -> list[Pair]:
     query = text_of(where, row, "query", fields["query"])
     pairs = []
     for field, label in (("positive", 1.0), ("negative", 0.0)):
         pairs += [Pair(query, text, label) for text in texts_of(where, row, field, fields[field])]
     return pairs
+
+
+def _columns_of_triples(fields: dict[str, str], columns: BlockColumns) -> Sequence[Sequence[Any]]:
+    query, positive, negative = (plain_texts(columns[fields[field]]) for field in ("query", "positive", "negative"))
+    return in_turn(query, query), in_turn(positive, negative), [1.0, 0.0] * len(query)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
+from suzoo.data._columns import Odd
 from suzoo.data._errors import DataError
-from suzoo.data.readers import Columns, Convert, Kind, Source, pick_columns, read, text_of, value_of
+from suzoo.data._fields import Columns, pick_columns
+from suzoo.data._values import plain_lists, plain_texts, text_of, value_of
+from suzoo.data.readers import Convert, Kind, Source, read
 from suzoo.data.stored import Layout
 
 # field -> the names by which it goes
@@ -26,13 +30,8 @@ class SourceTarget:
     target: str
 
 
-DIALOGUES = Layout[tuple[str, ...]]({"turns": "texts"}, lambda turns: (turns,), tuple, lambda turns: turns)
-SOURCES_TARGETS = Layout[SourceTarget](
-    {"source": "text", "target": "text"},
-    lambda row: (row.source, row.target),
-    SourceTarget,
-    lambda row: (row.source, row.target),
-)
+DIALOGUES = Layout[tuple[str, ...]]({"turns": "texts"}, tuple, ("turns",), bare=True)
+SOURCES_TARGETS = Layout({"source": "text", "target": "text"}, SourceTarget, ("source", "target"))
 
 
 def read_dialogues(
@@ -65,12 +64,18 @@ def read_seq2seq(
 
 def _plan_dialogues(where: str, available: list[str], mapping: dict[str, str]) -> Convert[tuple[str, ...]]:
     column = pick_columns(where, DIALOGUE, available, mapping)["turns"]
-    return lambda at, row: [_turns(at, value_of(at, row, "turns", column))]
+    return Convert(
+        lambda at, row: [_turns(at, value_of(at, row, "turns", column))],
+        lambda columns: (_plain_turns(columns[column]),),
+    )
 
 
 def _plan_seq2seq(where: str, available: list[str], mapping: dict[str, str]) -> Convert[SourceTarget]:
     fields = pick_columns(where, SEQ2SEQ, available, mapping)
-    return lambda at, row: [SourceTarget(*(text_of(at, row, field, fields[field]) for field in SEQ2SEQ))]
+    return Convert(
+        lambda at, row: [SourceTarget(*(text_of(at, row, field, fields[field]) for field in SEQ2SEQ))],
+        lambda columns: [plain_texts(columns[fields[field]]) for field in SEQ2SEQ],
+    )
 
 
 DIALOGUE_ROWS = Kind("dialogues", list(DIALOGUE), _plan_dialogues, DIALOGUES)
@@ -82,7 +87,11 @@ def _turns(where: str, value: object) -> tuple[str, ...]:
         raise DataError(f"{where}: turns must be a list of two or more, not {value!r:.60}")
     if not any(isinstance(turn, dict) for turn in value):
         return tuple(text_of(where, {"turn": turn}, f"turn {n}", "turn") for n, turn in enumerate(value, start=1))
-    role, text = ("role", "content") if any("content" in turn for turn in value) else ("from", "value")
+    role, text = (
+        ("role", "content")
+        if any(isinstance(turn, dict) and "content" in turn for turn in value)
+        else ("from", "value")
+    )
     texts, roles = [], []
     for number, message in enumerate(value, start=1):
         name = f"message {number}"
@@ -93,3 +102,22 @@ def _turns(where: str, value: object) -> tuple[str, ...]:
     if len(set(roles)) > 2 or any(role == following for role, following in pairwise(roles)):
         raise DataError(f"{where}: messages must alternate between two roles, not go {', '.join(roles)}"[:300])
     return tuple(texts)
+
+
+def _plain_turns(values: Sequence[Any]) -> Sequence[list[str]]:
+    """`_turns` of a column."""
+    if set(map(type, values)) != {list} or not all(values):
+        raise Odd
+    if type(values[0][0]) is not dict:
+        return plain_lists(values, at_least=2)
+    role, text = ("role", "content") if "content" in values[0][0] else ("from", "value")
+    try:
+        roles, texts = ([[message[name] for message in turns] for turns in values] for name in (role, text))
+    except (KeyError, TypeError):
+        raise Odd from None
+    if role == "from" and any("content" in message for turns in values for message in turns):
+        raise Odd
+    plain_lists(roles)
+    if any(len({*of[::2]}) + len({*of[1::2]}) != 2 or of[0] == of[1] for of in roles):
+        raise Odd
+    return plain_lists(texts, at_least=2)

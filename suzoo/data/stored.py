@@ -14,6 +14,8 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-FORMAT = 2  # of the files in the cache: a new number makes all of them anew
+FORMAT = 3  # of the files in the cache: a new number makes all of them anew
 BATCH_ROWS = 8192
 BATCH_CHARACTERS = 1 << 24
 HASH = "hash"  # column of the 64-bit hashes of the rows' texts
@@ -38,16 +40,16 @@ class Layout(Generic[T]):
     """How rows of one kind stand in columns.
 
     Args:
-        columns: name -> "text", "number" or "texts", in the order of `fields`.
-        fields: row -> its values.
-        make: values -> row.
-        texts: row -> all its texts, by which duplicates are found.
+        columns: name -> "text", "number" or "texts", in the order in which `make` takes them.
+        make: values -> row, which has them as attributes of those names.
+        compared: the columns whose texts make two rows duplicates.
+        bare: a row is the value of the only column.
     """
 
     columns: dict[str, str]
-    fields: Callable[[T], Sequence[Any]]
     make: Callable[..., T]
-    texts: Callable[[T], Iterable[str]]
+    compared: tuple[str, ...]
+    bare: bool = False
 
     def schema(self) -> pyarrow.Schema:
         import pyarrow as pa
@@ -55,13 +57,39 @@ class Layout(Generic[T]):
         kinds = {"text": pa.large_string(), "number": pa.float64(), "texts": pa.list_(pa.large_string())}
         return pa.schema([*((name, kinds[kind]) for name, kind in self.columns.items()), (HASH, pa.uint64())])
 
-    def hash_of(self, row: T) -> int:
+    def columns_of(self, rows: Sequence[T]) -> list[Sequence[Any]]:
+        return [rows] if self.bare else [list(map(operator.attrgetter(name), rows)) for name in self.columns]
+
+    def texts(self, row: T) -> list[str]:
+        """All texts by which it is compared."""
+        values = dict(zip(self.columns, self.columns_of([row]), strict=True))
+        parts = [values[name][0] for name in self.compared]
+        return [text for part in parts for text in ([part] if isinstance(part, str) else part)]
+
+    def hashes(self, columns: Sequence[Sequence[Any]]) -> Iterator[int]:
+        """64 bits for the texts of each row."""
         import xxhash
 
-        return xxhash.xxh3_64_intdigest("\0".join(self.texts(row)).encode())
+        values = dict(zip(self.columns, columns, strict=True))
+        parts = [
+            values[name] if self.columns[name] == "text" else map("\0".join, values[name]) for name in self.compared
+        ]
+        return (xxhash.xxh3_64_intdigest(text.encode()) for text in map("\0".join, zip(*parts, strict=True)))
+
+    def json_lines(self, columns: Sequence[Sequence[Any]]) -> str:
+        """What `Fingerprint` takes of the rows."""
+        write = {
+            "text": encode_basestring,
+            "number": repr,
+            "texts": lambda texts: f"[{', '.join(map(encode_basestring, texts))}]",
+        }
+        pairs = zip(self.columns.items(), columns, strict=True)
+        written = {name: map(write[kind], column) for (name, kind), column in pairs}
+        template = "%s" if self.bare else "{" + ", ".join(f'"{name}": %s' for name in sorted(written)) + "}"
+        return "".join(map(f"{template}\n".__mod__, zip(*(written[name] for name in sorted(written)), strict=True)))
 
 
-TEXT = Layout[str]({"text": "text"}, lambda text: (text,), lambda text: text, lambda text: (text,))
+TEXT = Layout[str]({"text": "text"}, str, ("text",), bare=True)
 
 
 class Rows(list[T]):
@@ -174,10 +202,13 @@ def made_once(name: str, make: Callable[[Path], None]) -> Path:
     return path
 
 
-def store(name: str, layout: Layout[T], rows: Callable[[], Iterator[T]], about: Callable[[], dict]) -> StoredRows[T]:
-    """Rows of the file `name` of the cache, which is written from `rows()` if it is not there.
+def store(
+    name: str, layout: Layout[T], parts: Callable[[], Iterable[Sequence[Sequence[Any]]]], about: Callable[[], dict]
+) -> StoredRows[T]:
+    """Rows of the file `name` of the cache, which is written from `parts()` if it is not there.
 
     Args:
+        parts: -> columns of the layout, of a row or of many.
         about: called after the last row: what to remember beside them.
     """
 
@@ -187,11 +218,13 @@ def store(name: str, layout: Layout[T], rows: Callable[[], Iterator[T]], about: 
         logger.info("writing %s to the cache in %s", name, cache_folder())
         fingerprint, count, schema = Fingerprint(), 0, layout.schema()
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as file:
-            for batch in in_batches(rows(), lambda row: sum(map(len, layout.texts(row)))):
-                fingerprint.update(batch)
-                count += len(batch)
-                columns = [*zip(*map(layout.fields, batch), strict=True), map(layout.hash_of, batch)]
-                arrays = [pa.array(list(column), kind) for column, kind in zip(columns, schema.types, strict=True)]
+            for columns in in_batches(parts()):
+                fingerprint.add(layout.json_lines(columns))
+                count += len(columns[0])
+                arrays = [
+                    pa.array(column, kind)
+                    for column, kind in zip([*columns, list(layout.hashes(columns))], schema.types, strict=True)
+                ]
                 file.write_batch(pa.record_batch(arrays, schema=schema))
         content = {"rows": count, "sha256": fingerprint.hexdigest(), **about()}
         beside = cache_folder() / Path(name).with_suffix(".json")
@@ -200,16 +233,20 @@ def store(name: str, layout: Layout[T], rows: Callable[[], Iterator[T]], about: 
     return StoredRows(made_once(name, make), layout)
 
 
-def in_batches(rows: Iterable[T], size: Callable[[T], int] = lambda row: 0) -> Iterator[list[T]]:
-    """Lists of at most so many rows and, but for the last row of each, characters."""
-    batch, characters = [], 0
-    for row in rows:
-        batch.append(row)
-        characters += size(row)
-        if len(batch) == BATCH_ROWS or characters > BATCH_CHARACTERS:
+def in_batches(parts: Iterable[Sequence[Sequence[Any]]]) -> Iterator[list[list[Any]]]:
+    """Columns of more rows: so many, or so many characters, of which the last part may bring more."""
+    batch: list[list[Any]] = []
+    characters = 0
+    for columns in parts:
+        batch = batch or [[] for _ in columns]
+        for whole, part in zip(batch, columns, strict=True):
+            whole.extend(part)
+            if part and not isinstance(part[0], float):
+                characters += sum(map(len, part if isinstance(part[0], str) else chain.from_iterable(part)))
+        if len(batch[0]) >= BATCH_ROWS or characters > BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
-    if batch:
+    if batch and batch[0]:
         yield batch
 
 
@@ -217,4 +254,4 @@ def hashes(rows: Sequence[T], layout: Layout[T]) -> np.ndarray:
     """64-bit hash (n,) of every row's texts."""
     if isinstance(rows, StoredRows):
         return rows.column(HASH)
-    return np.fromiter(map(layout.hash_of, rows), np.uint64, len(rows))
+    return np.fromiter(layout.hashes(layout.columns_of(rows)), np.uint64, len(rows))

@@ -18,11 +18,13 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from suzoo.data import embedded
+from suzoo.data._columns import Located
 from suzoo.data._errors import DataError
+from suzoo.data._fields import Columns, mapping_of
 from suzoo.data._files import File
-from suzoo.data._formats import Located, file_rows, numbered
+from suzoo.data._formats import file_rows, numbered
 from suzoo.data._sources import files_of, named_classes, streamed_dataset
-from suzoo.data.readers import TEXT_ROWS, Columns, Convert, Kind, Tally, first_plan, mapping_of, read_texts
+from suzoo.data.readers import TEXT_ROWS, Convert, Kind, Tally, first_plan, read_texts
 from suzoo.data.sequences import DIALOGUE_ROWS, SEQ2SEQ_ROWS, read_dialogues, read_seq2seq
 from suzoo.data.stored import Rows
 
@@ -158,7 +160,7 @@ class _Lane(Generic[T]):
             try:
                 if isinstance(row, DataError):
                     raise row
-                converted = self.converts[self.source](where, row)
+                converted = self.converts[self.source].row(where, row)
             except DataError as fault:
                 self.tally.fault(fault)
                 continue

@@ -25,7 +25,8 @@ from suzoo.data import (
     read_rows,
     read_texts,
 )
-from suzoo.data._sources import NLI_CLASSES, class_of
+from suzoo.data._sources import class_of
+from suzoo.data._values import NLI_CLASSES
 
 ROWS = [
     {"text1": "一架飞机", "text2": 'a "plane", it is', "label": 5},
