@@ -1,0 +1,44 @@
+"""What starting costs, in modules: `suzoo encode` loads little beside what the stock class loads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from suzoo.models import CoSENTModel
+from tests.tiny import tiny_config, tiny_tokenizer
+
+ROOT = Path(__file__).parent.parent
+PROGRAM = """
+import json, sys
+from transformers import AutoTokenizer, BertModel
+folder, text, out = sys.argv[1:]
+stock, tokenizer = BertModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+stock(**tokenizer("a", return_tensors="pt"))
+before = set(sys.modules)
+import suzoo.models
+library = set(sys.modules) - before
+from suzoo.cli import main
+assert main(["encode", folder, text, "--output", out]) == 0
+command = set(sys.modules) - before
+print(json.dumps([len(before), sorted(library), sorted(command)]))
+"""
+
+
+def test_encode_loads_little_beside_the_stock_class(tmp_path):
+    folder = tmp_path / "model"
+    CoSENTModel(tiny_config()).save_pretrained(folder, tokenizer=tiny_tokenizer())
+    (tmp_path / "text.txt").write_text("a text\n")
+    arguments = [str(folder), str(tmp_path / "text.txt"), str(tmp_path / "out.npy")]
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    num_before, library, command = json.loads(run.stdout.splitlines()[-1])
+    foreign = [[name for name in names if name.split(".")[0] != "suzoo"] for names in (library, command)]
+    # on 2026-11-28 they were 8 and 40 of 3,200
+    assert len(foreign[0]) < 0.03 * num_before, foreign[0]
+    assert len(foreign[1]) < 0.1 * num_before, foreign[1]
+    heavy = {"datasets", "pandas", "accelerate", "peft", "matplotlib", "sacrebleu"}
+    assert not heavy & {name.split(".")[0] for name in command}
