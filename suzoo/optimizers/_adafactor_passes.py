@@ -8,15 +8,14 @@ fits in the cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from suzoo.optimizers._compiled import scalar, stored
-from suzoo.optimizers._rule import Job, Kernel
-from suzoo.optimizers._tensors import Rounding, cache_pieces, compute_dtype, read, write
+from suzoo.optimizers._rule import Job, Work
+from suzoo.optimizers._tensors import compute_dtype, named_pieces, read, write
 
 BLOCK = 8  # rows
 
@@ -59,15 +58,14 @@ def rates(
 def store(
     param: Tensor,
     grad: Tensor,
-    momentum: Tensor | None,
-    compensation: Tensor | None,
-    rounding: Rounding,
     factor_n: Tensor,
+    momentum: Tensor | None = None,
+    compensation: Tensor | None = None,
+    *,
     factor_m: Tensor,
     rate: Tensor,
     decay: Tensor,
-    beta1: float,
-    on_step: bool,
+    options: dict[str, Any],
 ) -> None:
     """θ ← (1 - decay) θ - rate · factor_n g factor_m, with the momentum on the update or on the whole step."""
     value = read(param, compensation)
@@ -75,11 +73,11 @@ def store(
     if momentum is None:
         step = update * rate
     else:
-        old = momentum.to(value.dtype)
-        new = old.lerp(update * rate if on_step else update, 1 - beta1)
+        on_step = options["momentum_on"] == "step"
+        new = momentum.to(value.dtype).lerp(update * rate if on_step else update, 1 - options["beta1"])
         momentum.copy_(new)
         step = new if on_step else new * rate
-    write(param, value - value * decay - step, compensation, rounding)
+    write(param, value - value * decay - step, compensation, options["rounding"])
 
 
 # --- compiled
@@ -88,17 +86,16 @@ def store(
 def adafactor_kernel(
     param: Tensor,
     grad: Tensor,
-    momentum: Tensor | None,
-    compensation: Tensor | None,
     moment_n: Tensor,
     moment_m: Tensor,
-    square_sum: Tensor,
     weight: Tensor,
     lr: Tensor,
     decay: Tensor,
+    square_sum: Tensor,
+    momentum: Tensor | None = None,
+    compensation: Tensor | None = None,
     *,
     rows: int,
-    rounding: Rounding,
     **options: Any,
 ) -> None:
     """The three passes; `square_sum`, (n, 1), is that of the weights and becomes that of the new ones."""
@@ -110,66 +107,45 @@ def adafactor_kernel(
     update_sum = (update_n * factor_n.square()).sum()
     clipped = rates(factor_n, update_sum, square_sum.sum(), grad.numel(), lr, decay, options)
     factor_n, rate, decay = (stored(tensor) for tensor in clipped)
-    last = (rate, decay, options["beta1"], options["momentum_on"] == "step")
-    store(param, grad, momentum, compensation, rounding, factor_n, factor_m, *last)
+    store(param, grad, factor_n, momentum, compensation, factor_m=factor_m, rate=rate, decay=decay, options=options)
     square_sum.copy_(read(param, compensation).square().sum(1, keepdim=True))
 
 
-def _moments(state: dict[str, Tensor], rows: int) -> tuple[Tensor, Tensor]:
-    """Those of dimension 0 and of dimension 1; the state called "row" may belong to either."""
-    return (state["row"], state["column"]) if rows == 0 else (state["column"], state["row"])
+def passes_of(job: Job) -> Work:
+    """What makes `adafactor_update` of a contiguous (n, m) matrix, but for the sum of its squares."""
+    tensors, options = job.tensors, dict(job.arguments)
+    beta2, lr, weight_decay, dims = (options.pop(name) for name in ("beta2", "lr", "weight_decay", "dims"))
+    row, column = tensors.pop("row"), tensors.pop("column")
+    # of dimension 0 and of dimension 1; the state called "row" may belong to either
+    tensors["moment_n"], tensors["moment_m"] = (row, column) if dims[0] == 0 else (column, row)
+    for name, value in {"weight": 1 - beta2, "lr": lr, "decay": lr * weight_decay}.items():
+        tensors[name] = scalar(value, compute_dtype(job.param), job.param.device)
+    return Work(adafactor_kernel, tensors, {"rows": dims[0], "rounding": job.group["rounding"], **options})
 
 
-def _scalars(param: Tensor, options: dict[str, Any]) -> tuple[list[Tensor], dict[str, Any]]:
-    """(new weight of the moments, lr, decay per step) as tensors, so that no value is compiled in; and the rest."""
-    numbers = (1 - options["beta2"], options["lr"], options["lr"] * options["weight_decay"])
-    rest = {name: value for name, value in options.items() if name not in ("beta2", "lr", "weight_decay", "dims")}
-    return [scalar(value, compute_dtype(param), param.device) for value in numbers], rest
-
-
-def kernel_of_passes(job: Job, square_sum: Tensor) -> Kernel:
-    """What makes `adafactor_update` for a contiguous (n, m) matrix, in place; `square_sum`, (n, 1), see above."""
-    rows, _ = job.arguments["dims"]
-    numbers, rest = _scalars(job.param, job.arguments)
-    value, grad, state = job.param.detach(), job.grad, job.state
-    return Kernel(
-        adafactor_kernel,
-        (value, grad, state.get("momentum"), state.get("compensation"), *_moments(state, rows), square_sum, *numbers),
-        {"rows": rows, "rounding": job.group["rounding"], **rest},
-        square_sum=True,
-    )
+def kernel_of_passes(job: Job) -> Work:
+    work = passes_of(job)
+    work.tensors["square_sum"] = job.sums.of(job.param, work.tensors.get("compensation"), job.param.shape)
+    return work
 
 
 # --- in pieces
 
 
-def _row_pieces(param: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
-    """Slices of all tensors (of None, None) along the rows of param."""
-    tensors = [param, *(t for t in others if t is not None)]
-    for piece in cache_pieces(*([t] for t in tensors)):
-        taken = iter([part[0] for part in piece])
-        yield tuple(None if t is None else next(taken) for t in (param, *others))
-
-
-def passes_in_pieces(
-    param: Tensor, grad: Tensor, state: dict[str, Tensor], rounding: Rounding, options: dict[str, Any]
-) -> None:
-    """`adafactor_update` for a contiguous (n, m) matrix, in place; `options` are its keyword arguments."""
-    rows, _ = options["dims"]
-    n, m = param.shape
-    (weight, lr, decay), rest = _scalars(param, options)
-    eps1, compensation, momentum = options["eps"][0], state.get("compensation"), state.get("momentum")
-    moment_n, moment_m = _moments(state, rows)
+def passes_in_pieces(job: Job) -> None:
+    """The same without a compiler."""
+    tensors, options = passes_of(job)[1:3]
+    weight, lr, decay, moment_n, moment_m = (tensors.pop(n) for n in ("weight", "lr", "decay", "moment_n", "moment_m"))
+    (n, m), eps1, rows = job.param.shape, options["eps"][0], options["rows"]
     grad_m, param_sum = torch.zeros_like(moment_m), torch.zeros_like(weight)
-    for piece, value, low in _row_pieces(grad, param, compensation):
-        grad_m += piece.to(grad_m.dtype).square().sum(0)
-        param_sum += read(value, low).square().sum()
+    for piece in named_pieces(tensors):
+        grad_m += piece["grad"].to(grad_m.dtype).square().sum(0)
+        param_sum += read(piece["param"], piece.get("compensation")).square().sum()
     factor_m = factor(grad_m, n, moment_m, weight, eps1, rows == 1)
-    parts = [row_sums(piece, factor_m) for (piece,) in _row_pieces(grad)]
+    parts = [row_sums(piece["grad"], factor_m) for piece in named_pieces({"grad": tensors["grad"]})]
     grad_n, update_n = (torch.cat(column) for column in zip(*parts, strict=True))
     factor_n = factor(grad_n, m, moment_n, weight, eps1, rows == 0)
     update_sum = (update_n * factor_n.square()).sum()
-    factor_n, rate, decay = rates(factor_n, update_sum, param_sum, param.numel(), lr, decay, rest)
-    last = (factor_m, rate, decay, options["beta1"], options["momentum_on"] == "step")
-    for *tensors, piece_n in _row_pieces(param, grad, momentum, compensation, factor_n):
-        store(*tensors, rounding, piece_n, *last)
+    factor_n, rate, decay = rates(factor_n, update_sum, param_sum, job.param.numel(), lr, decay, options)
+    for piece in named_pieces({**tensors, "factor_n": factor_n}):
+        store(**piece, factor_m=factor_m, rate=rate, decay=decay, options=options)

@@ -8,9 +8,12 @@ in the key of the kernel, and inductor is called without dynamo and autograd aro
 from __future__ import annotations
 
 import functools
+import os
+import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +33,15 @@ _kernels: dict[tuple, Callable] = {}
 # `torch.compile` leaves a function with this mark as it is. (The public `torch.compiler.disable` imports the compiler,
 # which takes seconds, where the function is defined; this imports it where it is called.)
 run_eagerly = torch._disable_dynamo
+_FOLDERS = (os.path.dirname(__file__), os.path.dirname(torch.__file__))
+
+
+def warn(text: str) -> None:
+    """Of the line that called `step`: torch wraps that in as many frames as it likes."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_FOLDERS):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)
 
 
 @functools.cache
@@ -37,10 +49,9 @@ def _imports_work() -> bool:
     try:
         _private()
     except (ImportError, AttributeError) as error:
-        warnings.warn(
+        warn(
             f"compile=True has no effect with torch {torch.__version__}, which has moved what it needs ({error}); "
-            f"torch {TESTED} is tested",
-            stacklevel=6,
+            f"torch {TESTED} is tested"
         )
         return False
     return True
@@ -84,46 +95,45 @@ def num_kernels() -> int:
 
 
 def compiled(
-    function: Callable, tensors: Sequence[Tensor | None], *, flat: bool = False, **options: object
+    function: Callable, tensors: dict[str, Tensor], options: dict[str, Any], *, flat: bool = False
 ) -> Callable[[], object] | None:
-    """`function(*tensors, **options)` as a kernel, ready to be called once. It writes into the tensors, which must not
+    """`function(**tensors, **options)` as a kernel, ready to be called once. It writes into the tensors, which must not
     overlap. None where this version of torch has moved what compiles it: the plain form is slower and as good.
 
     One kernel for every combination of sizes and options: what changes from step to step has to be a tensor.
 
     Args:
         function: of module level; what it returns is not used.
-        tensors: on one device; None is handed on. options: hashable.
+        tensors: on one device. options: hashable.
         flat: the function sees contiguous tensors in the `flat_shape` of the first one, and beside it tensors of one
             number per row: one kernel for all shapes of one size.
     """
-    given = [t for t in tensors if t is not None]
-    if flat:
-        sizes = [t if t is None else (t.dim() and t.numel(), t.dtype) for t in tensors]
-    else:
-        sizes = [t if t is None else (t.shape, t.stride(), t.dtype) for t in tensors]
     if not _imports_work():
         return None
-    key = (function, given[0].device, torch.get_num_threads(), flat, *sizes, *options.items())
+    given = list(tensors.values())
+    if flat:
+        sizes = [(t.dim() and t.numel(), t.dtype) for t in given]
+    else:
+        sizes = [(t.shape, t.stride(), t.dtype) for t in given]
+    key = (function, given[0].device, torch.get_num_threads(), flat, *tensors, *sizes, *options.items())
     kernel = _kernels.get(key)
     if kernel is None:
-        kernel = _kernels[key] = _compile(function, tensors, flat, options)
+        kernel = _kernels[key] = _compile(function, tensors, options, flat)
     return lambda: kernel(given)
 
 
-def _compile(function: Callable, tensors: Sequence[Tensor | None], flat: bool, options: dict[str, object]) -> Callable:
-    """A callable of the list of the tensors without None, which it empties."""
+def _compile(function: Callable, tensors: dict[str, Tensor], options: dict[str, Any], flat: bool) -> Callable:
+    """A callable of the list of the tensors, which it empties."""
     private = _private()
 
     def call(*given: Tensor) -> tuple:
-        taken = iter(given)
-        function(*(None if t is None else next(taken) for t in tensors), **options)
+        function(**dict(zip(tensors, given, strict=True)), **options)
         return ()
 
     # torch's decompositions make constants outside of the mode
     mode = private.FakeTensorMode(shape_env=private.ShapeEnv(), allow_non_fake_inputs=True)
     # a kernel reads at addresses and does not ask again whether there is a vector
-    seen = [t for t in tensors if t is not None]
+    seen = list(tensors.values())
     if flat:
         rows, _ = flat_shape(seen[0].numel())
         seen = [t.view(rows, -1) if t.dim() else t for t in seen]
@@ -140,8 +150,9 @@ def _compile(function: Callable, tensors: Sequence[Tensor | None], flat: bool, o
             return private.compile_fx_inner(graph, given)
         except (private.InductorError, private.InvalidCxxCompiler) as error:
             raise RuntimeError(
-                "an optimizer with compile=True needs a C++ compiler with Python's headers on a CPU (g++, or what CXX "
-                f"names) or Triton on a GPU; compile=False does without. torch said: {str(error).splitlines()[0]}"
+                f"torch could not compile an optimizer's kernel and said: {str(error).splitlines()[0]}. compile=True "
+                "needs a C++ compiler with Python's headers on a CPU (g++, or what CXX names) or Triton on a GPU; "
+                "compile=False does without"
             ) from error
 
 

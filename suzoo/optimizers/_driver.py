@@ -16,8 +16,9 @@ from torch.optim.optimizer import ParamsT, StateDict
 
 from suzoo.optimizers._accumulation import GradientHooks, only_makes_state
 from suzoo.optimizers._compiled import compiled, run_eagerly, scalar
+from suzoo.optimizers._options import check_options, plain_types
 from suzoo.optimizers._rounding import low_precision_matrices, noise_of_step, warn_of_rounding
-from suzoo.optimizers._rule import COUNT, Job, Kernel, Rule, SquareSums, momentum_dtype, plain_types
+from suzoo.optimizers._rule import Job, Rule, SquareSums, Work, momentum_dtype
 from suzoo.optimizers._tensors import LOW_PARTS, Rounding, cache_pieces, compute_dtype, gradient_of, local, read
 from suzoo.optimizers.param_groups import is_flat_piece
 
@@ -57,7 +58,6 @@ class RuleOptimizer(torch.optim.Optimizer):
     rule: ClassVar[Rule]
     # set around a step by GradScaler, or by a loop that knows the norm: 0 where all gradients are finite
     found_inf: Tensor | None = None
-    accumulation_steps: int = 1
     _hooks: GradientHooks | None = None
     _warned_of_rounding = False
 
@@ -68,7 +68,6 @@ class RuleOptimizer(torch.optim.Optimizer):
         rounding: Rounding = "nearest",
         foreach: bool | None = None,
         compile: bool = False,
-        accumulation_steps: int = 1,
         free_gradients: bool = False,
         **options: Any,
     ):
@@ -76,15 +75,16 @@ class RuleOptimizer(torch.optim.Optimizer):
         known = {"lr", "weight_decay", *rule.options}
         if unknown := set(options) - known:
             raise TypeError(f"{name} got an unexpected keyword argument {sorted(unknown)[0]!r}")
-        if missing := known - {"accumulation_steps"} - set(options):
+        if missing := known - set(options):
             raise TypeError(f"{name} gives no {sorted(missing)[0]!r} to the driver")
         options |= {"rounding": rounding, "foreach": foreach, "compile": compile}
         if rule.fold is not None:
-            options |= {"accumulation_steps": accumulation_steps, "micro_step": 0}
+            options["micro_step"] = 0
+        elif free_gradients:
+            raise TypeError(f"{name} folds no gradients into its state, and so has no free_gradients")
         self._sums = SquareSums()
         self._free_gradients = free_gradients
         super().__init__(params, plain_types(options))
-        self.accumulation_steps = self.param_groups[0].get("accumulation_steps", 1)
         if self.folds_gradients:
             self._set_hooks()
 
@@ -105,12 +105,13 @@ class RuleOptimizer(torch.optim.Optimizer):
             self._hooks.follow(self.param_groups)
 
     def _check_options(self, options: dict[str, Any]) -> None:
-        name = type(self).__name__
-        self.rule.check_options(name, options)
-        if self.rule.fold is None:
+        name, rule = type(self).__name__, self.rule
+        check_options(name, rule.options, rule.foreach is not None, options)
+        if rule.check is not None:
+            rule.check(options)
+        if rule.fold is None:
             return
         k = options["accumulation_steps"]
-        COUNT.check(name, "accumulation_steps", k)
         window = (self.param_groups or [options])[0]["accumulation_steps"]
         if k != window:
             raise ValueError(
@@ -142,24 +143,23 @@ class RuleOptimizer(torch.optim.Optimizer):
 
         # check
         ready: Ready = [(group, [p for p in group["params"] if p.grad is not None]) for group in self.param_groups]
+        folds = self.folds_gradients
         for group, params in ready:
-            self._check_group(group)
-            for param in params:
-                self._check_gradient(param)
+            self._check_group(group, folds)
+            self._check_gradients(params)
         if self._scaler_skips(ready):
             return loss
 
         # gather
-        makes_state = self.folds_gradients and only_makes_state(self)
+        makes_state = folds and only_makes_state(self)
         for group, params in ready:
-            for param in params:
-                self._make_state(param, group)
+            self._make_states(group, params)
         if makes_state:
             return loss
-        if self.folds_gradients:
+        if folds:
             ready = self._fold(ready)
-        jobs = self._jobs(ready)
-        kernels, together, alone = self._sorted(jobs)  # compiles, the last that can fail
+        jobs = self._jobs(ready, moves=folds)
+        alone, together, kernels = self._sorted(jobs)  # compiles, the last that can fail
 
         # update and store
         if not jobs:
@@ -173,15 +173,15 @@ class RuleOptimizer(torch.optim.Optimizer):
                 self._update_together(bucket)
             self._run(kernels)
         self._warned_of_rounding |= warn_of_rounding(type(self).__name__, watched)
-        if self.folds_gradients:
+        if folds:
             for job in jobs:
                 for name in ("folded", *self.rule.counters):
                     job.state[name].zero_()
         return loss
 
-    def _check_group(self, group: dict[str, Any]) -> None:
+    def _check_group(self, group: dict[str, Any], folds: bool) -> None:
         name = type(self).__name__
-        if self.folds_gradients and group.get("lazy"):
+        if folds and group.get("lazy"):
             raise ValueError(
                 f"{name}: lazy=True needs the whole gradient of an update to see which rows to leave out, and "
                 "accumulation folds its parts in before: use accumulation_steps=1, or Accumulated around it"
@@ -195,49 +195,48 @@ class RuleOptimizer(torch.optim.Optimizer):
                     "FSDP1 and DeepSpeed ZeRO do; use FSDP2 (fully_shard) or DDP"
                 )
 
-    def _check_gradient(self, param: Tensor) -> None:
-        assert param.grad is not None
+    def _check_gradients(self, params: list[Tensor]) -> None:
         name = type(self).__name__
-        if param.grad.layout != torch.strided:
-            raise RuntimeError(
-                f"{name} got a sparse gradient for a parameter of shape {(*param.shape,)}; build the embedding with "
-                "sparse=False"
-            )
-        if self._hooks is not None and self._hooks.seen.is_changed(param):
-            raise RuntimeError(
-                f"{name} accumulates in its momentum, and a gradient was changed between backward and step: gradient "
-                "clipping is not possible here (the mean of clipped gradients is not the clipped mean). Turn it off "
-                "(in transformers' Trainer: max_grad_norm=0)"
-            )
+        for param in params:
+            assert param.grad is not None
+            if param.grad.layout != torch.strided:
+                raise RuntimeError(
+                    f"{name} got a sparse gradient for a parameter of shape {(*param.shape,)}; build the embedding "
+                    "with sparse=False"
+                )
+            if self._hooks is not None and self._hooks.seen.is_changed(param):
+                raise RuntimeError(
+                    f"{name} accumulates in its momentum, and a gradient was changed between backward and step: "
+                    "gradient clipping is not possible here (the mean of clipped gradients is not the clipped mean). "
+                    "Turn it off (in transformers' Trainer: max_grad_norm=0)"
+                )
 
-    def _make_state(self, param: Tensor, group: dict[str, Any]) -> None:
-        state, rule = self.state[param], self.rule
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
-            if rule.new_state is None:
-                dtypes = {"momentum": momentum_dtype(group, param)}
-                for name in rule.states:
-                    state[name] = torch.zeros_like(param, dtype=dtypes.get(name, compute_dtype(param)))
-            else:
-                state.update(rule.new_state(param, group, self._kind(group, param)))
-        if rule.fold is not None and "folded" not in state and self.folds_gradients:
-            # gradients folded in since the window began; only then does the parameter move at its end
-            state["folded"] = torch.zeros((), dtype=torch.float32, device="cpu")
-            state.update({name: torch.zeros((), device=param.device) for name in rule.counters})
-        keeps_low_part = group["rounding"] in LOW_PARTS and param.dtype != compute_dtype(param)
-        if keeps_low_part and "compensation" not in state:
-            dtype = param.dtype if group["rounding"] == "kahan" else compute_dtype(param)
-            state["compensation"] = torch.zeros_like(param, dtype=dtype)
-        elif not keeps_low_part and "compensation" in state:
-            # of a bf16 run that goes on in float32, or with another rounding
-            param.copy_(read(param, state.pop("compensation")))
+    def _make_states(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        rule = self.rule
+        for param in params:
+            state, dtype = self.state[param], compute_dtype(param)
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
+                if rule.new_state is None:
+                    dtypes = {"momentum": momentum_dtype(group, param)}
+                    state |= {name: torch.zeros_like(param, dtype=dtypes.get(name, dtype)) for name in rule.states}
+                else:
+                    state |= rule.new_state(param, group, rule.kind(group, param))
+            if rule.fold is not None and "folded" not in state and self.folds_gradients:
+                # gradients folded in since the window began; only then does the parameter move at its end
+                state["folded"] = torch.zeros((), dtype=torch.float32, device="cpu")
+                state |= {name: torch.zeros((), device=param.device) for name in rule.counters}
+            keeps_low_part = group["rounding"] in LOW_PARTS and param.dtype != dtype
+            if keeps_low_part and "compensation" not in state:
+                low = param.dtype if group["rounding"] == "kahan" else dtype
+                state["compensation"] = torch.zeros_like(param, dtype=low)
+            elif not keeps_low_part and "compensation" in state:
+                # of a bf16 run that goes on in float32, or with another rounding
+                param.copy_(read(param, state.pop("compensation")))
 
-    def _kind(self, group: dict[str, Any], param: Tensor) -> Any:
-        return None if self.rule.kind is None else self.rule.kind(group, param)
-
-    def _jobs(self, ready: Ready) -> list[Job]:
-        """What to do with each parameter."""
-        rule, moves = self.rule, self.folds_gradients
+    def _jobs(self, ready: Ready, moves: bool) -> list[Job]:
+        """What to do with each parameter; `moves`: by the states, at the end of a window."""
+        rule = self.rule
         update = rule.move if moves else rule.update
         assert update is not None
         known_finite = rule.knows_finite and self.found_inf is not None and not bool(self.found_inf)
@@ -245,34 +244,32 @@ class RuleOptimizer(torch.optim.Optimizer):
         for group, params in ready:
             arguments: dict[tuple, dict[str, Any]] = {}  # by all that they depend on: many parameters share them
             for param in params:
-                state, kind = self.state[param], self._kind(group, param)
+                state, kind = self.state[param], rule.kind(group, param)
                 key = kind, param.device, 0.0 if rule.derived is None else float(state["step"]) + 1
                 if key not in arguments:
-                    arguments[key] = rule.arguments(update, group, kind, key[-1])
-                    if rule.knows_finite and not moves:
-                        arguments[key]["finite"] = scalar(True, torch.bool, param.device) if known_finite else None
-                names = rule.states if rule.new_state is None else tuple([n for n in rule.states if n in state])
+                    finite = scalar(True, torch.bool, param.device) if known_finite else None
+                    arguments[key] = rule.arguments(update, group, kind, key[-1], finite=finite)
+                states = {name: state[name] for name in rule.states if name in state}
                 grad = None if moves else gradient_of(param)
-                jobs.append(Job(rule, param, grad, state, group, kind, update, names, arguments[key], self._sums))
+                jobs.append(Job(rule, param, grad, states, state, group, kind, arguments[key], self._sums))
         return jobs
 
-    def _sorted(self, jobs: list[Job]) -> tuple[list[tuple[Job, Kernel, Callable]], list[list[Job]], list[Job]]:
-        """Jobs with kernels of their own, those of multi-tensor kernels in buckets, and the others."""
-        kernels, alone = [], []
+    def _sorted(self, jobs: list[Job]) -> tuple[list[Job], list[list[Job]], list[tuple[Job, Work, Callable]]]:
+        """Jobs for the plain form, for multi-tensor kernels in buckets, and with compiled kernels of their own."""
+        alone, kernels = [], []
         together: dict[tuple, list[Job]] = {}
         for job in jobs:
-            if job.group["compile"] and local(job.param).numel() >= COMPILE_FROM:
-                kernel = self.rule.kernel(job)
-                call = kernel and compiled(kernel.function, kernel.tensors, flat=kernel.flat, **kernel.options)
-                if kernel is not None and call is not None:
-                    kernels.append((job, kernel, call))
-                    continue
-            if self._can_foreach(job):
+            compiles = job.group["compile"] and local(job.param).numel() >= COMPILE_FROM
+            work = self.rule.kernel(job) if compiles else None
+            call = work and compiled(work.function, work.tensors, work.options, flat=work.flat)
+            if work is not None and call is not None:
+                kernels.append((job, work, call))
+            elif self._can_foreach(job):
                 # arguments are those of one group and device
                 together.setdefault((id(job.arguments), job.param.dtype), []).append(job)
             else:
                 alone.append(job)
-        return kernels, list(together.values()), alone
+        return alone, list(together.values()), kernels
 
     def _can_foreach(self, job: Job) -> bool:
         """Multi-tensor kernels want one dtype throughout; a compiled optimizer uses them for its small tensors."""
@@ -283,7 +280,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             and group["foreach"] is not False
             and not group.get("lazy")
             and grad.dtype == dtype == compute_dtype(param)
-            and all([job.state[name].dtype == dtype for name in job.names])
+            and all([state.dtype == dtype for state in job.states.values()])
             and param.numel() <= rule.foreach_up_to
             and not (rule.needs_matrices and isinstance(param, DTensor))
         )
@@ -292,21 +289,21 @@ class RuleOptimizer(torch.optim.Optimizer):
         foreach, arguments = self.rule.foreach, jobs[0].arguments
         assert foreach is not None
         params, grads = [local(job.param) for job in jobs], [local(job.grad) for job in jobs]
-        states = [[local(job.state[name]) for job in jobs] for name in jobs[0].names]
+        states = [[local(job.states[name]) for job in jobs] for name in jobs[0].states]
         # a rule that needs whole matrices makes the pieces itself
         whole = self.rule.needs_matrices
         for piece in [(params, grads, *states)] if whole else cache_pieces(params, grads, *states):
             foreach(*piece, **arguments)
 
-    def _run(self, kernels: list[tuple[Job, Kernel, Callable]]) -> None:
+    def _run(self, kernels: list[tuple[Job, Work, Callable]]) -> None:
         # one after the other: each drives the interpreter's own data out of the cache, and what prepares a call would
         # take twice as long between them
         for _, _, call in kernels:
             call()
         # kernels write behind autograd's back, which is to notice a graph that still needs the old weights
         torch.autograd.graph.increment_version([local(job.param) for job, _, _ in kernels])
-        for job, kernel, _ in kernels:
-            if kernel.square_sum:
+        for job, work, _ in kernels:
+            if "square_sum" in work.tensors:
                 self._sums.keep(job.param)
 
     # --- gradient scalers
@@ -339,6 +336,10 @@ class RuleOptimizer(torch.optim.Optimizer):
     # --- accumulation in the states
 
     @property
+    def accumulation_steps(self) -> int:
+        return self.param_groups[0].get("accumulation_steps", 1)
+
+    @property
     def folds_gradients(self) -> bool:
         """True when a training loop must not clip, scale or leave unsynchronized the gradients of this optimizer."""
         return self.accumulation_steps > 1 or self._free_gradients
@@ -361,15 +362,15 @@ class RuleOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def _take(self, index: int, param: Tensor) -> None:
         """A gradient out of backward."""
-        self._check_gradient(param)
-        self._make_state(param, self.param_groups[index])
+        self._check_gradients([param])
+        self._make_states(self.param_groups[index], [param])
         self._fold_one(self.param_groups[index], param)
 
     def _fold_one(self, group: dict[str, Any], param: Tensor) -> None:
         rule, state = self.rule, self.state[param]
         assert rule.fold is not None
-        kind, grad = self._kind(group, param), gradient_of(param)
-        job = Job(rule, param, grad, state, group, kind, rule.update, rule.states, {}, self._sums)
+        states, kind = {name: state[name] for name in rule.states}, rule.kind(group, param)
+        job = Job(rule, param, gradient_of(param), states, state, group, kind, {}, self._sums)
         rule.fold(job, int(state["folded"]) == 0)
         state["folded"] += 1
 
@@ -396,7 +397,6 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.accumulation_steps = self.param_groups[0].get("accumulation_steps", 1)
         self._sums = SquareSums()
         self.__dict__.setdefault("_free_gradients", False)
         if self.folds_gradients and self._hooks is None:

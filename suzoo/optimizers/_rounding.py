@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Generator
 
 import torch
 from torch import Tensor
 
+from suzoo.optimizers._compiled import warn
 from suzoo.optimizers._rule import Job
 from suzoo.optimizers._tensors import compute_dtype, local
 
@@ -35,11 +35,10 @@ def warn_of_rounding(name: str, watched: Watched) -> bool:
         asked = torch.ones_like(before, dtype=torch.bool) if job.grad is None else local(job.grad).ne(0)
         moved = (local(job.param).ne(before) & asked).sum().item()
         if moved < 0.5 * asked.sum().item():
-            warnings.warn(
+            warn(
                 f"{name} with lr {job.group['lr']:g} left most elements of a {before.dtype} parameter of shape "
                 f"{(*job.param.shape,)} unchanged: the updates are smaller than its precision. Use rounding='kahan', "
-                "'master' or 'stochastic', or float32 parameters with autocast",
-                stacklevel=6,
+                "'master' or 'stochastic', or float32 parameters with autocast"
             )
             return True
     return False

@@ -1,4 +1,4 @@
-"""What an optimizer is: a frozen `Rule` of pure functions and option ranges, which `_driver.RuleOptimizer` runs.
+"""What an optimizer is: a frozen `Rule` of pure functions, which `_driver.RuleOptimizer` runs.
 
 A minimal one is one function and one rule (CONTRIBUTING.md, "Add an optimizer"); all other fields have defaults.
 """
@@ -16,79 +16,15 @@ import torch
 from torch import Tensor
 
 from suzoo.optimizers._compiled import scalar
-from suzoo.optimizers._tensors import ROUNDINGS, Rounding, cache_pieces, compute_dtype, local, read, write
+from suzoo.optimizers._options import Range
+from suzoo.optimizers._tensors import Rounding, compute_dtype, local, named_pieces, read, write
 
 Group = Mapping[str, Any]
-
-
-# --- options
-
-
-class Range(NamedTuple):
-    """The values an option may have: a test of one, and what to say about the others."""
-
-    text: str
-    holds: Callable[[Any], bool]
-
-    def check(self, owner: str, name: str, value: Any) -> None:
-        if not self.holds(value):
-            raise ValueError(f"{owner}: {name} must be {self.text}, not {value!r}")
-
-
-def number(text: str, holds: Callable[[float], bool]) -> Range:
-    """A number (no bool) that is not NaN, for which `holds` is true."""
-    return Range(text, lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v == v and holds(v))
-
-
-def pair(text: str, first: Range, second: Range) -> Range:
-    return Range(
-        text, lambda v: isinstance(v, tuple | list) and len(v) == 2 and first.holds(v[0]) and second.holds(v[1])
-    )
-
-
-def optional(of: Range) -> Range:
-    return Range(f"None or {of.text}", lambda v: v is None or of.holds(v))
-
-
-def one_of(*choices: str) -> Range:
-    return Range(f"one of {', '.join(choices)}", lambda v: isinstance(v, str) and v in choices)
-
-
-NOT_NEGATIVE = number("a finite number and not negative", lambda v: 0 <= v < math.inf)
-POSITIVE = number("a positive, finite number", lambda v: 0 < v < math.inf)
-BELOW_1 = number("a number in [0, 1)", lambda v: 0 <= v < 1)
-BETAS = pair("two numbers in [0, 1)", BELOW_1, BELOW_1)
-EPS = number("at least 1e-30, or 0 / 0 appears", lambda v: 1e-30 <= v < math.inf)
-FLAG = Range("True or False", lambda v: isinstance(v, bool))
-COUNT = Range("a whole number from 1 on", lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 1)
-FOREACH = Range("None, True or False", lambda v: v is None or isinstance(v, bool))
-MOMENTUM_DTYPE = Range("None, torch.float32 or torch.bfloat16", lambda v: v in (None, "float32", "bfloat16"))
-
-# of every optimizer
-COMMON = {"lr": NOT_NEGATIVE, "weight_decay": NOT_NEGATIVE, "rounding": one_of(*ROUNDINGS), "compile": FLAG}
-# of those whose rule names them; for the others a group may only say that they are off
-OFFERED = {"lazy": False, "momentum_dtype": None, "accumulation_steps": 1}
-
-
-def check_bfloat16_momentum(options: Group, beta: float) -> None:
-    if options["momentum_dtype"] == "bfloat16" and beta > 0.99:
-        raise ValueError(
-            f"a bfloat16 momentum cannot decay by {beta}: from 0.995 on m * beta rounds back to m. Use beta <= 0.99 or "
-            "a float32 momentum"
-        )
 
 
 def momentum_dtype(group: Group, param: Tensor) -> torch.dtype:
     name = group.get("momentum_dtype")
     return getattr(torch, name) if name else compute_dtype(param)
-
-
-def plain_types(options: dict[str, Any]) -> dict[str, Any]:
-    """As groups keep options, because checkpoints hold plain types: a dtype by its name."""
-    return {
-        name: str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
-        for name, value in options.items()
-    }
 
 
 # --- one parameter in one step
@@ -101,49 +37,51 @@ class Job:
     Attributes:
         param, grad: sharded alike (DTensor) or not at all. Without grad the states alone move the parameter: the end of
             an accumulation window.
-        update: `rule.update`, or `rule.move` at the end of a window.
-        names: of the states that it takes, in its order.
-        arguments: its keyword arguments, shared by the parameters of equal ones.
+        states: of the rule, in its order; `state` has others beside them.
+        kind: see `Rule`.
+        arguments: of `update`, shared by the parameters of equal ones.
+        sums: of the squares of weights, for who needs them.
     """
 
     rule: Rule
     param: Tensor
     grad: Tensor | None
+    states: dict[str, Tensor]
     state: dict[str, Any]
     group: dict[str, Any]
     kind: Any
-    update: Callable
-    names: tuple[str, ...]
     arguments: dict[str, Any]
     sums: SquareSums
 
     @property
-    def lazy(self) -> bool:
-        return bool(self.group.get("lazy"))
+    def update(self) -> Callable:
+        update = self.rule.move if self.grad is None else self.rule.update
+        assert update is not None
+        return update
 
     @property
-    def tensors(self) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...], Tensor | None]:
-        """This rank's part of the parameter, gradient, states and compensation."""
-        grad, compensation = self.grad, self.state.get("compensation")
-        return (
-            local(self.param).detach(),
-            None if grad is None else local(grad),
-            tuple([local(self.state[name]) for name in self.names]),
-            None if compensation is None else local(compensation),
-        )
+    def tensors(self) -> dict[str, Any]:
+        """All that the step reads and writes, as `apply_update` names it."""
+        tensors = {"param": self.param.detach(), "grad": self.grad, "compensation": self.state.get("compensation")}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None} | self.states
+
+    @property
+    def manner(self) -> dict[str, Any]:
+        """The other arguments of `apply_update`."""
+        return {"update": self.update, "states": tuple(self.states), "rounding": self.group["rounding"]}
 
 
-class Kernel(NamedTuple):
-    """What `_compiled.compiled` takes, for one job.
+class Work(NamedTuple):
+    """`function(**tensors, **options)`, which changes the tensors in place.
 
-    `square_sum`: the kernel leaves there the sum of the squares of the new weights (see `SquareSums`).
+    A tensor "square_sum" has the sum of the squares of the weights and gets that of the new ones (see `SquareSums`).
+    `flat`: compiled, the tensors may have any shape of their size.
     """
 
     function: Callable
-    tensors: tuple[Tensor | None, ...]
+    tensors: dict[str, Tensor]
     options: dict[str, Any]
     flat: bool = False
-    square_sum: bool = False
 
 
 class SquareSums:
@@ -174,97 +112,68 @@ class SquareSums:
 
 
 def apply_update(
-    update: Callable,
     param: Tensor,
-    grad: Tensor | None,
-    states: tuple[Tensor, ...],
-    compensation: Tensor | None,
+    grad: Tensor | None = None,
+    compensation: Tensor | None = None,
+    touched: Tensor | None = None,
+    *,
+    update: Callable,
+    states: tuple[str, ...],
     rounding: Rounding,
-    lazy: bool,
-    options: dict[str, Any],
+    **given: Any,
 ) -> None:
     """Run a rule on one tensor (or a piece of one) and store what it returns. All reads come before the first write:
-    compiled, that is one pass over memory. Without grad, the rule moves the parameter by its states alone."""
+    compiled, that is one pass over memory.
+
+    Args:
+        grad: None where the rule moves the parameter by its states alone.
+        touched: True where anything changes; None is everywhere.
+        given: the states, and the arguments of `update`.
+    """
     dtype = compute_dtype(param)
     value = read(param, compensation)
-    old_states = [state.to(dtype) for state in states]
+    kept = [given.pop(name) for name in states]
+    olds = [state.to(dtype) for state in kept]
     grads = [] if grad is None else [grad.to(dtype)]
-    new_value, *new_states = update(value, *grads, *old_states, **options)
-    if lazy:
-        assert grad is not None
-        touched = grad.ne(0).any(-1, keepdim=True) if grad.dim() > 1 else grad.ne(0)
+    new_value, *news = update(value, *grads, *olds, **given)
+    if touched is not None:
         new_value = torch.where(touched, new_value, value)
-        new_states = [torch.where(touched, new, old) for new, old in zip(new_states, old_states, strict=True)]
-    for state, new in zip(states, new_states, strict=True):
+        news = [torch.where(touched, new, old) for new, old in zip(news, olds, strict=True)]
+    for state, new in zip(kept, news, strict=True):
         state.copy_(new)
     write(param, new_value, compensation, rounding)
+    if "square_sum" in given:
+        given["square_sum"].copy_(read(param, compensation).square().sum(-1, keepdim=True))
+
+
+def update_of(job: Job, compile: bool) -> Work:
+    """`apply_update` on this rank's part."""
+    rule = job.rule
+    tensors = {name: local(tensor) for name, tensor in job.tensors.items()}
+    lazy = job.group.get("lazy")
+    flat = not lazy and job.kind not in rule.row_kinds and all([t.is_contiguous() for t in tensors.values()])
+    if lazy:
+        # ahead of the kernel: inductor (torch 2.13) fails to fuse this reduction with the writes
+        nonzero = tensors["grad"].ne(0)
+        tensors["touched"] = nonzero.any(-1, keepdim=True) if nonzero.dim() > 1 else nonzero
+    options = job.manner
+    arguments = job.arguments if rule.whole is None else job.arguments | rule.whole(job, compile)
+    for name, value in arguments.items():
+        if compile and name in rule.traced:
+            value = scalar(value, compute_dtype(job.param), tensors["param"].device)
+        (tensors if isinstance(value, Tensor) else options)[name] = value
+    return Work(apply_update, tensors, options, flat)
+
+
+def kernel_of_update(job: Job) -> Work:
+    return update_of(job, compile=True)
 
 
 def apply_in_pieces(job: Job) -> None:
-    """The plain form: this rank's part, on a CPU in pieces that stay in the cache."""
-    value, grad, states, compensation = job.tensors
-    by_row = {name: v for name, v in job.arguments.items() if isinstance(v, Tensor) and v.dim()}
-    tensors = [value, *states, *by_row.values(), *(t for t in (grad, compensation) if t is not None)]
-    for piece in cache_pieces(*([t] for t in tensors)):
-        taken = iter([part[0] for part in piece])
-        apply_update(
-            job.update,
-            param=next(taken),
-            states=tuple(next(taken) for _ in states),
-            options=job.arguments | {name: next(taken) for name in by_row},
-            grad=None if grad is None else next(taken),
-            compensation=None if compensation is None else next(taken),
-            rounding=job.group["rounding"],
-            lazy=job.lazy,
-        )
-
-
-def update_kernel(
-    param: Tensor,
-    grad: Tensor | None,
-    compensation: Tensor | None,
-    *rest: Tensor,
-    update: Callable,
-    num_states: int,
-    names: tuple[str, ...],
-    rounding: Rounding,
-    lazy: bool,
-    **options: Any,
-) -> None:
-    """`apply_update` as `compiled` takes it: the states and the options that are tensors (`names`) follow, of which
-    "square_sum" becomes that of the new weights."""
-    states, named = rest[:num_states], dict(zip(names, rest[num_states:], strict=True))
-    apply_update(update, param, grad, states, compensation, rounding, lazy, options | named)
-    if (square_sum := named.get("square_sum")) is not None:
-        squares = read(param, compensation).square()
-        square_sum.copy_(squares.sum(-1, keepdim=True))
-
-
-def kernel_of_update(job: Job) -> Kernel | None:
-    """The compiled form: `apply_update` on this rank's part, in one pass."""
-    value, grad, states, compensation = job.tensors
-    tensors = (value, grad, compensation, *states)
-    dtype = compute_dtype(value)
-    named = {
-        name: option if isinstance(option, Tensor) else scalar(option, dtype, value.device)
-        for name, option in job.arguments.items()
-        if name in job.rule.traced or isinstance(option, Tensor)
-    }
-    by_rows = job.lazy or job.kind in job.rule.row_kinds
-    return Kernel(
-        update_kernel,
-        (*tensors, *named.values()),
-        {
-            "update": job.update,
-            "num_states": len(states),
-            "names": tuple(named),
-            "rounding": job.group["rounding"],
-            "lazy": job.lazy,
-            **{name: option for name, option in job.arguments.items() if name not in named},
-        },
-        flat=not by_rows and all([t is None or t.is_contiguous() for t in tensors]),
-        square_sum="square_sum" in named,
-    )
+    """The plain form, on a CPU in pieces that stay in the cache."""
+    work = update_of(job, compile=False)
+    for piece in named_pieces(work.tensors):
+        work.function(**piece, **work.options)
 
 
 # --- the rule
@@ -276,7 +185,8 @@ class Rule:
 
     Attributes:
         update: `(param, grad, *states, **arguments) -> (new param, *new states)`, pure, in float32 or float64. Its
-            keyword-only parameters are options of the group (`betas` as beta1 and beta2) or numbers of `derived`.
+            keyword-only parameters are options of the group (`betas` as beta1 and beta2), numbers of `derived`, or
+            `finite`: a 0-d tensor of True where somebody knows that gradients are finite, else None.
         states: names of its states, of the parameter's shape, zero at first; "momentum" may be kept in bfloat16.
         options: ranges of the options beyond lr, weight_decay, rounding, foreach and compile. Naming "lazy",
             "momentum_dtype" or "accumulation_steps" offers what the driver does with them.
@@ -286,12 +196,13 @@ class Rule:
         new_state: (param, group, kind) -> states, where they are not all zeros of the parameter's shape.
         foreach: `update` on lists of tensors, in place, with the same arguments; None if there is no such form.
         foreach_up_to: elements of the largest tensor that this form takes.
+        whole: (job, compile) -> arguments that tell of the whole tensor, for an `update` that is run on pieces of it,
+            or compiled on this rank's part.
         apply: the plain form of a job.
         kernel: (job) -> what to compile for it, or None where there is nothing to compile.
         needs_matrices: the update reduces over the whole tensor: flat pieces are refused.
         row_kinds: kinds for which it treats rows (the last dimension) as units.
-        traced: arguments that change from step to step, tensors to a kernel, so that nothing is compiled again.
-        knows_finite: `update` has an argument `finite`, a 0-d bool tensor when somebody has looked, else None.
+        traced: numbers that change from step to step, tensors to a kernel, so that nothing is compiled again.
         fold: (job, first) adds a micro-gradient to the states; `first` of its window. None: no hidden accumulation.
         move: `update` without gradient, at the end of a window.
         counters: names of 0-d states beside the parameter that count within a window.
@@ -301,43 +212,36 @@ class Rule:
     states: tuple[str, ...] = ()
     options: Mapping[str, Range]
     check: Callable[[Group], None] | None = None
-    kind: Callable[[Group, Tensor], Hashable] | None = None
+    kind: Callable[[Group, Tensor], Hashable] = lambda group, param: None
     derived: Callable[[Group, Any, float], dict[str, Any]] | None = None
     new_state: Callable[[Tensor, Group, Any], dict[str, Tensor]] | None = None
     foreach: Callable | None = None
     foreach_up_to: float = math.inf
+    whole: Callable[[Job, bool], dict[str, Any]] | None = None
     apply: Callable[[Job], None] = apply_in_pieces
-    kernel: Callable[[Job], Kernel | None] = kernel_of_update
+    kernel: Callable[[Job], Work | None] = kernel_of_update
     needs_matrices: bool = False
     row_kinds: tuple[str, ...] = ()
     traced: tuple[str, ...] = ("lr", "weight_decay", "beta", "beta1", "beta2")
-    knows_finite: bool = False
     fold: Callable[[Job, bool], None] | None = None
     move: Callable | None = None
     counters: tuple[str, ...] = ()
 
-    def check_options(self, owner: str, options: Group) -> None:
-        """Raise a ValueError for an option of a group that is out of range, or that this optimizer does not have."""
-        ranges = {**COMMON, **self.options}
-        if self.foreach is not None:
-            ranges["foreach"] = FOREACH
-        elif options.get("foreach"):
-            raise ValueError(f"{owner} has no multi-tensor form: leave foreach out of the group")
-        for name, allowed in ranges.items():
-            allowed.check(owner, name, options[name])
-        for name, off in OFFERED.items():
-            if name not in self.options and options.get(name, off) != off:
-                raise ValueError(f"{owner} has no {name}={options[name]!r}: leave {name} out of the group")
-        if self.check is not None:
-            self.check(options)
+    def __post_init__(self):
+        named = "accumulation_steps" in self.options
+        assert named == (self.fold is not None) == (self.move is not None), "accumulation needs all three"
 
-    def arguments(self, update: Callable, group: Group, kind: Hashable, step: float) -> dict[str, Any]:
-        values = dict(group)
+    @property
+    def knows_finite(self) -> bool:
+        return "finite" in _keywords(self.update)
+
+    def arguments(self, update: Callable, group: Group, kind: Hashable, step: float, **known: Any) -> dict[str, Any]:
+        """The keyword arguments of `update`."""
+        values: dict[str, Any] = {**group, "kind": kind, **known}
         if "betas" in self.options:
             values["beta1"], values["beta2"] = values["betas"]
         if self.derived is not None:
             values.update(self.derived(group, kind, step))
-        values["kind"] = kind
         return {name: values[name] for name in _keywords(update) if name in values}
 
 

@@ -82,6 +82,12 @@ def cache_pieces(*lists: list[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
         yield tuple(list(column) for column in zip(*small, strict=True))
 
 
+def named_pieces(tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """`cache_pieces` of one tensor of each name."""
+    for piece in cache_pieces(*([tensor] for tensor in tensors.values())):
+        yield {name: part for name, (part,) in zip(tensors, piece, strict=True)}
+
+
 def shrink(tensors: list[Tensor], factor: float) -> None:
     """Multiply all in place. By a tensor: a number would become one for each of them."""
     torch._foreach_mul_(tensors, torch.full((), factor, dtype=tensors[0].dtype, device=tensors[0].device))

@@ -18,7 +18,7 @@ from torch.optim.optimizer import StateDict
 from suzoo.distributed import all_reduce_sum, is_distributed, world_size
 from suzoo.optimizers._accumulation import SeenGradients, only_makes_state
 from suzoo.optimizers._compiled import run_eagerly
-from suzoo.optimizers._rule import COUNT
+from suzoo.optimizers._options import COUNT
 from suzoo.optimizers._wrapper import OptimizerWrapper
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._driver import RuleOptimizer
-from suzoo.optimizers._rule import BETAS, COUNT, EPS, FLAG, Group, Job, Rule, one_of
+from suzoo.optimizers._options import BETAS, COUNT, EPS, FLAG, one_of
+from suzoo.optimizers._rule import Group, Job, Rule
 from suzoo.optimizers._tensors import Rounding, local, shrink
 
 SecondMoment = Literal["mean_sq", "sum_scaled_sq"]
@@ -119,7 +120,7 @@ def _derived(group: Group, kind: None, step: float) -> dict[str, Any]:
 def _fold(job: Job, first: bool) -> None:
     """Both moments: [(β - 1) χ + 1] of the old, and (1 - β) of this micro-step's share."""
     group = job.group
-    momentum, second_moment = (local(job.state[name]) for name in job.names)
+    momentum, second_moment = (local(state) for state in job.states.values())
     beta1, beta2 = group["betas"]
     k = group["accumulation_steps"]
     assert job.grad is not None

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._driver import RuleOptimizer
-from suzoo.optimizers._rule import BELOW_1, COUNT, FLAG, Job, Rule
+from suzoo.optimizers._options import BELOW_1, COUNT, FLAG
+from suzoo.optimizers._rule import Job, Rule
 from suzoo.optimizers._tensors import Rounding, local, shrink
 
 

@@ -20,25 +20,20 @@ from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._adafactor_passes import kernel_of_passes, passes_in_pieces
 from suzoo.optimizers._driver import RuleOptimizer
-from suzoo.optimizers._rule import (
+from suzoo.optimizers._options import (
     BELOW_1,
     COUNT,
     FLAG,
     MOMENTUM_DTYPE,
     NOT_NEGATIVE,
     POSITIVE,
-    Group,
-    Job,
-    Kernel,
-    Rule,
-    apply_update,
     check_bfloat16_momentum,
-    momentum_dtype,
     number,
     one_of,
     optional,
     pair,
 )
+from suzoo.optimizers._rule import Group, Job, Rule, apply_update, momentum_dtype
 from suzoo.optimizers._tensors import Rounding, cache_size, compute_dtype, full, mean, root_mean_square
 
 Factor = Literal["largest", "last", "none"]
@@ -152,24 +147,11 @@ def _is_matrix(job: Job) -> bool:
 
 
 def _apply(job: Job) -> None:
-    param, grad, group, state = job.param.detach(), job.grad, job.group, job.state
-    assert grad is not None
-    if _is_matrix(job) and not param.is_cuda and param.numel() > cache_size():
-        passes_in_pieces(param, grad, state, group["rounding"], job.arguments)
-        return
-    # whole, and as a DTensor where it is sharded: the sums go over the shards
-    moments = tuple(state[name] for name in job.names)
-    apply_update(job.update, param, grad, moments, state.get("compensation"), group["rounding"], False, job.arguments)
-
-
-def _kernel(job: Job) -> Kernel | None:
-    if not _is_matrix(job):
-        return None
-    return kernel_of_passes(job, job.sums.of(job.param, job.state.get("compensation"), job.param.shape))
-
-
-def _check(options: Group) -> None:
-    check_bfloat16_momentum(options, options["beta1"])
+    if _is_matrix(job) and not job.param.is_cuda and job.param.numel() > cache_size():
+        passes_in_pieces(job)
+    else:
+        # whole, and as a DTensor where it is sharded: the sums go over the shards
+        apply_update(**job.tensors, **job.manner, **job.arguments)
 
 
 class AdaFactor(RuleOptimizer):
@@ -241,14 +223,14 @@ class AdaFactor(RuleOptimizer):
             "momentum_on": one_of("update", "step"),
             "momentum_dtype": MOMENTUM_DTYPE,
         },
-        check=_check,
+        check=lambda options: check_bfloat16_momentum(options, options["beta1"]),
         kind=lambda group, param: factored_dims(tuple(param.shape), group["factor"], group["min_dim_size_to_factor"]),
         derived=_derived,
         new_state=_new_state,
         foreach=adafactor_update_foreach,
         foreach_up_to=1 << 14,  # a larger tensor's arithmetic costs more than its calls
         apply=_apply,
-        kernel=_kernel,
+        kernel=lambda job: kernel_of_passes(job) if _is_matrix(job) else None,
         needs_matrices=True,
     )
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._driver import RuleOptimizer
-from suzoo.optimizers._rule import BELOW_1, EPS, FLAG, Group, Rule, number, one_of, pair
+from suzoo.optimizers._options import BELOW_1, EPS, FLAG, number, one_of, pair
+from suzoo.optimizers._rule import Group, Rule
 from suzoo.optimizers._tensors import Rounding, shrink
 
 EpsPlacement = Literal["root", "inside", "raw"]

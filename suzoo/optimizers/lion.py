@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from suzoo.optimizers._driver import RuleOptimizer
-from suzoo.optimizers._rule import BETAS, FLAG, MOMENTUM_DTYPE, Rule, check_bfloat16_momentum
+from suzoo.optimizers._options import BETAS, FLAG, MOMENTUM_DTYPE, check_bfloat16_momentum
+from suzoo.optimizers._rule import Rule
 from suzoo.optimizers._tensors import Rounding
 
 

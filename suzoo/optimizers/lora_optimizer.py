@@ -34,7 +34,7 @@ from suzoo.optimizers._lora_adapter import (
 )
 from suzoo.optimizers._lora_export import layers_of, write_adapter
 from suzoo.optimizers._lora_state import state_of_inner, state_of_model
-from suzoo.optimizers._rule import COUNT, POSITIVE, one_of, optional
+from suzoo.optimizers._options import COUNT, POSITIVE, one_of, optional
 from suzoo.optimizers._tensors import compute_dtype, gradient_of
 from suzoo.optimizers._wrapper import OptimizerWrapper
 

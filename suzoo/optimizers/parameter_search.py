@@ -22,7 +22,7 @@ from torch.optim.optimizer import StateDict
 from suzoo.distributed import all_reduce_mean, all_true
 from suzoo.optimizers._accumulation import only_makes_state
 from suzoo.optimizers._compiled import run_eagerly
-from suzoo.optimizers._rule import NOT_NEGATIVE
+from suzoo.optimizers._options import NOT_NEGATIVE
 from suzoo.optimizers._tensors import compute_dtype, local
 from suzoo.optimizers._wrapper import OptimizerWrapper
 from suzoo.optimizers.accumulated import Accumulated

@@ -9,8 +9,6 @@ end, and the window's decay happens at its first finite gradient (his is lost wh
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,23 +16,10 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
-from suzoo.optimizers._compiled import flat_shape, stored
+from suzoo.optimizers._compiled import flat_shape, stored, warn
 from suzoo.optimizers._driver import RuleOptimizer
-from suzoo.optimizers._rule import (
-    BELOW_1,
-    COUNT,
-    MOMENTUM_DTYPE,
-    NOT_NEGATIVE,
-    Group,
-    Job,
-    Kernel,
-    Rule,
-    apply_in_pieces,
-    check_bfloat16_momentum,
-    kernel_of_update,
-    momentum_dtype,
-    number,
-)
+from suzoo.optimizers._options import BELOW_1, COUNT, MOMENTUM_DTYPE, NOT_NEGATIVE, check_bfloat16_momentum, number
+from suzoo.optimizers._rule import Group, Job, Rule, momentum_dtype
 from suzoo.optimizers._tensors import Rounding, cache_pieces, compute_dtype, full, lerp, local, read, root_mean_square
 from suzoo.optimizers.param_groups import KINDS, SHAPED
 
@@ -155,32 +140,25 @@ def tiger_update_foreach(
             torch._foreach_sub_(some_params, directions)
 
 
-def _with_facts(job: Job) -> Job:
-    """With what the update must know of the whole matrix when it is run on a piece of it."""
-    value = read(job.param, job.state.get("compensation"))
-    facts: dict[str, Any] = {"rms": local(tiger_rms(value, job.kind)) if job.kind in SHAPED else None}
-    if job.grad is None:
+def _whole(job: Job, compile: bool) -> dict[str, Any]:
+    """What the update must know of the whole matrix when it is run on a piece of it."""
+    param, grad, kind, compensation = job.param, job.grad, job.kind, job.state.get("compensation")
+    if compile and grad is not None and not isinstance(param, DTensor):
+        # a kernel sees all of it: it looks at the gradient by itself, once more when that is in the cache, and sums
+        # squares for the next step
+        if kind not in SHAPED:
+            return {}
+        if all([tensor.is_contiguous() for tensor in (param, grad, job.state["momentum"])]):
+            shape = param.shape if kind == "embedding" else flat_shape(param.numel())
+            return {"square_sum": job.sums.of(param, compensation, shape)}
+    rms = local(tiger_rms(read(param, compensation), kind)) if kind in SHAPED else None
+    if grad is None:
         num_finite = job.state["num_finite"]
         num_bad = job.state["folded"].to(num_finite.device) - num_finite
         shrink = job.group["shrink_ratio"] ** num_bad.to(job.state["momentum"].dtype)
-        facts |= {"num_finite": num_finite, "shrink": shrink}
-    elif job.arguments["finite"] is None:
-        facts["finite"] = local(all_finite(job.grad))
-    return replace(job, arguments=job.arguments | facts)
-
-
-def _kernel(job: Job) -> Kernel | None:
-    param, grad, kind = job.param, job.grad, job.kind
-    if grad is None or isinstance(param, DTensor):
-        return kernel_of_update(_with_facts(job))
-    if kind not in SHAPED:
-        return kernel_of_update(job)
-    if not all([t.is_contiguous() for t in (param, grad, job.state["momentum"])]):
-        return kernel_of_update(_with_facts(job))
-    # the kernel sees the whole matrix and looks by itself, once more at a gradient that is in the cache then
-    shape = param.shape if kind == "embedding" else flat_shape(param.numel())
-    square_sum = job.sums.of(param, job.state.get("compensation"), shape)
-    return kernel_of_update(replace(job, arguments=job.arguments | {"square_sum": square_sum}))
+        return {"rms": rms, "num_finite": num_finite, "shrink": shrink}
+    finite = job.arguments["finite"]
+    return {"rms": rms, "finite": local(all_finite(grad)) if finite is None else finite}
 
 
 def _fold(job: Job, first: bool) -> None:
@@ -197,10 +175,9 @@ def _fold(job: Job, first: bool) -> None:
 
 def _new_state(param: Tensor, group: Group, kind: str) -> dict[str, Tensor]:
     if kind in SHAPED and param.numel() > 0 and group["rms_floor"] == 0 and not full(param.ne(0).sum()):
-        warnings.warn(
+        warn(
             f"Tiger will not move an all-zero parameter of shape {(*param.shape,)}, because its step is proportional "
-            "to the RMS of the weights; set rms_floor=1e-3",
-            stacklevel=6,
+            "to the RMS of the weights; set rms_floor=1e-3"
         )
     return {"momentum": torch.zeros_like(param, dtype=momentum_dtype(group, param))}
 
@@ -255,12 +232,10 @@ class Tiger(RuleOptimizer):
         derived=lambda group, kind, step: {"weight": 1 - group["beta"]},
         new_state=_new_state,
         foreach=tiger_update_foreach,
-        apply=lambda job: apply_in_pieces(_with_facts(job)),
-        kernel=_kernel,
+        whole=_whole,
         needs_matrices=True,
         row_kinds=("embedding",),
         traced=("lr", "weight", "weight_decay", "shrink_ratio"),
-        knows_finite=True,
         fold=_fold,
         move=tiger_move,
         counters=("num_finite",),
@@ -301,9 +276,8 @@ class Tiger(RuleOptimizer):
         matrices = any(param.dim() > 1 for group in groups for param in group["params"])
         if matrices and not any("kind" in group for group in groups) and not Tiger._warned_of_kinds:
             Tiger._warned_of_kinds = True
-            warnings.warn(
+            warn(
                 "Tiger was given no kinds of parameters: embeddings step as other matrices and the gains of norms as "
                 "biases. Pass param_groups(model, weight_decay=...) of suzoo.optimizers (transformers' Trainer: "
-                "optimizers=(Tiger(param_groups(...)), None))",
-                stacklevel=2,
+                "optimizers=(Tiger(param_groups(...)), None))"
             )

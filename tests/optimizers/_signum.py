@@ -1,7 +1,8 @@
 """The smallest optimizer there can be, as CONTRIBUTING.md shows it; the conformance tests run it like the others."""
 
 from suzoo.optimizers._driver import RuleOptimizer
-from suzoo.optimizers._rule import BELOW_1, Rule
+from suzoo.optimizers._options import BELOW_1
+from suzoo.optimizers._rule import Rule
 
 
 def signum_update(param, grad, momentum, *, lr, weight_decay, beta):

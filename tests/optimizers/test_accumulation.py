@@ -254,8 +254,8 @@ def test_a_refused_micro_step_folds_nothing(name):
 def test_a_training_loop_can_ask_whether_to_leave_gradients_alone(name):
     """`engine.fit` refuses clipping and micro-batches by these two; copies and loaded states know them too."""
     optimizer = HIDDEN[name](mlp().parameters(), accumulation_steps=3)
-    assert vars(optimizer)["accumulation_steps"] == 3 and optimizer.folds_gradients
-    assert vars(copy.deepcopy(optimizer))["accumulation_steps"] == 3
+    assert optimizer.accumulation_steps == 3 and optimizer.folds_gradients
+    assert copy.deepcopy(optimizer).accumulation_steps == 3
     assert not HIDDEN[name](mlp().parameters()).folds_gradients
     assert HIDDEN[name](mlp().parameters(), free_gradients=True).folds_gradients
 

@@ -40,5 +40,5 @@ def test_every_optimizer_has_a_page_that_the_overview_links():
 
 def test_contributing_shows_the_smallest_optimizer():
     text = (DOCS.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```python\n(def signum_update.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (block,) = re.findall(r"^```python\n(from suzoo\.optimizers\._driver.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert block in Path(_signum.__file__).read_text(encoding="utf-8")

@@ -288,6 +288,9 @@ def test_an_option_that_the_class_does_not_have_is_no_keyword():
     for make in (AdaX, lambda p, **o: AccumulatedSGD(p, 0.1, **o), _signum.Signum):
         with pytest.raises(TypeError, match="momentum_dtype"):
             make([nn.Parameter(torch.ones(2))], momentum_dtype=torch.bfloat16)
+    for options in ({"accumulation_steps": 2}, {"free_gradients": True}):
+        with pytest.raises(TypeError, match=f"Signum .*{next(iter(options))}"):
+            _signum.Signum([nn.Parameter(torch.ones(2))], **options)
 
 
 def test_lora_takes_named_parameters():
@@ -343,6 +346,19 @@ def test_grad_scaler_and_tiger_skip_what_overflows_and_unscale_the_rest(unscale_
     step(torch.full((3, 6), math.inf))  # a scale that was too large: nothing shrinks
     assert torch.equal(models[0][0].weight, models[1][0].weight) and scaler.get_scale() == 512
     assert scaled.found_inf is None and not hasattr(scaled, "grad_scale")
+
+
+# --- warnings
+
+
+def test_warnings_name_the_line_that_called():
+    zeros, low = nn.Parameter(torch.zeros(3, 3)), nn.Parameter(torch.ones(3, 3).bfloat16())
+    optimizers = Tiger([{"params": [zeros], "kind": "matrix"}]), Lion([low], 1e-6)
+    for param, optimizer in zip((zeros, low), optimizers, strict=True):
+        param.grad = torch.ones_like(param)
+        with pytest.warns(UserWarning, match="all-zero parameter|left most elements") as caught:
+            optimizer.step()
+        assert [warning.filename for warning in caught] == [__file__]
 
 
 # --- private modules of torch
