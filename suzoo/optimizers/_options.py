@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from suzoo.optimizers._tensors import ROUNDINGS
@@ -81,8 +82,12 @@ def check_bfloat16_momentum(options: Mapping[str, Any], beta: float) -> None:
 
 
 def plain_types(options: dict[str, Any]) -> dict[str, Any]:
-    """As groups keep options, because checkpoints hold plain types: a dtype by its name."""
-    return {
-        name: str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
-        for name, value in options.items()
-    }
+    """As groups keep options, because checkpoints hold plain types: a dtype by its name, no numbers of numpy."""
+    plain = {}
+    for name, value in options.items():
+        if isinstance(value, torch.dtype):
+            value = str(value).removeprefix("torch.")
+        elif isinstance(value, np.generic):
+            value = value.item()
+        plain[name] = value
+    return plain

@@ -55,6 +55,12 @@ def tiger_step(
     return param - rate * (momentum.sign() + weight_decay * param)
 
 
+def tiger_shrink(param: Tensor, kind: str, ratio: float | Tensor) -> Tensor:
+    """θ closer to its neutral value, after gradients that are not finite."""
+    center = 1.0 if kind == "norm" else 0.0
+    return center + ratio * (param - center)
+
+
 def tiger_update(
     param: Tensor,
     grad: Tensor,
@@ -86,9 +92,8 @@ def tiger_update(
     new_momentum = lerp(momentum, grad, weight)
     # θ ← θ - η (sign(m) + λ θ)
     new_param = tiger_step(param, new_momentum, rms, kind=kind, lr=lr, weight_decay=weight_decay, rms_floor=rms_floor)
-    # a gradient that is not finite leaves m alone and pulls θ towards its neutral value
-    center = 1.0 if kind == "norm" else 0.0
-    shrunk = center + shrink_ratio * (param - center)
+    # a gradient that is not finite leaves m alone
+    shrunk = tiger_shrink(param, kind, shrink_ratio)
     return torch.where(finite, new_param, shrunk), torch.where(finite, new_momentum, momentum)
 
 
@@ -105,8 +110,7 @@ def tiger_move(
     shrink: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The end of an accumulation window: shrink once for every bad micro-gradient, step if there was a good one."""
-    center = 1.0 if kind == "norm" else 0.0
-    shrunk = center + shrink * (param - center)
+    shrunk = tiger_shrink(param, kind, shrink)
     rms = None if rms is None else rms * shrink
     moved = tiger_step(shrunk, momentum, rms, kind=kind, lr=lr, weight_decay=weight_decay, rms_floor=rms_floor)
     return torch.where(num_finite > 0, moved, shrunk), momentum

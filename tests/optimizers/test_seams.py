@@ -7,6 +7,7 @@ import inspect
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -291,6 +292,15 @@ def test_an_option_that_the_class_does_not_have_is_no_keyword():
     for options in ({"accumulation_steps": 2}, {"free_gradients": True}):
         with pytest.raises(TypeError, match=f"Signum .*{next(iter(options))}"):
             _signum.Signum([nn.Parameter(torch.ones(2))], **options)
+
+
+def test_numbers_of_numpy_become_pythons():
+    """Rates come from `np.logspace`; torch.load(weights_only=True) refuses numpy's in a checkpoint."""
+    options = {"lr": np.float32(0.5), "accumulation_steps": np.int64(2)}
+    param = nn.Parameter(torch.ones(2))
+    for optimizer in (Tiger([param], **options), Tiger([{"params": [param], **options}], accumulation_steps=2)):
+        (group,) = optimizer.state_dict()["param_groups"]
+        assert type(group["lr"]) is float and type(group["accumulation_steps"]) is int
 
 
 def test_lora_takes_named_parameters():
