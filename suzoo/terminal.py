@@ -43,18 +43,40 @@ def is_mistake(error: BaseException) -> bool:
 
 def sentence(error: BaseException) -> str:
     """What to tell a user whose mistake this is."""
+    if told := _of_hub(error):
+        return told
     if isinstance(error, UnicodeEncodeError):
         shown = error.object[error.start : error.start + 1]
         return f"the output takes {error.encoding} only, which has no {shown!a}: set PYTHONIOENCODING=utf-8"
     if isinstance(error, OSError) and error.strerror and error.filename:
         message = f"{error.filename}: {error.strerror}"
     else:
-        message = " ".join(str(error).split())
-    if isinstance(error, pickle.UnpicklingError):
-        message = f"a weights file is damaged, or holds more than weights, which torch refuses ({message[:80]})"
-    if "trust_remote_code=True" in message:  # transformers' own words are for programmers
-        message = "the model needs Python code that it brings along: read it, then give --trust-remote-code"
+        message = " ".join(str(error).split()) or type(error).__name__
+    # the words of torch and transformers are for programmers
+    if isinstance(error, pickle.UnpicklingError) or "Weights only load failed" in message:
+        return (
+            "a weights file is damaged, or a pickle that would run code when it is opened: download it again, or ask "
+            "its author for safetensors"
+        )
+    if "trust_remote_code=True" in message:
+        return "the model needs Python code that it brings along: read it, and if you trust it give --trust-remote-code"
     return message
+
+
+def _of_hub(error: BaseException) -> str | None:
+    """What the Hub's answer behind an error of transformers means; errors of our own say it themselves."""
+    if not isinstance(error, OSError) or "huggingface_hub" not in sys.modules:
+        return None
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, HfHubHTTPError):
+        cause = cause.__cause__
+    if isinstance(cause, RepositoryNotFoundError):
+        return "it is neither a folder nor a model of the Hub that this account may see"
+    if cause is not None and cause.response.status_code == 401:
+        return "the Hub does not accept the token: log in again with `hf auth login`, or correct HF_TOKEN"
+    return None
 
 
 def is_full_disk(message: str) -> bool:

@@ -74,7 +74,11 @@ def test_whose_mistake_it_is():
     assert not is_mistake(TypeError("x")) and not is_mistake(KeyError("x"))
     assert sentence(OSError(28, "No space left on device", "out/x")) == "out/x: No space left on device"
     assert is_full_disk(sentence(OSError(28, "No space left on device", "out/x")))
-    assert "which torch refuses" in sentence(pickle.UnpicklingError("Unsupported operand 110"))
+    refused = sentence(pickle.UnpicklingError("Unsupported operand 110"))
+    assert (
+        refused == sentence(RuntimeError("Weights only load failed.\nWeightsUnpickler error"))
+        and "safetensors" in refused
+    )
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
@@ -115,3 +119,16 @@ def test_completion_knows_commands_and_their_options(capsys):
     assert subprocess.run(["bash", "-c", code], capture_output=True, text=True).stdout.split() == ["--private"]
     assert completion_script({}, "zsh").startswith("autoload")
     assert json.dumps(script)
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh here")
+def test_zsh_completes(tmp_path, capsys):
+    """A real zsh on a terminal of its own, and the tab key."""
+    assert main(["completion", "zsh"]) == 0
+    (tmp_path / "suzoo.zsh").write_text(capsys.readouterr().out)
+    start = f"autoload -U compinit && compinit -u -d {tmp_path}/dump; source {tmp_path}/suzoo.zsh; print REA''DY"
+    code = f"zmodload zsh/zpty; zpty z zsh -f -i; zpty -w z {json.dumps(start)}; zpty -r z out '*READY*'\n"
+    for typed, completed in (("suzoo slim", "slim-vocab"), ("--trust", "--trust-remote-code")):
+        code += f"zpty -w -n z $'{typed}\\t'; zpty -r z out '*{completed}*'; print -- {completed}\n"
+    done = subprocess.run(["zsh", "-f", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["slim-vocab", "--trust-remote-code"], done.stderr

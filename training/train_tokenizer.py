@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import recipes  # noqa: F401  before torch: it hears -q
 
 import tyro
 
@@ -39,6 +41,8 @@ class Settings:
     """Read only this many rows."""
     overwrite: bool = False
     """Write into a folder that is not empty."""
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
+    """No progress bars and no notes; warnings, errors and results stay."""
 
 
 def main(settings: Settings) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import textwrap
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
+
+from suzoo.terminal import sentence
 
 
 def quiet() -> None:
@@ -26,25 +29,7 @@ def loading(name: str) -> Generator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(f"cannot load {name}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """Why a model cannot be loaded; transformers' own first line where the Hub has not said it plainer."""
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
-
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, HfHubHTTPError):
-        cause = cause.__cause__
-    if isinstance(cause, RepositoryNotFoundError):
-        return "it is neither a folder nor a model of the Hub that this account may see"
-    if cause is not None and cause.response.status_code == 401:
-        return "the Hub does not accept the token: log in again with `hf auth login`, or unset HF_TOKEN"
-    if "trust_remote_code=True" in str(error):
-        return "it needs Python code that it brings along: read that code, and if you trust it give --trust-remote-code"
-    if "Weights only load failed" in str(error):
-        return "its weights are a pickle that would run code when it is opened: ask its author for safetensors"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"cannot load {name}: {textwrap.shorten(sentence(error), 500, placeholder=' …')}") from error
 
 
 def on_device(model, options: argparse.Namespace):

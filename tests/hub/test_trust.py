@@ -334,8 +334,5 @@ def test_training_from_a_folder_runs_nothing_of_it(language_folders, tmp_path, y
             way(evil)
             flags = ["--model", evil.folder, "--output-dir", tmp_path / "out", "--max-train-samples", "8"]
             said = refused(monkeypatch, capsys, script, recipe, *flags, "--max-dev-samples", "4")
-            assert (
-                said
-                == "error: the model needs Python code that it brings along: read it, then give --trust-remote-code"
-            )
+            assert said.endswith("brings along: read it, and if you trust it give --trust-remote-code")
             assert evil.ran() == []

@@ -64,7 +64,7 @@ def test_of_a_stream_each_source_is_looked_at_and_no_row_twice(tmp_path, monkeyp
 
 
 def texts_of(recipe, rows) -> tuple:
-    return tuple(preflight.of_texts(recipe, tiny_tokenizer(), rows))
+    return tuple(preflight.of_texts(recipe, preflight.sample_of(tiny_tokenizer(), rows)))
 
 
 def test_what_is_cut_and_unknown_is_shown():
@@ -96,7 +96,7 @@ def test_memory_and_disk_are_measured_against_what_is_free(tmp_path, monkeypatch
     module = nn.Linear(1000, 1000, bias=False)
     module.config = SimpleNamespace(hidden_size=100, num_hidden_layers=2)
     tokens = [Pair("a man", "the dog", 1.0)] * 8  # 8 tokens with the special ones; 4 are counted of a text's own
-    arguments = Accelerator(cpu=True), module, tiny_tokenizer(), tokens
+    arguments = Accelerator(cpu=True), module, preflight.sample_of(tiny_tokenizer(), tokens)
     (found,) = preflight.of_memory(CoSENT(batch_size=8), *arguments)
     activations = 8 * 4 * 100 * 2 * 4 * 17
     assert found.text.startswith(f"about {preflight._bytes(16e6 + activations)} for 32 tokens at once (16 MB of it")

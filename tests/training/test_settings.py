@@ -113,10 +113,11 @@ def test_the_command_line_gives_the_recipe_back(monkeypatch):
     assert recipe == replace(recipes_of("cosent")["quickstart"](), **given) and type(recipe) is CoSENT
 
 
+@pytest.mark.parametrize("script", ["train_cosent.py", "train_tokenizer.py"])
 @pytest.mark.parametrize("more", [["-q"], ["--quiet"], []])
-def test_a_quiet_script_is_quiet_before_the_libraries_are_loaded(more):
+def test_a_quiet_script_is_quiet_before_the_libraries_are_loaded(more, script):
     code = "import os, recipes; print(os.environ.get('TQDM_DISABLE'), os.environ.get('SUZOO_QUIET'))"
-    code = f"import sys; sys.argv = [{str(TRAINING / 'train_cosent.py')!r}, *{['quickstart', *more]}]; {code}"
+    code = f"import sys; sys.argv = [{str(TRAINING / script)!r}, *{['quickstart', *more]}]; {code}"
     hidden = {name: value for name, value in os.environ.items() if name not in ("TQDM_DISABLE", "SUZOO_QUIET")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=TRAINING, env=hidden)
     assert done.stdout.split() == (["1", "1"] if more else ["None", "None"]), done.stderr

@@ -37,6 +37,23 @@ class Finding(NamedTuple):
     is_warning: bool = False
 
 
+class Sample(NamedTuple):
+    """Rows that are looked at, tokenized once."""
+
+    rows: list[list[tuple[str, list[int]]]]  # of each its texts with their token ids
+    num_rows: int  # of all
+    unknown_id: Any  # None where the tokenizer has no such token
+
+
+def sample_of(tokenizer: Any, rows: Sequence[Any]) -> Sample:
+    """Up to SAMPLE rows, evenly drawn."""
+    chosen = [texts_of_row(rows[place]) for place in np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(int))]
+    texts = [text for row in chosen for text in row]
+    options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    ids = iter(tokenizer(texts, **options)["input_ids"] if texts else [])
+    return Sample([[(text, next(ids)) for text in row] for row in chosen], len(rows), tokenizer.unk_token_id)
+
+
 def preflight(
     recipe: Training,
     accelerator: Accelerator,
@@ -61,12 +78,13 @@ def preflight(
     def look() -> None:
         is_stream = isinstance(train, Stream)
         rows: Sequence[Any] = train.part(0, 1).head(SAMPLE) if is_stream else train
+        sample = sample_of(tokenizer, rows)
         findings = [
             of_stream(recipe, rows, dev) if is_stream else of_rows(recipe, train, dev, batches),
             *of_labels("train", rows),
             *of_labels("dev", dev),
-            *of_texts(recipe, tokenizer, rows),
-            *of_memory(recipe, accelerator, module, tokenizer, rows),
+            *of_texts(recipe, sample),
+            *of_memory(recipe, accelerator, module, sample),
             of_disk(run, module),
             *of_push(recipe),
         ]
@@ -133,24 +151,18 @@ def of_labels(name: str, rows: Sequence[Any]) -> list[Finding]:
     return []
 
 
-def of_texts(recipe: Training, tokenizer: Any, rows: Sequence[Any]) -> list[Finding]:
+def of_texts(recipe: Training, sample: Sample) -> list[Finding]:
     """Share of the texts that is cut, and of the tokens that the tokenizer does not know, with examples."""
-    chosen = [texts_of_row(rows[place]) for place in _sample(len(rows))]
-    texts = [text for row in chosen for text in row]
-    options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-    ids = iter(tokenizer(texts, **options)["input_ids"])
-    per_row = [[next(ids) for _ in row] for row in chosen]
-    cut, unknown, num_tokens = [], [], 0
-    for row, tokens in zip(chosen, per_row, strict=True):
-        lengths = [len(text) for text in tokens]
-        for text, length, limit in recipe.limits(row, lengths):
-            if length > limit:
-                cut.append(text)
-        for text, some in zip(row, tokens, strict=True):
-            num_tokens += len(some)
-            unknown += [text] * some.count(tokenizer.unk_token_id)
-    whole = "" if len(chosen) == len(rows) else f" (of {len(chosen)} rows, evenly drawn)"
-    num_units = sum(len(recipe.limits(row, [0] * len(row))) for row in chosen)
+    cut, unknown, num_tokens, num_units = [], [], 0, 0
+    for row in sample.rows:
+        limits = recipe.limits([text for text, _ in row], [len(ids) for _, ids in row])
+        num_units += len(limits)
+        cut += [text for text, length, limit in limits if length > limit]
+        for text, ids in row:
+            num_tokens += len(ids)
+            unknown += [text] * ids.count(sample.unknown_id)
+    number = len(sample.rows)
+    whole = "" if number == sample.num_rows else f" (of {number} rows, evenly drawn)"
     share, unknown_share = len(cut) / max(1, num_units), len(unknown) / max(1, num_tokens)
     return [
         Finding("cut texts", f"{share:.1%} are longer than --max-length allows{whole}{_examples(cut)}", share > 0.1),
@@ -158,18 +170,12 @@ def of_texts(recipe: Training, tokenizer: Any, rows: Sequence[Any]) -> list[Find
     ]
 
 
-def _sample(count: int) -> list[int]:
-    return sorted({int(place) for place in np.linspace(0, count - 1, min(SAMPLE, count))})
-
-
 def _examples(texts: Sequence[str]) -> str:
     shown = [text if len(text) <= 30 else text[:29] + "…" for text in dict.fromkeys(texts)][:2]
     return ": " + ", ".join(map(repr, shown)) if shown else ""
 
 
-def of_memory(
-    recipe: Training, accelerator: Accelerator, module: torch.nn.Module, tokenizer: Any, train: Sequence[Any]
-) -> list[Finding]:
+def of_memory(recipe: Training, accelerator: Accelerator, module: torch.nn.Module, sample: Sample) -> list[Finding]:
     """About what a micro-batch takes beside weights, gradients and AdamW's two states, against what is free."""
     trained = sum(value.numel() for value in module.parameters() if value.requires_grad)
     frozen = sum(value.numel() for value in module.parameters() if not value.requires_grad)
@@ -179,7 +185,7 @@ def of_memory(
     tokens = getattr(recipe, "micro_batch_tokens", None)
     if tokens is None:
         examples = recipe.batch_size / (accelerator.num_processes * recipe.micro_batches)  # ty: ignore[missing-attribute]
-        tokens = examples * _longest(recipe, tokenizer, train)
+        tokens = examples * _longest(recipe, sample)
     size, layers = (getattr(config, name, 0) or 0 for name in ("hidden_size", "num_hidden_layers"))
     width = 2 if recipe.precision != "no" else 4
     # what a layer keeps for the backward pass is some 17 times its input (arXiv 2205.05198, without attention scores)
@@ -200,14 +206,12 @@ def of_memory(
     return [Finding("memory", text + advice, needed > free)]
 
 
-def _longest(recipe: Training, tokenizer: Any, rows: Sequence[Any]) -> float:
+def _longest(recipe: Training, sample: Sample) -> float:
     """Tokens of a long row, as they are cut: nine of ten have fewer."""
-    found = []
-    for place in _sample(min(len(rows), 200)):
-        row = texts_of_row(rows[place])
-        options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-        lengths = [len(text) for text in tokenizer(row, **options)["input_ids"]] if row else []
-        found.append(sum(min(length, limit) for _, length, limit in recipe.limits(row, lengths)))
+    found = [
+        sum(min(length, limit) for _, length, limit in recipe.limits([t for t, _ in row], [len(ids) for _, ids in row]))
+        for row in sample.rows
+    ]
     return float(np.quantile(found, 0.9)) if found else float(recipe.max_length)
 
 
