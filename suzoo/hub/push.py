@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -316,7 +315,9 @@ def push(
         if isinstance(cause, RuntimeError):
             raise
         raise PushError(_explain(cause, api, repo_id, revision)) from error
-    except (KeyError, TypeError, AttributeError, JSONDecodeError) as error:  # a page, or {}, in place of an answer
+    except PushError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:  # a page, or {}, in place of an answer
         raise _no_hub(api, error) from error
     if create_pr:
         return f"{api.endpoint}/{repo_id}/discussions/{number}"

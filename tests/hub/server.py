@@ -113,6 +113,9 @@ class Handler(BaseHTTPRequestHandler):
         how = self._failure(f"{self.command} {path}")
         if how == "drop before reading":
             return self._drop()
+        if how in ("page", "nothing"):  # from something in between; the Hub has not heard of it
+            self._read_body()
+            return self._send(b"<html>log in to this network</html>" if how == "page" else {})
         self.body = self._read_body()
         with self.hub.lock:
             self.hub.requests.append(f"{self.command} {path}")
@@ -499,8 +502,9 @@ class LoopbackHub:
     def fail_next(self, pattern: str, how: str, times: int = 1):
         """Break the next `times` requests whose "METHOD path" matches.
 
-        `how` is "drop before reading" (nothing arrived), "drop after applying" (the work was done but the client never
-        hears of it), or a status such as "500" (after applying).
+        `how` is "drop before reading" (nothing arrived), "page" or "nothing" (nor then; a page or {} comes as the
+        answer), "drop after applying" (the work was done but the client never hears of it), or a status such as "500"
+        (after applying).
         """
         with self.state.lock:
             self.state.failures.append([pattern, times, how])

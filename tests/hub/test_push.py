@@ -364,6 +364,32 @@ def test_a_server_that_refuses_is_quoted(hub, as_user, folder, trusting, step):
         push(folder, REPO)
 
 
+def test_a_page_in_place_of_any_answer_is_one_sentence(hub, as_user, folder, trusting):
+    """As of a proxy that asks to log in, or {}: a sentence, and the next push makes the repository what it should be.
+
+    An answer whose content nobody reads, as that to an upload, may be any page: the checksums are compared at the end.
+    """
+    as_user(hub, "hf_alice")
+    push(folder, REPO)
+    asked = list(dict.fromkeys(re.sub(r"/[0-9a-f]{40,}", "/[0-9a-f]+", request) for request in hub.requests))
+    assert len(asked) > 5
+    whole, refused = hub.files(REPO), []
+    for number, request in enumerate(asked):
+        for how in ("page", "nothing"):
+            repo_id = f"alice/{how}{number}"
+            hub.fail_next("^" + request.replace(REPO, repo_id) + "$", how)
+            try:
+                push(folder, repo_id, tries=2, wait=0.01)
+            except PushError as error:
+                refused.append(request)
+                assert "\n" not in str(error) and "<html>" not in str(error), (request, how)
+                push(folder, repo_id, tries=2, wait=0.01)
+            hub.state.failures.clear()
+            stored = hub.files(repo_id)
+            assert stored.keys() == whole.keys() and stored["model.safetensors"] == whole["model.safetensors"]
+    assert len(refused) > len(asked)
+
+
 def test_offline_mode_is_named(hub, as_user, folder, trusting, monkeypatch):
     as_user(hub, "hf_alice")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -20,8 +20,10 @@ from transformers import BertModel
 from suzoo.data import encode_source_target, read_pairs
 from suzoo.distributed import is_distributed, rank, world_size
 from suzoo.hub import publish
+from suzoo.hub.push import push
 from suzoo.losses import contrastive_loss
 from suzoo.models import CoSENTModel, UniLMForCausalLM
+from tests.hub.conftest import as_user, hub  # noqa: F401
 from tests.ranks import run_ranks
 from tests.training.scripts import refused, run
 
@@ -59,6 +61,16 @@ def test_both_folders_open_and_say_the_same(folder):
     card = (folder / "encoder/README.md").read_text()
     assert "in-batch contrast" in card and "CoSENT loss" not in card
     assert len(writer.generate_texts([text])) == 1  # the tokenizer is there
+
+
+def test_the_encoder_is_pushed_by_itself(folder, hub, as_user, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("suzoo.hub.push.check_folder", lambda *arguments, **options: None)
+    as_user(hub, "hf_alice")
+    push(folder / "encoder", "alice/encoder")
+    assert "alice/encoder" in hub.files("alice/encoder")["README.md"].decode()
+    texts = ["今天天气很好", "我"]
+    pulled = CoSENTModel.from_pretrained("alice/encoder").encode(texts)
+    np.testing.assert_allclose(pulled, CoSENTModel.from_pretrained(folder / "encoder").encode(texts), atol=1e-6)
 
 
 def losses_and_gradients() -> list:
