@@ -13,7 +13,7 @@ from transformers import Cache, PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ._dropout import dropout as dropout_of
-from ._linear_attention import linear_layer, prefix_linear_attention
+from ._linear_attention import linear_attention_of_others, linear_layer, prefix_linear_attention
 from ._matmul import attend_plainly
 from ._position_kinds import (
     Places,
@@ -120,7 +120,7 @@ class SelfAttention(nn.Module):
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         if self.config.is_linear:
-            return self._attend_linearly(hidden_BLD, cache, **kwargs), None
+            return self._attend_linearly(hidden_BLD, memory_BSD, cache, **kwargs), None
         implementation = self.config._attn_implementation
         if relative is not None:
             if implementation != "eager":
@@ -164,6 +164,7 @@ class SelfAttention(nn.Module):
     def _attend_linearly(
         self,
         hidden_BLD: Tensor,
+        memory_BLD: Tensor | None,
         cache: Cache | None,
         key_mask: Tensor | None = None,
         is_source: Tensor | None = None,
@@ -172,10 +173,16 @@ class SelfAttention(nn.Module):
         """(B, L, D). `key_mask` and `is_source` (B, L) are what other attention has in its mask."""
         if kwargs.get("output_attentions"):
             raise ValueError("linear attention has no attention weights to return")
+        kind = self.config.attention_type
+        if memory_BLD is not None:
+            query, key, value = self.query(hidden_BLD), self.key(memory_BLD), self.value(memory_BLD)
+            heads = (self._heads(states) for states in (query, key, value))
+            output_BHLK = linear_attention_of_others(*heads, kind=kind, key_mask=key_mask)
+            return self.dropout(output_BHLK.transpose(1, 2).flatten(2))
         layer = None if cache is None else linear_layer(cache, self.layer_idx)
         output_BHLK, state = prefix_linear_attention(
             *(self._heads(project(hidden_BLD)) for project in (self.query, self.key, self.value)),
-            kind=self.config.attention_type,
+            kind=kind,
             key_mask=key_mask,
             is_source=is_source,
             state=None if layer is None else layer.state,

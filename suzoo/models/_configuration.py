@@ -30,7 +30,7 @@ class BackboneConfig(PreTrainedConfig):
             be opened with either.
         rope_slowdown: of Leaky ReRoPE: behind the window the distance grows by 1 / rope_slowdown.
         attention_type: `softmax`, or a kind of linear attention (kexue.fm 7546): `elu1`, `taylor1`, `taylor2` or
-            `efficient`, see `_linear_attention`; with absolute or no positions.
+            `efficient` (not T-TA), see `_linear_attention`; with absolute or no positions.
         attention_window: a token sees others at a distance under it only; None sees all (kexue.fm 9431).
         attention_sinks: the first so many tokens of a text stay visible behind the window (kexue.fm 9948).
         log_n: `train` multiplies the scores by log n / log log_n_base for n visible keys, which keeps their entropy
@@ -50,7 +50,7 @@ class BackboneConfig(PreTrainedConfig):
 
     # of the class
     sees_past_only = False  # no token sees what stands to its right
-    can_be_linear = True
+    sees_itself = True  # a token sees its own key
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -97,10 +97,10 @@ class BackboneConfig(PreTrainedConfig):
         if self.attention_type not in ("softmax", *LINEAR_KINDS):
             raise ValueError(f"attention_type is softmax or one of {LINEAR_KINDS}, not {self.attention_type!r}")
         if self.is_linear:
-            if not self.can_be_linear:
+            if self.attention_type == "efficient" and not self.sees_itself:
                 raise ValueError(
-                    "linear attention sums over all keys; that a token does not see itself would hold up to rounding "
-                    "only, so T-TA has softmax"
+                    "efficient attention takes the softmax of each feature over all tokens at once, a token's own "
+                    "among them, which T-TA must not see: elu1, taylor1 and taylor2 go without"
                 )
             scores = self.attention_window is not None or self.log_n != "off"
             if scores or self.position_embedding_type not in ("absolute", "none"):

@@ -158,6 +158,51 @@ def _read(state: LinearState, key: Tensor, value: Tensor) -> tuple[LinearState, 
     )
 
 
+def linear_attention_of_others(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    kind: str,
+    key_mask: Tensor | None = None,
+    chunk_size: int = 64,
+    eps: float = 1e-6,
+) -> Tensor:
+    """Linear attention of every query to all keys but its own, as T-TA's, in both directions.
+
+    Its own key would be easy to take out of the sum of all, and would stay there as a rounding error, from which a
+    model can learn to read it. So the chunks before and those behind are summed apart, and nothing is subtracted: the
+    output does not depend on a bit of its own key and value.
+
+    Args:
+        query, key, value: (B, H, L, K), (B, H, L, K) and (B, H, L, V).
+        kind: `elu1`, `taylor1` or `taylor2`.
+        key_mask: (B, L), 0 for padding.
+        chunk_size: tokens whose scores exist at once. eps: least denominator, for queries that see nothing.
+
+    Returns:
+        (B, H, L, V) in the dtype of `value`; zeros where there is no other key.
+    """
+    wide, length = torch.promote_types(query.dtype, torch.float32), query.shape[2]
+    phi_q, phi_k = features(query.to(wide), kind), features(key.to(wide), kind)
+    if key_mask is not None:
+        phi_k = phi_k * key_mask.bool()[:, None, :, None]
+    # a column of ones beside the values sums up the denominator
+    ones = torch.nn.functional.pad(value.to(wide), (0, 1), value=1.0)
+    missing = -length % chunk_size
+    q, k, v = (
+        torch.nn.functional.pad(x, (0, 0, 0, missing)).unflatten(2, (-1, chunk_size)) for x in (phi_q, phi_k, ones)
+    )
+    sums = k.transpose(3, 4) @ v  # (B, H, chunks, F, V + 1)
+    none = torch.zeros_like(sums[:, :, :1])
+    before = torch.cat([none, sums[:, :, :-1]], 2).cumsum(2)
+    behind = torch.cat([sums[:, :, 1:], none], 2).flip(2).cumsum(2).flip(2)
+    itself = torch.eye(chunk_size, dtype=torch.bool, device=q.device)
+    output = (q @ k.transpose(3, 4)).masked_fill(itself, 0.0) @ v + q @ (before + behind)
+    output = output.flatten(2, 3)[:, :, :length]
+    return (output[..., :-1] / output[..., -1:].clamp_min(eps)).to(value.dtype)
+
+
 def prefix_linear_attention(
     query: Tensor,
     key: Tensor,

@@ -30,7 +30,7 @@ class TTAConfig(BackboneConfig):
     """
 
     model_type = "tta"
-    can_be_linear = False
+    sees_itself = False
 
     query_init: str = "mask"
     mask_token_id: int | None = None

@@ -31,7 +31,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ._attention import SelfAttention  # noqa: F401
 from ._configuration import BackboneConfig  # noqa: F401
 from ._dropout import dropout  # noqa: F401
-from ._linear_attention import LINEAR_KINDS  # noqa: F401
+from ._linear_attention import refuse_packed
 from ._masks import off_diagonal_mask
 from ._matmul import fast_matmul  # noqa: F401
 from ._modes import evaluating
@@ -102,7 +102,11 @@ class TTAModel(TTAPreTrainedModel):
         limit = self.config.random_positions
         position_ids = training_positions(position_ids, batch_size, limit, self.training, None)
 
-        mask = off_diagonal_mask(self.config, inputs_embeds, attention_mask, documents)
+        if self.config.is_linear:
+            refuse_packed(documents)
+            mask = None
+        else:
+            mask = off_diagonal_mask(self.config, inputs_embeds, attention_mask, documents)
         memory_BLD = self.embeddings(inputs_embeds, token_type_ids, position_ids)
         query_BLD = None
         if self.config.query_init == "mask":
@@ -118,7 +122,13 @@ class TTAModel(TTAPreTrainedModel):
             query_BLD = self.embeddings.word_embeddings(mask_ids).expand_as(memory_BLD)
         query_BLD = self.embeddings(query_BLD, token_type_ids, position_ids)
         hidden_BLD = self.encoder(
-            query_BLD, mask, position_ids, memory_BSD=memory_BLD, num_visible=num_visible, **kwargs
+            query_BLD,
+            mask,
+            position_ids,
+            memory_BSD=memory_BLD,
+            padding_mask=attention_mask,
+            num_visible=num_visible,
+            **kwargs,
         )
         return BaseModelOutput(last_hidden_state=hidden_BLD)
 

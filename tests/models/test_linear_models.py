@@ -1,10 +1,10 @@
-"""Linear attention in DialoGPT and UniLM: against the reference, with padding, its own cache, beams, chat, saved."""
+"""Linear attention in DialoGPT, UniLM and T-TA: against the reference, with padding, its own cache, chat, saved."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, DynamicCache, StaticCache
 
 from suzoo.decoding import ChatSession, MMIReranker
 from suzoo.models import DialoGPTConfig, TTAConfig, UniLMConfig
@@ -14,9 +14,10 @@ from tests.models.tiny import FAMILIES, tiny, tiny_tokenizer, tokens
 from tests.reference import transformer as reference
 
 CASES = [(family, kind) for kind in LINEAR_KINDS for family in ("dialogpt", "unilm")]
+OF_OTHERS = [("tta", kind) for kind in LINEAR_KINDS if kind != "efficient"]
 
 
-@pytest.mark.parametrize(("family", "kind"), CASES)
+@pytest.mark.parametrize(("family", "kind"), [*CASES, *OF_OTHERS])
 def test_logits_and_gradients_equal_the_reference(family, kind):
     positions = "none" if kind == "elu1" else "absolute"
     model = tiny(family, num_hidden_layers=2, attention_type=kind, position_embedding_type=positions)
@@ -73,6 +74,43 @@ def test_generating_is_the_same_with_and_without_cache(family, kind):
         model.generate(**batch, **options, cache_implementation="static", disable_compile=True)
 
 
+@pytest.mark.parametrize(("family", "kind"), OF_OTHERS)
+def test_not_a_bit_of_a_token_reaches_its_own_row(family, kind):
+    """In float32, over several chunks, where a difference of sums would leave its rounding error."""
+    model = tiny(family, double=False, attention_type=kind, max_position_embeddings=160)
+    ids, other = tokens(1, 150), tokens(1, 150, seed=2)
+    with torch.no_grad():
+        for place in (0, 63, 64, 100, 149):
+            changed = ids.clone()
+            changed[0, place] = other[0, place] if other[0, place] != ids[0, place] else 4
+            before, after = model(ids).logits[0], model(changed).logits[0]
+            assert torch.equal(before[place], after[place]) and not torch.equal(before[place - 1], after[place - 1])
+    embeddings = model.bert.embeddings.word_embeddings(ids).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(inputs_embeds=embeddings).logits[0, 70].sum(), embeddings)
+    assert not gradient[0, 70].any() and gradient[0, 69].any() and gradient[0, 149].any()
+
+
+@pytest.mark.parametrize(("family", "kind"), OF_OTHERS)
+def test_a_masked_model_with_padding_alone_saved_and_exported(family, kind, tmp_path):
+    model = tiny(family, attention_type=kind)
+    ids, mask = tokens(3, 9), torch.tensor([[1] * 9, [0] * 3 + [1] * 6, [1] * 1 + [0] * 8])
+    full = model(ids, attention_mask=mask).logits
+    for row, real in ((0, slice(0, 9)), (1, slice(3, 9)), (2, slice(0, 1))):
+        alone = model(ids[row : row + 1, real]).logits
+        torch.testing.assert_close(full[row : row + 1, real], alone, rtol=0, atol=1e-9)
+    model = model.float()
+    model.save_pretrained(tmp_path)
+    assert torch.equal(AutoModelForMaskedLM.from_pretrained(tmp_path)(ids).logits, model(ids).logits)
+    exported = torch.export.export(model, (), {"input_ids": ids, "attention_mask": mask}, strict=False)
+    found = exported.module()(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(found, model(ids, attention_mask=mask).logits, rtol=0, atol=1e-5)
+    model.train()
+    model.gradient_checkpointing_enable()
+    model(ids, attention_mask=mask, labels=ids).loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert model.bfloat16()(ids).logits.isfinite().all()
+
+
 def test_a_chat_reads_anew_what_it_cannot_take_back():
     tokenizer, talk = tiny_tokenizer(), ["今天天气很好", "我你他", "吃饭了吗", "是", "在这上大", "今天", "来和国去"]
     for reranked in (False, True):
@@ -114,8 +152,10 @@ def test_saved_trained_and_exported(tmp_path):
 
 
 def test_what_does_not_go_together():
-    with pytest.raises(ValueError, match="so T-TA has softmax"):
-        TTAConfig(attention_type="elu1")
+    with pytest.raises(ValueError, match=r"efficient attention .* which T-TA must not see"):
+        TTAConfig(attention_type="efficient")
+    with pytest.raises(ValueError, match="pad the texts of a batch"):
+        tiny("tta", attention_type="elu1")(tokens(1, 4), position_ids=torch.tensor([[0, 1, 0, 1]]))
     with pytest.raises(ValueError, match="attention_type is softmax or one of"):
         UniLMConfig(attention_type="cosine")
     for options in ({"attention_window": 4}, {"log_n": "train"}, {"position_embedding_type": "rope"}):
