@@ -84,7 +84,13 @@ class SelfTerminatingHead:
         return self._combine(logits_BLV, log_end_BL, log_rest_BL, log_alive_BL)
 
     def loss(
-        self, logits: Tensor, labels: Tensor, *, num_items: int | Tensor | None = None, shift: bool = True
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        token_type_ids: Tensor | None = None,
+        num_items: int | Tensor | None = None,
+        shift: bool = True,
     ) -> Tensor:
         """Negative log-likelihood of the labels, per label or divided by `num_items`.
 
@@ -93,11 +99,14 @@ class SelfTerminatingHead:
         Args:
             logits: (B, L, V) of a causal model.
             labels: (B, L) token ids, shifted inside as in transformers; -100 is ignored.
+            token_type_ids: (B, L) of UniLM, where labels on the source (type 0) are ignored, as in its own loss.
             num_items: what the sum is divided by; default the number of labels. For transformers' Trainer:
                 `compute_loss_func=lambda outputs, labels, num_items_in_batch=None: head.loss(outputs.logits, labels,
                 num_items=num_items_in_batch)`.
             shift: False for labels that already stand where they are predicted.
         """
+        if token_type_ids is not None:
+            labels = labels.masked_fill(token_type_ids == 0, -100)
         if shift:
             labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
         is_label_BL = labels != -100

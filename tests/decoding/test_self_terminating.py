@@ -81,6 +81,20 @@ def test_loss_and_gradient(monotonic):
     assert nothing == 0 and torch.autograd.grad(nothing, logits)[0].abs().sum() == 0
 
 
+def test_the_source_of_unilm_is_nothing_to_learn():
+    """As in UniLM's own loss, so that `labels = input_ids` is the same for both."""
+    model, ids, types = tiny("unilm"), tokens(2, 9), torch.tensor([[0] * 5 + [1] * 4, [0] * 3 + [1] * 6])
+    logits = model(ids, token_type_ids=types).logits
+    targets = ids.masked_fill(types == 0, -100)
+    head = SelfTerminatingHead(EOS, 1e-2)
+    found = head.loss(logits, ids, token_type_ids=types)
+    torch.testing.assert_close(found, head.loss(logits, targets), rtol=0, atol=0)
+    # nearly no epsilon and one step per text: what the model's own loss is, where no earlier step counts
+    almost = SelfTerminatingHead(EOS, 1e-12, monotonic=False)
+    own = model(ids, token_type_ids=types, labels=ids).loss
+    torch.testing.assert_close(almost.loss(logits, ids, token_type_ids=types), own.double(), rtol=1e-6, atol=0)
+
+
 def test_loss_in_bf16_and_where_the_end_is_certain():
     head = SelfTerminatingHead(EOS, 1e-6)
     logits = torch.zeros(1, 300, 7)
