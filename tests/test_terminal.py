@@ -48,6 +48,23 @@ def test_ctrl_c_before_the_loop_is_one_word(capsys):
     assert caught.value.code == 130 and capsys.readouterr().err == "interrupted\n"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent ended")
+def test_a_script_ends_with_its_launcher(tmp_path):
+    """`accelerate launch` with one process dies of SIGTERM and leaves its child; this one is told, too."""
+    child = "import signal, sys, time; from suzoo.engine import run_script\n"
+    child += "signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('told', flush=True)))\n"
+    child += "run_script(lambda: (print('ready', flush=True), time.sleep(120)))"
+    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    env = {name: value for name, value in os.environ.items() if name != "RANK"} | {"ACCELERATE_MIXED_PRECISION": "no"}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", launcher], stdout=subprocess.PIPE, text=True, cwd=TRAINING, env=env
+    )
+    assert parent.stdout.readline() == "ready\n"
+    parent.kill()
+    assert parent.stdout.read() == "told\n"  # to its end: the child has closed it
+    parent.wait()
+
+
 def test_a_closed_stdin_reads_as_an_empty_one():
     code = "from suzoo.terminal import prepare_streams; import sys\nassert sys.stdin is None"
     code += "\nprepare_streams(escape=True)\nassert sys.stdin.read() == '' and not sys.stdin.isatty()"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -24,12 +26,26 @@ def end_training(accelerator: Accelerator) -> None:
         tracker.finish()
 
 
+def end_with_launcher() -> None:
+    """Be told to stop (SIGTERM) when `accelerate launch` with one process ends.
+
+    It starts the script as a child and dies of a signal without passing it on: the run would go on with nobody to wait
+    for it. Several processes have torchrun's agent, which passes signals on. Linux only.
+    """
+    launched_alone = "ACCELERATE_MIXED_PRECISION" in os.environ and "RANK" not in os.environ
+    if launched_alone and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() == 1:  # it ended before
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's `main`; a user's mistake (ValueError, OSError) becomes one sentence and exit code 2.
 
     One process of several leaves without Python's clean-up, in which the threads of a process group may abort or hang.
     The environment variable SUZOO_TRACEBACK=1 shows the traceback instead.
     """
+    end_with_launcher()
     prepare_streams(escape=True)  # an ASCII terminal shows Chinese as escapes
     logging.basicConfig(level=logging.WARNING if is_quiet() else logging.INFO, format="%(message)s")
     for noisy in ("httpx", "httpx2", "datasets", "accelerate"):

@@ -143,6 +143,27 @@ except SystemExit as end:
     assert "Peak learning rate." in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("given", "is_refused"),
+    [
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, True),  # srun -n 2 python …
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, False),  # a batch script runs once, whatever it may start
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "2", "WORLD_SIZE": "2", "RANK": "0"}, False),  # srun -n 2 torchrun …
+    ],
+)
+def test_tasks_of_srun_that_know_nothing_of_each_other_are_refused(monkeypatch, given, is_refused):
+    for name in ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    if is_refused:
+        with pytest.raises(ValueError, match=r"srun started 2 tasks .*torchrun"):
+            frame.check_launch()
+    else:
+        frame.check_launch()
+
+
 def test_a_field_without_facts_has_the_default_ones():
     assert settings_of(Training)["data"] == Setting()
 

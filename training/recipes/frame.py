@@ -101,8 +101,9 @@ def share_of_cores() -> int:
 
 def check_launch() -> None:
     """Refuse a launcher that starts several processes without telling them of each other."""
-    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
-    if tasks > 1 and "SLURM_PROCID" in os.environ and "WORLD_SIZE" not in os.environ:
+    # of a step, which srun starts; a batch script has the tasks of its allocation, and runs once
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if tasks > 1 and "WORLD_SIZE" not in os.environ:
         raise ValueError(
             f"srun started {tasks} tasks that know nothing of each other: start one per machine, and in it "
             "`torchrun --nnodes $SLURM_NNODES --nproc-per-node GPUS --rdzv-backend c10d --rdzv-endpoint HOST:29500 …`"

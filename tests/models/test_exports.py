@@ -1,0 +1,73 @@
+"""Which kinds of positions and attention leave for other runtimes: torch.export, ONNX and compiled flex attention.
+
+The table stands in docs/methods.md; every cell of it is a test here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from suzoo.models._linear_attention import LINEAR_KINDS
+from suzoo.models._position_kinds import POSITIONS
+from tests.models.tiny import tiny, tokens
+
+WAYS = {
+    **{name: {"position_embedding_type": name} for name in POSITIONS},
+    "window": {"position_embedding_type": "rope", "attention_window": 4, "attention_sinks": 1},
+    "log n": {"position_embedding_type": "rope", "log_n": "train"},
+    **{kind: {"attention_type": kind, "position_embedding_type": "none"} for kind in LINEAR_KINDS},
+}
+
+
+def model_of(way: str):
+    return tiny("dialogpt", double=False, rope_window=4, log_n_base=4, num_hidden_layers=2, **WAYS[way])
+
+
+class Logits(torch.nn.Module):
+    def __init__(self, model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids):
+        return self.model(input_ids, use_cache=False).logits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_torch_export_of_any_length(way):
+    model = model_of(way)
+    length = torch.export.Dim("length", min=2, max=60)
+    shapes = {"input_ids": {1: length}}
+    exported = torch.export.export(Logits(model), (), {"input_ids": tokens(2, 9)}, dynamic_shapes=shapes, strict=False)
+    for number in (9, 23):
+        ids = tokens(2, number, seed=5)
+        found = exported.module()(input_ids=ids)
+        torch.testing.assert_close(found, model(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_onnx(way, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    model, ids = model_of(way), tokens(2, 9)
+    with torch.no_grad():
+        torch.onnx.export(Logits(model), (ids,), tmp_path / "model.onnx", dynamo=True, input_names=["input_ids"])
+    session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    other = tokens(2, 9, seed=5)
+    (found,) = session.run(None, {"input_ids": other.numpy()})
+    np.testing.assert_allclose(found, model(other).logits.detach().numpy(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_flex_attention(way):
+    model, ids = model_of(way), tokens(2, 9)
+    expected = model(ids).logits
+    if way == "nezha":
+        with pytest.raises(ValueError, match="flex"):
+            model.set_attn_implementation("flex_attention")
+        return
+    model.set_attn_implementation("flex_attention")
+    torch.testing.assert_close(model(ids).logits, expected, rtol=1e-3, atol=1e-3)
