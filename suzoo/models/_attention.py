@@ -173,22 +173,25 @@ class SelfAttention(nn.Module):
         """(B, L, D). `key_mask` and `is_source` (B, L) are what other attention has in its mask."""
         if kwargs.get("output_attentions"):
             raise ValueError("linear attention has no attention weights to return")
+        source_BLD = hidden_BLD if memory_BLD is None else memory_BLD
+        states = self.query(hidden_BLD), self.key(source_BLD), self.value(source_BLD)
+        query_BHLK, key_BHLK, value_BHLK = map(self._heads, states)
         kind = self.config.attention_type
         if memory_BLD is not None:
-            query, key, value = self.query(hidden_BLD), self.key(memory_BLD), self.value(memory_BLD)
-            heads = (self._heads(states) for states in (query, key, value))
-            output_BHLK = linear_attention_of_others(*heads, kind=kind, key_mask=key_mask)
-            return self.dropout(output_BHLK.transpose(1, 2).flatten(2))
-        layer = None if cache is None else linear_layer(cache, self.layer_idx)
-        output_BHLK, state = prefix_linear_attention(
-            *(self._heads(project(hidden_BLD)) for project in (self.query, self.key, self.value)),
-            kind=kind,
-            key_mask=key_mask,
-            is_source=is_source,
-            state=None if layer is None else layer.state,
-        )
-        if layer is not None:
-            layer.replace(state, hidden_BLD.shape[1])
+            output_BHLK = linear_attention_of_others(query_BHLK, key_BHLK, value_BHLK, kind=kind, key_mask=key_mask)
+        else:
+            layer = None if cache is None else linear_layer(cache, self.layer_idx)
+            output_BHLK, state = prefix_linear_attention(
+                query_BHLK,
+                key_BHLK,
+                value_BHLK,
+                kind=kind,
+                key_mask=key_mask,
+                is_source=is_source,
+                state=None if layer is None else layer.state,
+            )
+            if layer is not None:
+                layer.replace(state, hidden_BLD.shape[1])
         return self.dropout(output_BHLK.transpose(1, 2).flatten(2))
 
     def _place(self, query_BHLK: Tensor, key_BHSK: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor | None]:
