@@ -68,7 +68,7 @@ class Options:
     data: str
     """A text file, one text per line, also .gz."""
     lengths: tuple[int, ...] = (64, 128, 256, 512)
-    num_updates: int = 900
+    num_updates: int = 450
     num_blocks: int = 24
     """Test blocks of each length."""
     out: Path = Path("out/length-extrapolation/runs.json")

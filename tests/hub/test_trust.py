@@ -188,7 +188,7 @@ def test_a_pickle_is_refused_in_every_command(name, commands, request, language_
         assert main([command, str(folder), *rest_of(command, text, tmp_path / command)]) != 0
         said = capsys.readouterr().err
         assert said.startswith(f"suzoo {command}: cannot load ") and said.count("\n") == 1
-        assert "are a pickle that would run code" in said
+        assert "a pickle that would run code" in said
     own = check_with_suzoo(folder)
     doors = [v.check_promised_door(door, folder) for door in v.read_promise(folder)["doors"] if "Auto" in door]
     assert own.status == "failed" and any(door.status == "failed" for door in doors)
