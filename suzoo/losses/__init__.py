@@ -5,6 +5,7 @@ from suzoo.losses.chunked import chunked_loss
 from suzoo.losses.contrastive import contrastive_logits, contrastive_loss, supcon_loss
 from suzoo.losses.cosent import cosent_loss
 from suzoo.losses.cross_entropy import cross_entropy_loss
+from suzoo.losses.distillation import cosine_distillation_loss, relation_distillation_loss
 from suzoo.losses.f1 import RunningF1, dice_loss, f1_weighted_bce
 from suzoo.losses.flat_nce import flat_nce_loss
 from suzoo.losses.flooding import alternating_flooding, flooding
@@ -36,6 +37,7 @@ __all__ = [
     "contrastive_logits",
     "contrastive_loss",
     "cosent_loss",
+    "cosine_distillation_loss",
     "cross_entropy_loss",
     "dice_loss",
     "estimate_margin",
@@ -53,6 +55,7 @@ __all__ = [
     "multilabel_cross_entropy",
     "rdrop_loss",
     "rdrop_sum",
+    "relation_distillation_loss",
     "soft_truncation_loss",
     "sparse_multilabel_cross_entropy",
     "supcon_loss",

@@ -114,6 +114,22 @@ _HEAT = [
     ),
     _post(9359, "用热传导方程来指导自监督学习", 2022),
 ]
+_SEED = [
+    _paper(
+        "2101.04731",
+        "Fang, Zhiyuan and others",
+        "SEED: Self-supervised Distillation For Visual Representation",
+        2021,
+    )
+]
+_SENTENCE_DISTILLATION = [
+    _paper(
+        "2004.09813",
+        "Reimers, Nils and Gurevych, Iryna",
+        "Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation",
+        2020,
+    )
+]
 
 BIBTEX: dict[str, list[str]] = {
     "CosineLinear": _AM_SOFTMAX,
@@ -143,6 +159,7 @@ BIBTEX: dict[str, list[str]] = {
     "contrastive_logits": _SIMCSE,
     "contrastive_loss": _SIMCSE,
     "cosent_loss": _COSENT,
+    "cosine_distillation_loss": _SENTENCE_DISTILLATION,
     "cross_entropy_loss": [
         _paper("2204.02311", "Chowdhery, Aakanksha and others", "PaLM: Scaling Language Modeling with Pathways", 2022)
     ],
@@ -170,6 +187,7 @@ BIBTEX: dict[str, list[str]] = {
     "multilabel_cross_entropy": _ZLPR,
     "rdrop_loss": _RDROP,
     "rdrop_sum": _RDROP,
+    "relation_distillation_loss": _SEED,
     "soft_truncation_loss": _FOCAL[1:],
     "sparse_multilabel_cross_entropy": _ZLPR,
     "supcon_loss": _SUPCON,

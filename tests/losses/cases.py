@@ -49,6 +49,11 @@ def contrast(**options) -> Callable:
     return lambda scores, labels: losses.contrastive_loss(*scores.chunk(2, -1), ids=labels, **options)
 
 
+def distilled(loss: Callable) -> Callable:
+    """Distillation looks at two vectors of each row: half of the numbers are the student's, half the teacher's."""
+    return lambda scores, labels, **options: loss(*scores.chunk(2, -1), **options)
+
+
 def angle_cosent(scores, labels):
     return losses.cosent_loss(losses.angle_scores(*scores.chunk(2, -1)), labels)
 
@@ -99,6 +104,23 @@ CASES = [
         masked_class=False,
     ),
     Case(two_passes, name="rdrop_loss"),
+    Case(
+        distilled(losses.cosine_distillation_loss),
+        two_views,
+        ignored=None,
+        masked_class=False,
+        detached=True,  # of the teacher
+        name="cosine_distillation",
+    ),
+    Case(
+        distilled(losses.relation_distillation_loss),
+        two_views,
+        ignored=None,
+        reduces=False,
+        masked_class=False,
+        detached=True,
+        name="relation_distillation",
+    ),
 ]
 
 

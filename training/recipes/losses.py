@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from recipes.classifier import Classification
+from recipes.distill import Distillation
 from recipes.language_model import LanguageModelTraining
 from recipes.loss_table import SENTENCE_LOSSES
 from recipes.modules import PairClasses, by_example
@@ -30,6 +31,7 @@ from suzoo.losses import (
     contrastive_logits,
     contrastive_loss,
     cosent_loss,
+    cosine_distillation_loss,
     cross_entropy_loss,
     dice_loss,
     f1_weighted_bce,
@@ -37,6 +39,7 @@ from suzoo.losses import (
     focal_loss,
     logit_adjusted_cross_entropy,
     multilabel_cross_entropy,
+    relation_distillation_loss,
     supcon_loss,
     tailr_loss,
 )
@@ -165,3 +168,24 @@ def choose_loss(recipe: Any, size: int, *, per_example: int = 2, num_classes: in
             head = CosineLinear(size, num_classes)
             return made(of_head, lambda cosines, y: am_softmax_loss(cosines, y[:, 0], **options), head=head)
     raise ValueError(f"--loss {recipe.loss} is none of {', '.join(SENTENCE_LOSSES)}")
+
+
+def distillation_loss(recipe: Distillation, size: int, teacher_size: int) -> SentenceLoss:
+    """--cosine-weight and --relation-weight of a student's vectors; the truth (B, E) is the teacher's vectors."""
+    if recipe.cosine_weight and size != teacher_size:
+        raise ValueError(
+            f"the student's vectors have {size} numbers and the teacher's {teacher_size}, which have no cosine: "
+            "--cosine-weight 0 leaves the relations"
+        )
+
+    def of(local: Tensor, teacher: Tensor) -> Tensor:
+        student, teacher = gather(local), gather(teacher)
+        total = student.new_zeros(())
+        if recipe.cosine_weight:
+            total = total + recipe.cosine_weight * cosine_distillation_loss(student, teacher)
+        if recipe.relation_weight:
+            relations = relation_distillation_loss(student, teacher, scale=recipe.relation_scale)
+            total = total + recipe.relation_weight * relations
+        return total
+
+    return SentenceLoss(lambda module, inputs: module(**inputs).sentence_embedding, of, over_step=True)
