@@ -8,7 +8,7 @@ and lets an auxiliary task weigh in only where following the primary one alone w
 Here: the primary task is CoSENT on 1,600 pairs, the auxiliary one to tell apart five classes that were drawn for every
 text at random: only learning texts by heart helps it, and alike texts are to be told apart.
 
-Verdict: not put to the test. The sum does not hurt the primary task (.591 ± .005 against .587 ± .011 alone), so that
+Verdict: cannot be judged here: the sum does not hurt the primary task (.591 ± .005 against .587 ± .011 alone), so that
 there is nothing to repair; with the weighting it has .591 ± .003. Table in training/LOG.md.
 """
 

@@ -9,7 +9,7 @@ InfoNCE computed as softplus(logsumexp of the negatives - positive), exact at ev
 Here: (query, positive) rows, in-batch negatives, scale 20, two layers of 128 from scratch on as many rows for either
 batch size; then queries that were kept aside look for their positive among all texts that were kept aside.
 
-Verdict: not seen. In batches of 8 all three are equal (MRR@10 .890 ± .006), in batches of 64 FlatNCE is below both
+Verdict: does not hold: in batches of 8 all three are equal (MRR@10 .890 ± .006), in batches of 64 FlatNCE is below both
 forms of InfoNCE (.861 ± .008 against .874 ± .006), which never differ. Table in training/LOG.md.
 """
 

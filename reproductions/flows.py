@@ -8,7 +8,8 @@ in the minima, the second in e^-f.
 
 An energy with four wells of different depth. Printed: the share of points in each well at the end, beside that of e^-f.
 
-Verdict: in training/LOG.md.
+Verdict: holds: of four wells, the share of points after Wasserstein flow is .347, .272, .207, .174, that of e^-f .362,
+.265, .215, .157; the gradient flow leaves .312, .244, .226, .218. Table in training/LOG.md.
 """
 
 from __future__ import annotations

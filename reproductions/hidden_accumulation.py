@@ -6,7 +6,10 @@ Claims (kexue.fm/archives/8634): exact for SGD with momentum; nearly the same fo
     OMP_NUM_THREADS=1 python reproductions/hidden_accumulation.py --data texts.txt.gz
 
 Every update sees 32 blocks of 32 tokens: plain in one part, hidden in k parts. Prints the table and draws
-figures/hidden_accumulation.png. Result: training/LOG.md, "accumulation hidden in the momentum".
+figures/hidden_accumulation.png.
+
+Verdict: holds in part: SGD and Tiger are exact (4.5540 both, 5.6593 both); the AdamW of the article is .26 behind at k
+= 4 and .64 at k = 16, three seeds; the sum of squares is within .04 in 5 of 6 runs. Table in training/LOG.md.
 """
 
 from __future__ import annotations

@@ -6,7 +6,10 @@ give the same training; A and B may both start random.
     OMP_NUM_THREADS=1 python reproductions/lora_optimizer.py --data texts.txt.gz --other other_texts.txt.gz
 
 A small model is trained on the first text and goes on with the second, all matrices but the embeddings by rank 4, the
-rest frozen. Prints the table and draws figures/lora_optimizer.png. Result: training/LOG.md, "LoRA as an optimizer".
+rest frozen. Prints the table and draws figures/lora_optimizer.png.
+
+Verdict: holds: with the same init as peft the loss is the same (6.370 ± .012 against 6.371 ± .028), with both random
+6.322 ± .012; all weights have 5.632 ± .004. A pretrained model was not tried. Table in training/LOG.md.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ are cut in the right places trains both at once.
 The real points lie on a ring of eight clouds. Printed, for three seeds: how many of the clouds the generator reaches,
 and the share of its points that lie in a cloud; the picture is of the first seed.
 
-Verdict: in training/LOG.md.
+Verdict: holds in part: one seed: all 8 clouds are reached, .772 of the points lie inside one. Table in training/LOG.md.
 """
 
 from __future__ import annotations

@@ -8,7 +8,10 @@ kexue.fm/archives/7521).
 
 A small causal model is trained by cross-entropy, one per seed; every variant goes on from it, on the same batches.
 Blocks have 64 tokens, of which 16 are given and 48 continued. "beta 0" averages the same candidates without a look at
-their scores. Result: training/LOG.md, "ParameterSearch against repetition".
+their scores.
+
+Verdict: holds: repeated 4-grams .106 ± .020 against .190 ± .015 before and .207 ± .037 without a look at the scores,
+for each of three seeds, at 1 % of perplexity. Table in training/LOG.md.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ penalty 57.81, with R-Drop 57.51. VAT is reported for little labelled data only 
 
 Here: two layers of 128 from scratch, one row in five kept as dev, by which the best of five epochs is chosen.
 
-Verdict: not seen. R-Drop .347 ± .010, gradient penalty .339 ± .029, FGM .314 ± .042 against .355 ± .027 plain
-(accuracy, three seeds); the article's gains are smaller than the spread at this size. Table in training/LOG.md.
+Verdict: does not hold: R-Drop .347 ± .010, gradient penalty .339 ± .029, FGM .314 ± .042 against .355 ± .027 plain
+(accuracy, three seeds); the gains of the article are smaller than the spread at this size. Table in training/LOG.md.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ keep the same is here which of every two pairs is the more alike.
 
 Here: two layers of 128 from scratch on the first 1,000 pairs, four passes, scored at the end.
 
-Verdict: FGM and VAT help (.524 ± .006 and .522 ± .005 against .505 ± .011 plain, better for each of three seeds), the
-gradient penalty less (.512 ± .011, also for each seed), R-Drop does not (.500 ± .008). Table in training/LOG.md.
+Verdict: holds in part: FGM and VAT help (.524 ± .006 and .522 ± .005 against .505 ± .011 plain, better for each of
+three seeds), the gradient penalty less (.512 ± .011, also for each seed), R-Drop does not (.500 ± .008). Table in
+training/LOG.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """T-TA against a masked language model of equal size, data and steps: is one pass as good as n, and what does it save?
 
 Claim (arXiv 2004.08097, kexue.fm/archives/7661): T-TA scores a sentence in one pass, several times faster than the n
-passes of a masked model, and at least as well. Verdict: see training/LOG.md, "T-TA beside a masked language model".
+passes of a masked model, and at least as well.
 
     python training/train_tta.py scratch --data train.txt --dev dev.txt --output-dir out/tta ...
     python training/train_tta.py mlm --data train.txt --dev dev.txt --output-dir out/mlm ...the same...
@@ -9,6 +9,9 @@ passes of a masked model, and at least as well. Verdict: see training/LOG.md, "T
         --confusion pinyin_sam.json stroke.json --nbest librispeech_dev_clean.30best.jsonl.gz
 
 Every measure is optional. The seconds are CPU time of the process.
+
+Verdict: holds in part: one seed of each: pseudo-perplexity 32.1 against 206.6 at equal steps, ten times as fast;
+minimal pairs .587 against .633; the n-best lists gain nothing. Table in training/LOG.md.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "reproductions"
-SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if not path.name.startswith("_"))
+SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.name[0] != "_" and path.name != "report.py")
 
 
 @pytest.fixture
@@ -23,13 +23,39 @@ def on_path(monkeypatch):
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_a_script_says_claim_command_and_verdict(path):
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
-    assert (
-        "Claim" in text
-        and ("Verdict" in text or "Result: training/LOG.md" in text)
-        and f"python reproductions/{path.name}" in text
-    )
+    assert "Claim" in text and "Verdict: " in text and f"python reproductions/{path.name}" in text
     # data and results lie where the command says, not where they lie on one machine
     assert not re.search(r"(?<![\w./:)}\]])(?:/\w|~/|[A-Z]:\\)", path.read_text())
+
+
+def test_the_page_is_what_the_scripts_say(on_path):
+    import report
+
+    assert (FOLDER / "README.md").read_text(encoding="utf-8") == report.page(), "run python reproductions/report.py"
+
+
+def test_a_verdict_is_one_of_four_and_the_rest_is_not_yet(on_path, tmp_path):
+    import report
+
+    text = '"""Title.\n\nClaim (kexue.fm/archives/8847, 9341; arXiv 2104.08821): x is\n80.14.\n\n'
+    text += '    python reproductions/x.py --data y\n\nVerdict: holds in part: .7 and\n.5.\n"""\n'
+    path = tmp_path / "x.py"
+    path.write_text(text)
+    found = report.read(path)
+    assert found == report.Experiment(
+        "x",
+        "Title.",
+        ["8847", "9341"],
+        "x is 80.14.",
+        "python reproductions/x.py --data y",
+        "holds in part",
+        ".7 and .5.",
+    )
+    path.write_text(text.replace("holds in part: .7 and", "in training/LOG.md"))
+    assert report.read(path).verdict == "not yet"
+    path.write_text(text.replace("Verdict", "Result"))
+    with pytest.raises(ValueError, match=r"x\.py: its docstring needs paragraphs Claim and Verdict"):
+        report.read(path)
 
 
 def test_a_table_has_the_spread_over_seeds_and_keeps_finished_runs(on_path, monkeypatch, capsys, tmp_path):
