@@ -11,7 +11,7 @@ import os
 import sys
 
 from suzoo import __version__
-from suzoo.cli import chat, compare, completion, encoders, explain, folders, language_models, train, vocabulary
+from suzoo.cli import chat, compare, completion, encoders, explain, folders, language_models, train, vocabulary, zoo
 from suzoo.terminal import be_quiet, is_mistake, prepare_streams, sentence
 
 
@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         return sub
 
-    for module in (train, encoders, language_models, vocabulary, chat, explain, compare, folders, completion):
+    for module in (train, encoders, language_models, vocabulary, chat, explain, compare, folders, zoo, completion):
         module.add_commands(command)
     commands.choices["completion"].set_defaults(commands=commands.choices)
     return parser

@@ -1,0 +1,145 @@
+"""`suzoo zoo`: the members of the zoo, and one command that makes one: prepare, train, verify, score."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from suzoo.cli.train import scripts_folder
+
+
+def table() -> Any:
+    """The module `recipes.zoo` of the training scripts."""
+    if str(scripts_folder()) not in sys.path:
+        sys.path.insert(0, str(scripts_folder()))
+    return importlib.import_module("recipes.zoo")
+
+
+def list_members(options: argparse.Namespace) -> int:
+    for name, member in table().MEMBERS.items():
+        print(f"{name}: {member.about}; about {member.minutes} minutes on two quiet cores, from {member.base}")
+        for source in member.sources:
+            print(f"    {source.file}  {source.repository} ({source.licence})")
+    return 0
+
+
+def build(options: argparse.Namespace) -> int:
+    zoo = table()
+    members = zoo.MEMBERS
+    if options.name not in members:
+        raise ValueError(f"the zoo has no {options.name}: it has {', '.join(members)}")
+    chain = [options.name]  # what it is made from comes first
+    while (base := members[chain[0]].base).startswith("zoo:"):
+        chain.insert(0, base.removeprefix("zoo:"))
+    if options.base and not Path(options.base).is_dir():
+        raise ValueError(f"there is no folder {options.base}, which --base names")
+    sources, out = Path(options.sources), Path(options.output_dir)
+    missing = [name for name in chain if not is_finished(out / name)]
+    notes = [note for name in missing for note in zoo.check_sources(members[name], sources)]
+    for note in dict.fromkeys(notes):
+        print(f"note: {note}", file=sys.stderr)
+    minutes = sum(members[name].minutes for name in missing)
+    print(f"to make: {', '.join(missing) or 'nothing'}, about {minutes} minutes on two quiet cores", file=sys.stderr)
+    first = options.base or members[chain[0]].base
+    for number, name in enumerate(chain):
+        base = first if number == 0 else str(out / chain[number - 1])
+        flags = shlex.split(options.flags) if name == options.name else []
+        if name in missing and (status := make(zoo, name, base, sources, out, flags)):
+            return status
+    from suzoo.hub.check import check_folder
+
+    check_folder(out / options.name)
+    print(f"verified: {out / options.name}")
+    return 0
+
+
+def is_finished(folder: Path) -> bool:
+    """Trained, verified when it was saved, and scored."""
+    try:
+        return "tests" in json.loads((folder / "zoo.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+
+
+def make(zoo: Any, name: str, base: str, sources: Path, out: Path, flags: list[str]) -> int:
+    """Prepare, train and score one member; a run that was cut goes on. Returns the exit code of the training."""
+    started, member, folder, data = time.time(), zoo.MEMBERS[name], out / name, out / f"{name}-data"
+    zoo.prepare(member, sources, data)
+    arguments = [argument.format(base=base, data=data) for argument in member.command]
+    print(f"{name}: {' '.join(arguments)}", file=sys.stderr)
+    if status := train([*arguments, *flags, "--output-dir", str(folder), "--resume"]):
+        return status
+    print(f"{name}: scoring", file=sys.stderr)
+    scores = score(folder, {test: data / f"test {test}.tsv" for test in member.tests})
+    record = {
+        "member": name,
+        "base": base,
+        "base_licence": member.base_licence,
+        "sources": [
+            {"file": s.file, "sha256": s.sha256, "repository": s.repository, "licence": s.licence}
+            for s in member.sources
+        ],
+        "minutes": round((time.time() - started) / 60, 1),
+        "tests": scores,
+    }
+    put_into_card(folder, scores)
+    (folder / "zoo.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for test, numbers in scores.items():
+        print(f"{test:<12} {numbers['spearman']:.4f}")
+    return 0
+
+
+def train(arguments: list[str]) -> int:
+    """The exit code of `suzoo train` with these arguments, in a process of its own as every training."""
+    return subprocess.run([sys.executable, "-m", "suzoo", "train", *arguments], check=False).returncode
+
+
+def score(folder: Path, tests: dict[str, Path]) -> dict[str, dict[str, float]]:
+    """Test -> metrics of the encoder in `folder`."""
+    from suzoo.data import numbers, read_pairs
+    from suzoo.evaluation import pair_cosines, pair_metrics
+    from suzoo.models import CoSENTModel
+
+    model, found = CoSENTModel.from_pretrained(folder), {}
+    for name, path in tests.items():
+        pairs = read_pairs(str(path))
+        found[name] = pair_metrics(pair_cosines(model.encode, pairs), numbers(pairs, "label"))
+    return found
+
+
+def put_into_card(folder: Path, scores: dict[str, dict[str, float]]) -> None:
+    """The tests beside the dev scores in metrics.json, and so in the card."""
+    from transformers import AutoConfig
+
+    from suzoo.hub.card import write_card
+    from suzoo.models._tokenizer_files import load_tokenizer
+
+    path = folder / "metrics.json"
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(metrics | scores, indent=2) + "\n", encoding="utf-8")
+    write_card(folder, AutoConfig.from_pretrained(folder), load_tokenizer(str(folder)))
+
+
+def add_commands(command) -> None:
+    parser = command("zoo", list_members, "Small trained models, each by one command: suzoo zoo build NAME.")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    sub = actions.add_parser("list", help="the members, how long each takes, what data it wants", allow_abbrev=False)
+    sub.set_defaults(function=list_members)
+    sub = actions.add_parser(
+        "build", help="prepare, train, verify and score a member; again after an interruption: it goes on"
+    )
+    sub.add_argument("name", help="a member, as `suzoo zoo list` names them")
+    sub.add_argument("--sources", required=True, metavar="FOLDER", help="with the files that `suzoo zoo list` names")
+    sub.add_argument("--base", metavar="FOLDER", help="of the model to start from, instead of its name on the Hub")
+    sub.add_argument("--output-dir", default="out/zoo", help="folder of the members (default: out/zoo)")
+    sub.add_argument(
+        "--flags", default="", help='of the training, behind the member\'s own: --flags="--precision bf16"'
+    )
+    sub.set_defaults(function=build)
