@@ -170,7 +170,11 @@ class RunFolder:
             if "trackio" in known:
                 options["trackio"] = {"name": known["trackio"], "resume": "allow"}
         config = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in flags.items()}
-        accelerator.init_trackers("suzoo", config=None if known is not None else config, init_kwargs=options)
+        accelerator.init_trackers("suzoo", init_kwargs=options)
+        for tracker in accelerator.trackers:
+            # TensorBoard would have a second set; trackio forgets those of a run that it opens again
+            if known is None or tracker.name != "tensorboard":
+                tracker.store_init_configuration(config)
         known = known or {}
         if accelerator.is_main_process:
             for tracker in accelerator.trackers:

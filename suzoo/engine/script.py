@@ -27,13 +27,13 @@ def end_training(accelerator: Accelerator) -> None:
 
 
 def end_with_launcher() -> None:
-    """Be told to stop (SIGTERM) when `accelerate launch` with one process ends.
+    """Be told to stop (SIGTERM) when `accelerate launch` or torchrun ends that started this process. Linux only.
 
-    It starts the script as a child and dies of a signal without passing it on: the run would go on with nobody to wait
-    for it. Several processes have torchrun's agent, which passes signals on. Linux only.
+    Accelerate's launcher of one process dies of a signal without passing it on, and torchrun of SIGKILL, as when memory
+    is short: the run would go on with nobody to wait for it.
     """
-    launched_alone = "ACCELERATE_MIXED_PRECISION" in os.environ and "RANK" not in os.environ
-    if launched_alone and sys.platform == "linux":
+    alone = "ACCELERATE_MIXED_PRECISION" in os.environ and "RANK" not in os.environ
+    if sys.platform == "linux" and (alone or "TORCHELASTIC_RUN_ID" in os.environ):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
         if os.getppid() == 1:  # it ended before
             os.kill(os.getpid(), signal.SIGTERM)

@@ -10,7 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from recipes import frame, losses
+from recipes import choices, frame, losses
+from recipes.cosent import CoSENT
 
 import pytest
 import torch
@@ -144,6 +145,7 @@ HIDDEN = (
         *(["--gradient-checkpointing"], ["--loss", "sbert"], HIDDEN.split()),
         ["--fgm", "0.01", "--rdrop", "1", "--weissi", "1e-5"],
         ["--gradient-penalty", "0.01", "--vat", "0.01"],
+        ["--encoder", "modernbert", "--window", "4"],
     ],
 )
 def test_every_way_of_training_learns_something(tmp_path, monkeypatch, flags):
@@ -152,6 +154,22 @@ def test_every_way_of_training_learns_something(tmp_path, monkeypatch, flags):
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_the_window_of_a_stock_encoder_is_a_window(window):
+    """With one layer the state of a token depends on those at a distance under it and on no others, padded or not."""
+    torch.manual_seed(0)
+    recipe = CoSENT(output_dir="", encoder="modernbert", window=window, num_layers=1, hidden_size=32, dropout=0.0)
+    model = choices.make_encoder(recipe, tiny_tokenizer()).eval()
+    ids = torch.arange(5, 17)[None] % len(tiny_tokenizer())
+    changed = ids.clone()
+    changed[0, 6] = 4
+    for given in ({}, {"lengths": [12]}):
+        states = [model(input_ids=some.flatten() if given else some, **given) for some in (ids, changed)]
+        differs = (states[0].last_hidden_state != states[1].last_hidden_state)[0].any(-1)
+        assert differs.nonzero().flatten().tolist() == list(range(7 - window, 6 + window))
+    assert model.ragged
 
 
 @pytest.mark.parametrize("script", [train_cosent, train_cross_encoder], ids=["encoder", "cross-encoder"])

@@ -204,16 +204,23 @@ class SentenceEncoding(Training):
 
     group = "model"
 
-    encoder: Annotated[Literal["bert", "gru", "bigru"], Setting(part_of=("model=None",))] = "bert"
-    """Of the model from scratch. gru (kexue.fm/archives/5743) and bigru, which reads from both ends, are for small
-    devices."""
+    encoder: Annotated[Literal["bert", "modernbert", "gru", "bigru"], Setting(part_of=("model=None",))] = "bert"
+    """Of the model from scratch. modernbert has RoPE, and a window; gru (kexue.fm/archives/5743) and bigru, which reads
+    from both ends, are for small devices."""
+    window: Annotated[int | None, Setting(least=1, part_of=("encoder=modernbert",))] = None
+    """Of modernbert from scratch: a token sees others at a distance under this (kexue.fm/archives/9431)."""
     pooling: Literal["cls", "mean", "last", "first-last-avg"] | None = None
     """Which states make the vector. Default: what the model's folder says; from scratch cls, or last for gru and mean
     for bigru."""
 
     def check(self) -> None:
         super().check()
-        if self.encoder != "bert" and (self.lora_r or self.gradient_checkpointing):
+        if self.window and (self.model or self.encoder != "modernbert"):
+            raise ValueError(
+                "--window needs --encoder modernbert and no --model: of the stock encoders, which every library opens "
+                "as they are, only ModernBERT has one, and a trained model keeps its own"
+            )
+        if self.encoder in ("gru", "bigru") and (self.lora_r or self.gradient_checkpointing):
             raise ValueError(f"--encoder {self.encoder} has no linear layers for --lora-r, and no checkpoints of them")
 
 

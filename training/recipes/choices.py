@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, BertConfig, ModernBertConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from suzoo.data import added_ids, fingerprint, load_tokenizer, num_ids, train_wordpiece
@@ -121,6 +121,19 @@ def gru_config(recipe: SentenceEncoding, tokenizer: Any) -> GRUEncoderConfig:
     )
 
 
+def modernbert_config(recipe: SentenceEncoding, tokenizer: Any) -> ModernBertConfig:
+    """ModernBERT of about as many weights as BERT of that size; with --window every layer has it."""
+    fields = sizes(recipe, tokenizer)
+    fields["intermediate_size"] = fields["intermediate_size"] * 2 // 3  # its layers have three matrices for BERT's two
+    first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+    fields |= {"cls_token_id": first, "bos_token_id": first, "sep_token_id": last, "eos_token_id": last}
+    kind = "sliding_attention" if recipe.window else "full_attention"
+    fields["layer_types"] = [kind] * recipe.num_layers
+    if recipe.window:
+        fields["local_attention"] = 2 * (recipe.window - 1)  # both directions, without the token itself
+    return ModernBertConfig(**fields, attention_dropout=0.1, embedding_dropout=0.1, mlp_dropout=0.1)
+
+
 def make_encoder(recipe: SentenceEncoding, tokenizer: Any) -> CoSENTModel:
     """The sentence encoder of --model or from scratch."""
     options: dict[str, Any] = {"pooling": recipe.pooling} if recipe.pooling else {}
@@ -130,6 +143,8 @@ def make_encoder(recipe: SentenceEncoding, tokenizer: Any) -> CoSENTModel:
     else:
         if recipe.encoder == "bert":
             config = BertConfig(**sizes(recipe, tokenizer))
+        elif recipe.encoder == "modernbert":
+            config = modernbert_config(recipe, tokenizer)
         else:
             config = gru_config(recipe, tokenizer)
             options = {"pooling": "mean" if config.bidirectional else "last"} | options
