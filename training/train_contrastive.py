@@ -19,7 +19,7 @@ from recipes.step import sentence_backward
 import numpy as np
 import torch
 
-from suzoo.data import flat_batch, tokenize_rows, tokenizer_key
+from suzoo.data import flat_batch, token_ids, tokenize_rows, tokenizer_key
 from suzoo.engine import RandomBatches, fit, run_script
 from suzoo.evaluation import pair_cosines, pair_metrics, retrieval_metrics
 
@@ -42,7 +42,7 @@ def main() -> None:
 
     # Examples: the texts of a batch lie end to end, those of one example side by side
     def encode(rows, first):
-        return tokens_of(tokenizer, rows, recipe.max_length)
+        return tokens_of(lambda texts: token_ids(tokenizer, texts, recipe.max_length), rows)
 
     def collate(examples):
         rows, alike = zip(*examples, strict=True)

@@ -17,7 +17,7 @@ from suzoo.data.stream import STREAMED, RowStream, Stream
 from suzoo.data.tokenizer import train_unigram, train_wordpiece
 from suzoo.data.tokens import Examples, WithLabels, token_ids, tokenize_rows, tokenizer_key
 from suzoo.data.tta import encode_sentence, encode_sentences, tta_batch
-from suzoo.data.unilm import encode_source_target, encode_sources_targets, unilm_batch
+from suzoo.data.unilm import encode_source_target, encode_sources_targets, seq2seq_example, unilm_batch
 from suzoo.data.vocabulary import (
     add_tokens,
     added_ids,
@@ -84,6 +84,7 @@ __all__ = [
     "read_texts",
     "save_tokenizer",
     "segment_chinese",
+    "seq2seq_example",
     "slim_vocabulary",
     "texts_of_row",
     "token_budget_batches",

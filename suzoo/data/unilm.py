@@ -40,7 +40,7 @@ def encode_source_target(
     """
     _check_room(max_source_tokens, max_target_tokens)
     ids = pieces(tokenizer, [source] if target is None else [source, target])
-    return _example(tokenizer, ids[0], None if target is None else ids[1], max_source_tokens, max_target_tokens)
+    return seq2seq_example(tokenizer, ids[0], None if target is None else ids[1], max_source_tokens, max_target_tokens)
 
 
 def encode_sources_targets(
@@ -54,7 +54,7 @@ def encode_sources_targets(
     """`encode_source_target` of many, name -> lists."""
     _check_room(max_source_tokens, max_target_tokens)
     pairs = zip(pieces(tokenizer, sources), pieces(tokenizer, targets), strict=True)
-    found = [_example(tokenizer, *pair, max_source_tokens, max_target_tokens) for pair in pairs]
+    found = [seq2seq_example(tokenizer, *pair, max_source_tokens, max_target_tokens) for pair in pairs]
     return {name: [example[name] for example in found] for name in ("input_ids", "token_type_ids", "labels")}
 
 
@@ -65,13 +65,14 @@ def _check_room(max_source_tokens: int, max_target_tokens: int) -> None:
         )
 
 
-def _example(
+def seq2seq_example(
     tokenizer: PreTrainedTokenizerBase,
     source: list[int],
     target: list[int] | None,
     max_source_tokens: int,
     max_target_tokens: int,
 ) -> Seq2SeqExample:
+    """`encode_source_target` of tokens without special ones around them."""
     source_ids = [tokenizer.cls_token_id, *source[: max_source_tokens - 2], tokenizer.sep_token_id]
     target_ids = [] if target is None else [*target[: max_target_tokens - 1], tokenizer.sep_token_id]
     return {

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from recipes.tasks_simbert import SimBERT, Similar, UniLMWithVectors
+from recipes.tasks_simbert import SimBERT, UniLMWithVectors, similar
 from recipes.two_tasks import simbert
 
 import numpy as np
@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch.nn.parallel import DistributedDataParallel
 from transformers import BertModel
 
-from suzoo.data import encode_source_target, read_pairs
+from suzoo.data import encode_source_target, read_pairs, readers, tokenize_rows
 from suzoo.distributed import is_distributed, rank, world_size
 from suzoo.hub import publish
 from suzoo.hub.push import push
@@ -123,13 +123,35 @@ def test_one_pass_is_the_slow_obvious_form(folder):
     recipe = simbert()
     tasks = SimBERT.__new__(SimBERT)
     tasks.recipe, tasks.accelerator, tasks.tokenizer = recipe, Accelerator(cpu=True), tokenizer
-    batch = tasks.collate(tasks.encode([Similar(pair.text1, pair.text2) for pair in pairs]))
+    examples = similar(recipe, pairs, pairs)[0]
+    examples.tokens = tokenize_rows(pairs, tasks.encode, key=[])
+    batch = tasks.collate([examples[number] for number in range(4)])
     losses = tasks.losses(UniLMWithVectors(model).eval(), [batch])
     torch.testing.assert_close(losses["rewriting_loss"], nll / count, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(losses["contrast_loss"], contrast, atol=1e-4, rtol=1e-4)
     a, b = vectors[0::2], vectors[1::2]
     torch.testing.assert_close(contrastive_loss(a, b, scale=30, negatives="all"), contrast)
     assert rank() == 0 and world_size() == 1
+
+
+def test_large_data_are_mapped(tmp_path, monkeypatch):
+    """Rows and tokens of the cache make the batches that those in memory make."""
+    path = tmp_path / "x.tsv"
+    rows = [f"{pair.text1}\t{pair.text2}\t{pair.label}" for pair in read_pairs("embedded:pairs_zh", max_rows=200)]
+    path.write_text("\n".join(["text1\ttext2\tlabel", *rows]))
+    monkeypatch.setenv("SUZOO_CACHE", str(tmp_path / "cache"))
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_layers": 1, "batch_size": 8, "dev": str(path)}
+    recipe = replace(simbert(), data=(str(path), str(path)), data_weights=(1.0, 3.0), **sizes)
+    expected = SimBERT(recipe, Accelerator(cpu=True)).batches
+    monkeypatch.setattr(readers, "IN_MEMORY_BYTES", 0)
+    found = SimBERT(recipe, Accelerator(cpu=True)).batches
+    assert (
+        len(list(tmp_path.rglob("cache/tokens/*.arrow"))) == 2 and len(list(tmp_path.rglob("cache/rows/*.arrow"))) == 2
+    )
+    assert len(found.examples) == len(expected.examples) == 2 * sum(row.endswith("5.0") for row in rows)
+    for step in range(5):
+        (batch, ids), (of_memory, its_ids) = found[step][0], expected[step][0]
+        assert (ids == its_ids).all() and all((batch[name] == of_memory[name]).all() for name in of_memory)
 
 
 def test_what_does_not_belong_together_is_one_sentence(tmp_path, monkeypatch, capsys):

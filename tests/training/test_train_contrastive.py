@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 from recipes import frame
@@ -17,7 +18,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
-from suzoo.data import Ranked, flat_batch, read_queries, tokenize_rows
+from suzoo.data import Ranked, flat_batch, read_queries, token_ids, tokenize_rows
 from suzoo.distributed import is_distributed, rank, world_size
 from suzoo.engine import batch_coupled_backward
 from suzoo.models import CoSENTModel
@@ -100,7 +101,8 @@ def test_the_loss_is_that_of_sentence_transformers(tmp_path, monkeypatch, unpubl
     recipe = Contrastive(data="x", num_negatives=1)
     rows = [Ranked(query, (text,), (no,)) for query, text, no in ROWS]
     examples, _ = examples_of(recipe, rows)
-    examples.tokens = tokenize_rows(rows, lambda part, first: tokens_of(model.tokenizer, part, 64), key=[])
+    encode = partial(token_ids, model.tokenizer, max_length=64)
+    examples.tokens = tokenize_rows(rows, lambda part, first: tokens_of(encode, part), key=[])
     tokens, ids = [ids for number in range(4) for ids in examples[number][0]], examples.alike.tolist()
     batches = [(flat_batch(tokens[i : i + 6]), torch.tensor(ids[i // 3 : i // 3 + 2])) for i in (0, 6)]
     accelerator = Accelerator(cpu=True)

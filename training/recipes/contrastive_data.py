@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from suzoo.data import (
     Classified,
+    Pair,
     Ranked,
     check_labels,
     class_names,
@@ -23,7 +24,6 @@ from suzoo.data import (
     read_pairs,
     read_queries,
     read_texts,
-    token_ids,
 )
 
 
@@ -48,7 +48,9 @@ def check_one_class(rows: Iterable[Classified], who: str) -> None:
 
 
 def texts_of(row: Any) -> list[str]:
-    """All texts of a row of `read_examples`."""
+    """All texts of a row of `read_examples`, or of a pair."""
+    if isinstance(row, Pair):
+        return [row.text1, row.text2]
     return [row.query, *row.positives, *row.negatives] if isinstance(row, Ranked) else [getattr(row, "text", row)]
 
 
@@ -74,15 +76,23 @@ class Chosen(Sequence[tuple[list[np.ndarray], np.ndarray]]):
         texts = np.split(row["input_ids"], np.cumsum(row["lengths"])[:-1])
         return [texts[place] for place in self.places[number]], self.alike[number]
 
+    def pairs(self) -> Iterator[tuple[int, int]]:
+        """The row of each example, and the place of its second text."""
+        return zip(map(int, self.rows), map(int, self.places[:, 1]), strict=True)
+
     def sizes(self, rows: Sequence[int]) -> list[int]:
         """Examples of each source, from the rows of each."""
         return np.diff(np.searchsorted(self.rows, np.cumsum([0, *rows]))).tolist()
 
 
-def tokens_of(tokenizer: Any, rows: Sequence[Any], max_length: int) -> dict[str, list[list[int]]]:
-    """The texts of each row end to end, and their lengths."""
+def tokens_of(encode: Callable[[list[str]], list[list[int]]], rows: Sequence[Any]) -> dict[str, list[list[int]]]:
+    """The texts of each row end to end, and their lengths.
+
+    Args:
+        encode: texts -> token ids.
+    """
     found = [texts_of(row) for row in rows]
-    ids = iter(token_ids(tokenizer, [text for texts in found for text in texts], max_length))
+    ids = iter(encode([text for texts in found for text in texts]))
     of_rows = [[next(ids) for _ in texts] for texts in found]
     lengths = [[len(text) for text in texts] for texts in of_rows]
     return {"input_ids": [list(chain.from_iterable(texts)) for texts in of_rows], "lengths": lengths}

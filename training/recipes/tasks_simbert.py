@@ -8,12 +8,12 @@ and (b, a), side by side. Shapes: B rows, L tokens, D hidden.
 from __future__ import annotations
 
 import shutil
+from array import array
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 from recipes.choices import check_belongs_together, choose_tokenizer, configure, set_dropout
-from recipes.contrastive_data import text_number
+from recipes.contrastive_data import Chosen, text_number, texts_of, tokens_of
 from recipes.frame import mixture_of, read, read_one
 from recipes.generation import make_seq2seq_model, title_scores
 from recipes.labelled import finished_tokenizer, next_token, num_labels
@@ -26,7 +26,18 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from suzoo.data import Ranked, encode_sources_targets, read_pairs, read_queries, read_ranked, unilm_batch
+from suzoo.data import (
+    Pair,
+    Ranked,
+    read_pairs,
+    read_queries,
+    read_ranked,
+    seq2seq_example,
+    tokenize_rows,
+    tokenizer_key,
+    unilm_batch,
+)
+from suzoo.data.tokens import pieces
 from suzoo.distributed import all_reduce_sum, gather, rank, world_size
 from suzoo.engine import RandomBatches, RunFolder, batch_coupled_backward
 from suzoo.evaluation import retrieval_metrics
@@ -34,13 +45,6 @@ from suzoo.hub.publish import publish
 from suzoo.losses import contrastive_loss, cross_entropy_loss
 from suzoo.models import CoSENTModel, UniLMForCausalLM
 from suzoo.models._stock_encoder import sharded_units
-
-
-class Similar(NamedTuple):
-    """Two texts that say the same."""
-
-    source: str
-    target: str
 
 
 class UniLMWithVectors(nn.Module):
@@ -75,14 +79,16 @@ class SimBERT:
 
         # Data
         self.train, self.dev_rows, self.provenance = read_rows(recipe)
-        train, self.dev = similar(recipe, self.train, self.dev_rows)
-        mixture = mixture_of(recipe, self.train, sizes_of(recipe, self.train))
+        examples, dev_examples = similar(recipe, self.train, self.dev_rows)
+        self.dev = [texts_of_pair(self.dev_rows[row], place) for row, place in dev_examples.pairs()]
+        mixture = mixture_of(recipe, self.train, examples.sizes(self.train.sizes))
         self.ranked: Any = None
         if recipe.ranked:
             self.ranked, self.provenance["ranked"] = read_one(recipe, read_ranked, recipe.ranked, recipe.ranked_split)
 
         # Model
-        tokenizer = choose_tokenizer(recipe, (text for pair in train for text in pair), needs=("cls", "sep", "pad"))
+        texts = (text for row, place in examples.pairs() for text in texts_of_pair(self.train[row], place))
+        tokenizer = choose_tokenizer(recipe, texts, needs=("cls", "sep", "pad"))
         model = make_seq2seq_model(recipe, tokenizer, {}, max_new_tokens=recipe.max_length)
         if not model.config.has_stock_layers:
             raise ValueError(f"{recipe.model} has no stock layers, so that no library would open it as an encoder")
@@ -95,23 +101,28 @@ class SimBERT:
         model.bert = configure(recipe, model.bert, tokenizer, model.get_output_embeddings())  # ty: ignore[invalid-assignment]
         self.model, self.module = model, UniLMWithVectors(model)
 
-        # Examples: both directions of a pair, and a number for each of its texts
-        self.batches = RandomBatches(self.encode(train), collate=self.collate, mixture=mixture, **recipe.batch_options)
-        self.dev_examples = self.encode(self.dev)
+        # Examples: the tokens of the two texts of a pair, and a number for each
+        for chosen, rows in ((examples, self.train), (dev_examples, self.dev_rows)):
+            key = ["similar", recipe.max_length, tokenizer_key(self.tokenizer)]
+            chosen.tokens = tokenize_rows(rows, self.encode, key=key, num_workers=recipe.num_workers)
+        self.batches = RandomBatches(examples, collate=self.collate, mixture=mixture, **recipe.batch_options)
+        self.dev_examples = dev_examples
 
-    def encode(self, pairs: Sequence[Similar]) -> list[tuple[dict, dict, tuple[int, int]]]:
-        budgets = {"max_source_tokens": self.recipe.max_length, "max_target_tokens": self.recipe.max_length}
-        a, b = [pair.source for pair in pairs], [pair.target for pair in pairs]
-        rows = [encode_sources_targets(self.tokenizer, *texts, **budgets) for texts in ((a, b), (b, a))]
-        there, back = (
-            [dict(zip(row, values, strict=True)) for values in zip(*row.values(), strict=True)] for row in rows
-        )
-        return list(zip(there, back, [(text_number(x), text_number(y)) for x, y in pairs], strict=True))
+    def encode(self, rows: Sequence[Pair | Ranked], first: int) -> dict[str, list[list[int]]]:
+        length = self.recipe.max_length
+        return tokens_of(lambda texts: [ids[:length] for ids in pieces(self.tokenizer, texts)], rows)
 
     def collate(self, examples) -> tuple[dict[str, Tensor], Tensor]:
-        rows = [row for there, back, _ in examples for row in (there, back)]
+        """Both directions of each pair, side by side."""
+        budgets = {"max_source_tokens": self.recipe.max_length, "max_target_tokens": self.recipe.max_length}
+        rows = [
+            seq2seq_example(self.tokenizer, source.tolist(), target.tolist(), **budgets)
+            for (a, b), _ in examples
+            for source, target in ((a, b), (b, a))
+        ]
         batch = unilm_batch(rows, pad_token_id=self.tokenizer.pad_token_id)
-        return {**batch, "labels": next_token(batch["labels"])}, torch.tensor([ids for _, _, ids in examples])
+        ids = torch.tensor(np.stack([ids for _, ids in examples]))
+        return {**batch, "labels": next_token(batch["labels"])}, ids
 
     def outputs(self, module: nn.Module, batch: tuple[dict[str, Tensor], Tensor]) -> Tensor:
         return module(**{name: tensor.to(self.accelerator.device) for name, tensor in batch[0].items()})
@@ -150,19 +161,19 @@ class SimBERT:
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """Both losses of the dev pairs, their sum, and how well texts find those that say the same. The ranks share the
         pairs out."""
-        found, contrast = [], torch.zeros((), device=self.accelerator.device)
+        found, contrast, tokens = [], *torch.zeros(2, device=self.accelerator.device)
         num_batches = max(1, len(self.dev) // self.recipe.batch_size)  # of at least a step's pairs, as the loss has it
         for rows in np.array_split(np.arange(len(self.dev)), num_batches):
             mine = np.array_split(rows, world_size())[rank()]
             parts = np.array_split(mine, min(len(mine), self.recipe.micro_batches))
             parts = [self.collate([self.dev_examples[row] for row in part]) for part in parts]
+            tokens += sum(num_labels(batch) for batch, _ in parts)
             outputs = torch.cat([self.outputs(module, part) for part in parts])
             contrast += self.both(outputs, parts)["contrast_loss"] * len(mine)
             found.append(gather(outputs).cpu())
         outputs = torch.cat(found)
-        tokens = sum(label != -100 for pair in self.dev_examples for row in pair[:2] for label in row["labels"])
         losses = {
-            "rewriting_loss": float(outputs[:, -1].sum()) / tokens,
+            "rewriting_loss": float(outputs[:, -1].sum()) / float(all_reduce_sum(tokens)),
             "contrast_loss": float(all_reduce_sum(contrast)) / len(self.dev),
         }
         texts = [text for pair in self.dev for text in pair]
@@ -211,27 +222,34 @@ def read_rows(recipe: TwoTasks) -> tuple[Any, Any, dict[str, dict[str, Any]]]:
     return read(recipe, read_queries if recipe.alike_from is None else read_pairs)
 
 
-def pairs_of(recipe: TwoTasks, rows: Sequence[Any]) -> list[Similar]:
-    """The pairs of these rows that say the same."""
+class Similar(NamedTuple):
+    """Two texts that say the same."""
+
+    source: str
+    target: str
+
+
+def texts_of_pair(row: Pair | Ranked, place: int) -> Similar:
+    """The first text of a row and another one."""
+    texts = texts_of(row)
+    return Similar(texts[0], texts[place])
+
+
+def similar(recipe: TwoTasks, *parts: Sequence[Any]) -> list[Chosen]:
+    """The pairs of training and dev rows that say the same, as examples."""
     least = recipe.alike_from
-    if least is None:
-        return [Similar(row.query, text) for row in rows for text in row.positives]
-    return [Similar(pair.text1, pair.text2) for pair in rows if pair.label >= least]
-
-
-def sizes_of(recipe: TwoTasks, train: Any) -> list[int]:
-    """Pairs of each source."""
-    ends = [0, *np.cumsum(train.sizes).tolist()]
-    return [len(pairs_of(recipe, train[begin:end])) for begin, end in pairwise(ends)]
-
-
-def similar(recipe: TwoTasks, *parts: Sequence[Any]) -> list[list[Similar]]:
-    """The pairs of training and dev rows that say the same."""
-    least = recipe.alike_from
-    found = [pairs_of(recipe, rows) for rows in parts]
-    for rows, name in zip(found, (recipe.data_name, recipe.dev or f"the dev split of {recipe.data_name}"), strict=True):
-        if len(rows) < world_size():
-            raise ValueError(
-                f"{name} has {len(rows)} pairs of a label from {least}: lower --alike-from, or give others"
-            )
+    found = []
+    for rows, name in zip(parts, (recipe.data_name, recipe.dev or f"the dev split of {recipe.data_name}"), strict=True):
+        chosen, places, alike = array("I"), array("I"), array("q")
+        for number, row in enumerate(rows):
+            others = range(1, 2 if row.label >= least else 1) if least is not None else range(1, 1 + len(row.positives))
+            texts = texts_of(row)
+            for place in others:
+                chosen.append(number)
+                places.extend((0, place))
+                alike.extend((text_number(texts[0]), text_number(texts[place])))
+        if len(chosen) < world_size():
+            which = "" if least is None else f" of a label from {least}: lower --alike-from, or give others"
+            raise ValueError(f"{name} has {len(chosen)} pairs{which}")
+        found.append(Chosen(np.asarray(chosen), np.asarray(places).reshape(-1, 2), np.asarray(alike).reshape(-1, 2)))
     return found
