@@ -145,13 +145,30 @@ class TokenBatches:
         return self.collate(examples, torch.Generator().manual_seed(seed)) if self.draws else self.collate(examples)
 
 
-def cuts_of(lengths: np.ndarray, max_tokens: int) -> list[int]:
+def cuts_of(lengths: np.ndarray, max_tokens: int, num_last: int = 32) -> list[int]:
     """Where micro-batches of at most so many padded tokens begin and end, in examples from the longest to the shortest,
-    of which none is longer than a micro-batch."""
-    cuts = [0]
-    while cuts[-1] < len(lengths):
-        cuts.append(cuts[-1] + max_tokens // max(1, int(lengths[cuts[-1]])))
-    return [*cuts[:-1], len(lengths)]
+    of which none is longer than a micro-batch.
+
+    What the last one lacks is shared by the last ones, so that none is much smaller and lets other ranks wait.
+    """
+
+    def cut(begin: int, size: int) -> list[int]:
+        cuts = [begin]
+        while cuts[-1] < len(lengths):
+            cuts.append(cuts[-1] + size // max(1, int(lengths[cuts[-1]])))
+        return [*cuts[:-1], len(lengths)]
+
+    cuts = cut(0, max_tokens)
+    first = max(0, len(cuts) - 1 - num_last)
+    begin, number = cuts[first], len(cuts) - first
+    least, enough = max(1, int(lengths[begin])), max_tokens
+    while least < enough:  # the smallest size that makes no more of them
+        middle = (least + enough) // 2
+        if len(cut(begin, middle)) > number:
+            least = middle + 1
+        else:
+            enough = middle
+    return cuts[:first] + cut(begin, enough)
 
 
 def _wide_enough(cuts: list[int], share: Callable[[int, int], int], least: int = 32) -> list[int]:
