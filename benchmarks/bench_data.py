@@ -46,6 +46,8 @@ class Options:
     """--parts start: also what the peer tokenizes, in its batches of an epoch and by `datasets`."""
     workers: int = 1
     """Processes that tokenize."""
+    words: tuple[int, int] = (3, 9)
+    """Fewest and most words of a text."""
     encode: int = 100_000
     """Texts to encode."""
     queries: int = 20_000
@@ -101,12 +103,12 @@ class Watch:
         os._exit(0)
 
 
-def write_pairs(path: Path, num_rows: int) -> None:
+def write_pairs(path: Path, num_rows: int, words_of_text: tuple[int, int] = (3, 9)) -> None:
     rng = random.Random(0)
     words = [word for word in (Path(minilm()) / "vocab.txt").read_text().split() if word.isalpha() and len(word) > 2]
 
     def text() -> str:
-        return " ".join(rng.choices(words, k=rng.randint(3, 9)))
+        return " ".join(rng.choices(words, k=rng.randint(*words_of_text)))
 
     with path.open("w") as file:
         if path.suffix == ".tsv":
@@ -368,7 +370,7 @@ def main() -> None:
         small = str(small_encoder(folder / "small"))
         for num_rows in options.rows:
             data = folder / f"{num_rows}.tsv"
-            write_pairs(data, num_rows)
+            write_pairs(data, num_rows, options.words)
             ours = [f"{folder / 'dev.tsv'}", f"{folder / 'out'}"]
             if {"start", "ranks"} & {*options.parts}:
                 megabytes = data.stat().st_size / 2**20
@@ -392,7 +394,7 @@ def main() -> None:
                 if "kinds" not in options.parts:
                     continue
                 data, dev = (folder / f"{name}{suffix}" for name in ("data", "dev"))
-                write_pairs(data, num_rows)
+                write_pairs(data, num_rows, options.words)
                 write_pairs(dev, 200)
                 start = ("start_ours", script, str(data), str(dev), ours[1], "quickstart", *language, *workers)
                 show(f"{script}, first start", measured(*start, folder=folder))
