@@ -21,6 +21,7 @@ from suzoo.data._errors import DataError
 from suzoo.data._files import MAX_LINE_BYTES, SUFFIXES, File, Lines, encoding_advice, line_blocks, lines_of, opened
 
 logger = logging.getLogger(__name__)
+MAX_ROW_LINES = 1 << 17  # of csv; all are kept until its end, to be read again if it has none
 CHUNK = 1 << 20  # characters of a JSON list that are read at once
 Fields = Iterator[tuple[str, "list[str] | DataError"]]
 
@@ -354,6 +355,8 @@ def _csv_fields(lines: Iterator[tuple[str, str | DataError]]) -> Fields:
             size = len(text) + (0 if len(record) == 1 else size)
             if size > MAX_LINE_BYTES:
                 raise csv.Error(f"a field of more than {MAX_LINE_BYTES >> 20} MiB")
+            if len(record) > MAX_ROW_LINES:
+                raise csv.Error(f"a field of more than {MAX_ROW_LINES:,} lines")
             yield text + "\n"
 
     reader = csv.reader(feed(), strict=True)

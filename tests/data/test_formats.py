@@ -30,6 +30,11 @@ BAD_ROWS = [
     ("stray.csv", [f"{HEADER}a,b,1", '"c" x,d,0', "e,f,0"], "line 3 is not csv"),
     ("open.csv", [f"{HEADER}a,b,1", '"c,d,0', "e,f,0"], "line 3 is not csv"),
     ("long.csv", [f"{HEADER}a,b,1", '"c,d,0', "e,f,0", *["x,y,2"] * 500], "line 3 is not csv"),
+    (
+        "lines.csv",
+        [f"{HEADER}a,b,1", '"c,d,0', "e,f,0", *["x,y,2"] * 40],
+        "line 3 is not csv .a field of more than 9 l",
+    ),
     ("open-bytes.csv", [f"{HEADER}a,b,1", b'"c\xff,d,0', "e,f,0"], "line 3: byte 0xff"),
     ("extra.csv", ["text1,text2,label,,\na,b,1,,", "c,d,0,,x", "e,f,0"], "line 3 has something in a column that"),
     ("fields.csv", [f"{HEADER}a,b,1", "c,d,0,0", "e,f,0"], "line 3 has 4 fields, the header has 3: text1"),
@@ -43,10 +48,12 @@ def small_limit(monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "lines", "fault"), BAD_ROWS, ids=[name for name, *_ in BAD_ROWS])
-def test_every_bad_row_is_named_or_skipped_alone(tmp_path, caplog, request, name, lines, fault):
+def test_every_bad_row_is_named_or_skipped_alone(tmp_path, caplog, monkeypatch, request, name, lines, fault):
     if name.startswith("long"):
         request.getfixturevalue("small_limit")
     content = b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines)
+    if name == "lines.csv":
+        monkeypatch.setattr(_formats, "MAX_ROW_LINES", 9)
     path = tmp_path / name
     path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     with pytest.raises(DataError, match=fault) as caught:
