@@ -11,7 +11,9 @@ A causal pre-norm model, two layers of 96, 16 x 64 tokens per step. The first ta
 64 tokens of blocks of that length, the second their accuracy in percent, the third the entropy of the trained attention
 as a share of log n.
 
-Verdict: in training/LOG.md.
+Verdict: holds in part: two seeds of RoPE, loss at 512 tokens 4.876 ± 0.042 as it is, 4.594 ± 0.026 with a window of 64,
+4.636 ± 0.027 with ReRoPE 32; log n at inference helps ReRoPE alone; ReRoPE's window may be the whole training length.
+Table in training/LOG.md.
 """
 
 from __future__ import annotations
