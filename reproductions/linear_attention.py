@@ -9,8 +9,8 @@ good a map as elu + 1.
 The model of `length_extrapolation.py` on 4 x 256 tokens per step, with a learned vector per position, or with none.
 Each number is the loss, in nats, and the accuracy, in percent, of the last 64 tokens of blocks of 256.
 
-Verdict: cannot be judged here: after 600 updates no kind is worse than softmax (loss 4.851 ± 0.020 softmax, 4.851 ± 0.035
-elu + 1, three seeds), but the models know hardly more than which characters are frequent. Table in training/LOG.md.
+Verdict: cannot be judged here: after 600 updates no kind is worse than softmax (loss 4.851 ± 0.020, elu + 1 4.851 ±
+0.035, three seeds), but the models know hardly more than which characters are frequent. Table in training/LOG.md.
 """
 
 from __future__ import annotations
