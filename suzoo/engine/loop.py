@@ -263,7 +263,8 @@ def fit(
                 # share of the time in which the step waited for its data
                 values["data_wait"] = (ahead.seconds_waited - last_wait) / (now - last_log)
                 last_log, last_step, last_wait = now, result.step, ahead.seconds_waited
-                bar.set_postfix(loss=f"{values['loss']:.4g}", lr=f"{values['lr']:.2g}", refresh=False)
+                shown = {"loss": f"{values['loss']:.4g}", "lr": f"{values['lr']:.2g}"}
+                bar.set_postfix(**shown, data_wait=f"{values['data_wait']:.0%}", refresh=False)
                 accelerator.log(values, step=result.step)
                 if accelerator.is_main_process:
                     run.log({"step": result.step, **values})
