@@ -143,7 +143,13 @@ class StoredRows(Sequence[T]):
 
     def column(self, name: str) -> np.ndarray:
         """A column of numbers (n,)."""
-        return np.concatenate([batch.column(name).to_numpy() for batch in self.batches])
+        found = np.concatenate([batch.column(name).to_numpy() for batch in self.batches])
+        self.unload()
+        return found
+
+    def unload(self) -> None:
+        """Map the file anew: what was read of it no longer counts as memory of this process."""
+        self.batches = open_batches(self.path)
 
 
 def numbers(rows: Sequence[Any], name: str) -> np.ndarray:

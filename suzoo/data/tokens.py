@@ -156,6 +156,8 @@ def _encoded(rows: Sequence[T], encode: Encode[T], numbers: range) -> Iterator[p
         columns = encode(rows[begin : min(begin + CHUNK, numbers.stop)], begin)
         kinds = {name: pa.list_(pa.int8() if name in BYTES else pa.int32()) for name in columns}
         yield pa.record_batch({name: pa.array(column, kinds[name]) for name, column in columns.items()})
+        if isinstance(rows, StoredRows) and begin // CHUNK % 64 == 63:
+            rows.unload()
 
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
