@@ -75,6 +75,22 @@ def test_sampling_follows_the_flags_and_the_seed(folders, monkeypatch, capsys):
     assert said[0] == said[1] != said[2]
 
 
+def test_sampling_changes_in_a_chat(folders, monkeypatch, capsys):
+    """From the next reply on: top_k 1 leaves one token, as greedy search does."""
+    arguments = ["chat", str(folders["gpt2"]), "--layout", "dialogpt", "--max-new-tokens", "9", "--top-k", "40"]
+    wrong = ["/set top_p 2", "/set top_k many", "/set beams 3", "/set temperature nan", "/set top_k"]
+    talk(monkeypatch, *wrong, "/set top_k 1", "/set temperature=2", "a man", terminal=True)
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    expected = session(folders["gpt2"], layout="dialogpt", max_new_tokens=9).reply("a man")
+    assert said.out.replace("> ", "").strip() == expected
+    for sentence in ["top_p 2.0", "not 'many'", "beams cannot be set", "temperature nan", "takes a number, not ''"]:
+        assert sentence in said.err
+    talk(monkeypatch, "/set top_p 0.9")
+    assert main([*arguments, "--greedy"]) == 2
+    assert "start without it" in capsys.readouterr().err
+
+
 def test_a_history_is_continued_and_saved(folders, tmp_path, monkeypatch, capsys):
     arguments = ["chat", str(folders["dialogue"]), "--greedy", "--max-new-tokens", "6"]
     kept = tmp_path / "talk.json"
@@ -87,8 +103,10 @@ def test_a_history_is_continued_and_saved(folders, tmp_path, monkeypatch, capsys
     assert main(arguments) == 0
     expected = session(folders["dialogue"])
     first, second = expected.reply("今天天气很好"), expected.reply("a man")
-    lines = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
     assert lines[:2] == [first, second] and lines[3] == second
+    assert f"saved 2 turns to {tmp_path / 'early.json'}" in said.err
     loaded = session(folders["dialogue"])
     loaded.load(kept)
     assert loaded.history == expected.history

@@ -20,7 +20,11 @@ from suzoo.cli._models import (
     source,
 )
 
-HELP = "/reset forgets the conversation, /save FILE writes it, /load FILE continues one, /quit ends"
+HELP = (
+    "/reset forgets the conversation, /save FILE writes it, /load FILE continues one, "
+    "/set top_p 0.9 changes the sampling (top_k, top_p, temperature), /quit ends"
+)
+SAMPLING = {"top_k": int, "top_p": float, "temperature": float}
 
 
 def chat(options: argparse.Namespace) -> int:
@@ -38,7 +42,7 @@ def chat(options: argparse.Namespace) -> int:
             if line.startswith("/"):
                 if line == "/quit":
                     break
-                _obey(session, line, interactive)
+                _obey(session, options, line, interactive)
             elif line:
                 _reply(session, line, interactive)
     finally:
@@ -71,15 +75,16 @@ def _session(options: argparse.Namespace):
         layout=options.layout,
         max_tokens=options.max_tokens,
         max_new_tokens=options.max_new_tokens,
-        do_sample=not options.greedy,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        temperature=options.temperature,
-        consistent=options.consistent,
+        **_sampling(options),
         no_repeat_ngram_size=options.no_repeat_ngram_size,
         reranker=reranker,
         num_candidates=options.candidates,
     )
+
+
+def _sampling(options: argparse.Namespace) -> dict:
+    values = {name: getattr(options, name) for name in SAMPLING}
+    return {"do_sample": not options.greedy, "consistent": options.consistent, **values}
 
 
 def _load(options: argparse.Namespace):
@@ -128,21 +133,41 @@ def _reply(session, text: str, interactive: bool) -> None:
         print(error, file=sys.stderr)
 
 
-def _obey(session, line: str, interactive: bool) -> None:
+def _obey(session, options: argparse.Namespace, line: str, interactive: bool) -> None:
     command, _, name = line.partition(" ")
     try:
         if command == "/reset" and not name:
             session.reset()
         elif command == "/save" and name:
-            _save(session, Path(name.strip()))
+            path = Path(name.strip())
+            _save(session, path)
+            print(f"saved {len(session.turns)} turns to {path.absolute()}", file=sys.stderr)
         elif command == "/load" and name:
             session.load(name.strip())
+        elif command == "/set" and name:
+            _set(session, options, name)
         else:
             raise ValueError(HELP)
     except (ValueError, OSError) as error:
         if not interactive:
             raise
         print(error, file=sys.stderr)
+
+
+def _set(session, options: argparse.Namespace, text: str) -> None:
+    """`text`: a name of SAMPLING and its value, from the next reply on."""
+    name, _, value = text.strip().replace("=", " ").partition(" ")
+    if name not in SAMPLING:
+        raise ValueError(f"{name} cannot be set here: {', '.join(SAMPLING)} can, as in /set top_p 0.9")
+    if options.greedy:
+        raise ValueError("--greedy does not sample: start without it")
+    try:
+        number = SAMPLING[name](value)
+    except ValueError as error:
+        raise ValueError(f"/set {name} takes a number, not {value!r}") from error
+    changed = argparse.Namespace(**{**vars(options), name: number})
+    session.set_sampling(**_sampling(changed))
+    setattr(options, name, getattr(changed, name))
 
 
 def _save(session, path: Path) -> None:

@@ -109,9 +109,27 @@ class ChatSession:
         self.no_repeat_ngram_size, self.reuse_cache = no_repeat_ngram_size, reuse_cache
         if num_candidates < 1 or (num_candidates > 1) != (reranker is not None):
             raise ValueError(f"{num_candidates} candidates: a reranker chooses among two or more, one needs none")
-        if not do_sample and (consistent or num_candidates > 1):
-            raise ValueError("greedy search has one candidate and no filter: consistent and num_candidates sample")
         self.reranker, self.num_candidates = reranker, num_candidates
+        self.set_sampling(do_sample=do_sample, top_k=top_k, top_p=top_p, temperature=temperature, consistent=consistent)
+        unwanted = {*tokenizer.all_special_ids, *self.layout.speaker_ids} - {self.layout.sep_id}
+        self.suppress_tokens = sorted(unwanted)
+        self.reset()
+
+    def set_sampling(
+        self, *, do_sample: bool, top_k: int, top_p: float, temperature: float, consistent: bool = False
+    ) -> None:
+        """How the next replies are drawn; the history and its cache stay.
+
+        Raises:
+            ValueError: a value out of its range; filters or candidates without sampling.
+        """
+        if top_k < 1 or not 0 < top_p <= 1 or not 0 < temperature < float("inf"):
+            raise ValueError(
+                f"top_k {top_k}, top_p {top_p}, temperature {temperature}: the first is 1 or more, the second above 0 "
+                "and at most 1, the third above 0"
+            )
+        if not do_sample and (consistent or self.num_candidates > 1):
+            raise ValueError("greedy search has one candidate and no filter: consistent and num_candidates sample")
         self.sampling: dict[str, Any] = {"do_sample": do_sample}
         self.filters: list[LogitsProcessor] = []
         if do_sample and consistent:
@@ -124,9 +142,6 @@ class ChatSession:
             ]
         elif do_sample:
             self.sampling |= {"top_k": top_k, "top_p": top_p, "temperature": temperature}
-        unwanted = {*tokenizer.all_special_ids, *self.layout.speaker_ids} - {self.layout.sep_id}
-        self.suppress_tokens = sorted(unwanted)
-        self.reset()
 
     def reset(self) -> None:
         """Forget everything."""

@@ -95,7 +95,8 @@ def _check_reduction(reduction: str, num_items: int | Tensor | None) -> None:
 
 
 def check_options(name: str, *, most: float = math.inf, **values: float | Tensor) -> None:
-    """Each option is a number in [0, most], which NaN is not, or a tensor, which nobody waits for."""
+    """Each option is a number in [0, most] and not NaN. A tensor is not looked at: reading it would wait for
+    its device."""
     for key, value in values.items():
         if not isinstance(value, Tensor) and not 0 <= value <= most:
             bounds = "at least 0" if most == math.inf else f"in [0, {most:g}]"
@@ -103,7 +104,8 @@ def check_options(name: str, *, most: float = math.inf, **values: float | Tensor
 
 
 def check_scale(name: str, scale: float | Tensor) -> None:
-    """A negative one would turn the loss around. A learnt one is a tensor, which nobody waits for."""
+    """A negative one would turn the loss around. A learnt one is a tensor and not looked at: reading it would wait for
+    its device."""
     if not isinstance(scale, Tensor) and not 0 < scale < math.inf:
         raise ValueError(f"{name}: scale must be positive and finite, not {scale}")
 

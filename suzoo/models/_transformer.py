@@ -268,7 +268,7 @@ class BackbonePreTrainedModel(PreTrainedModel):
 
     base_model_prefix = "bert"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["Layer"]  # noqa: RUF012 not the embeddings: a shard of their own would tear the tied head off
+    _no_split_modules = ["Layer"]  # noqa: RUF012 not the embeddings: the tied head must stay in their shard
     _can_compile_fullgraph = True
     _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = HEAD_IGNORES

@@ -1,7 +1,7 @@
 """Functions of tensors as kernels, compiled by torch's inductor for the sizes they meet: all of torch that is private.
 
-torch.compile does the same and checks before every call that nothing has changed: with an interpreter that a pass over
-memory has driven out of the cache, that costs as much as half the work on a small matrix. Here all that can change is
+torch.compile does the same and checks before every call that nothing has changed. A pass over memory empties the
+processor's cache, and then these checks cost half as much as the update of a small matrix. Here all that can change is
 in the key of the kernel, and inductor is called without dynamo and autograd around it.
 """
 

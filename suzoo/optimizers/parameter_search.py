@@ -108,7 +108,9 @@ class ParameterSearch(OptimizerWrapper):
         if not (noise > 0 and math.isfinite(noise)):
             raise ValueError(f"noise must be positive and finite, not {noise}")
         if noise_scale not in ("uniform", "constant") or density not in ("unit", "true"):
-            raise ValueError(f"unknown noise_scale {noise_scale!r} or density {density!r}")
+            raise ValueError(
+                f"noise_scale {noise_scale!r} is 'uniform' or 'constant', density {density!r} is 'unit' or 'true'"
+            )
         if max_grad_norm is not None and not max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be positive or None, not {max_grad_norm}")
         if getattr(optimizer, "folds_gradients", False):

@@ -35,7 +35,7 @@ class Regularized(ExampleTraining):
         Literal["token", "sample", "batch", "matrix"], Setting(part_of=("fgm", "pgd", "vat"))
     ] = "token"
     """What moves by the length of --fgm, --pgd and --vat: every token, row or batch, or the embedding matrix, as in the
-    article; all but token is spread over more tokens."""
+    article. Except for token, one length is shared by many tokens, so each moves less."""
     gradient_penalty: Annotated[float, STRENGTH] = 0.0
     """Weight of half the squared gradient of the loss by the embeddings (with a loss per row: of each row's)."""
     embedding_noise: Annotated[float, STRENGTH] = 0.0
