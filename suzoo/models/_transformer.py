@@ -85,11 +85,13 @@ class WideLinear(nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        # first, or a look at the number of rows would bind an exported model to texts of as few or as many
+        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return super().forward(input)
         num_rows = input.numel() // self.in_features
-        is_step = num_rows <= 8 and input.device.type == "cpu" and input.dtype == torch.float32
+        is_step = 0 < num_rows <= 8 and input.device.type == "cpu" and input.dtype == torch.float32
         # quantized and sharded weights are tensors of their own kinds
-        is_plain = type(self.weight) is nn.Parameter
-        if not is_step or not is_plain or num_rows == 0 or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if not is_step or type(self.weight) is not nn.Parameter:
             return super().forward(input)
         rows = input.reshape(num_rows, self.in_features)
         columns = (torch.cat([rows, rows]) if num_rows == 1 else rows).t()
