@@ -47,6 +47,7 @@ def main() -> None:
     teacher = together(lambda: load_teacher(recipe, accelerator))
     vectors = together(lambda: teacher_vectors(teacher, train, trained["sha256"], progress=not recipe.quiet))
     found_by_teacher = pair_cosines(teacher.encode, dev, share=True)
+    teachers_own = spearman(found_by_teacher, numbers(dev, "label"))
 
     # Student
     model, tokenizer = together(lambda: make_student(recipe, teacher, train))
@@ -79,7 +80,8 @@ def main() -> None:
     # Loop
     def evaluate() -> dict[str, float]:
         cosines = pair_cosines(model.encode, dev, share=whole is model)
-        return {**pair_metrics(cosines, numbers(dev, "label")), "with_teacher": spearman(cosines, found_by_teacher)}
+        found = pair_metrics(cosines, numbers(dev, "label"))
+        return found | {"with_teacher": spearman(cosines, found_by_teacher), "teachers_own": teachers_own}
 
     fit(
         step,
@@ -93,7 +95,7 @@ def main() -> None:
         evaluate=evaluate,
         **recipe.loop_options,
     )
-    scores = {"dev": evaluate(), "teacher on dev": pair_metrics(found_by_teacher, numbers(dev, "label"))}
+    scores = {"dev": evaluate()}
 
     # Save, verify, push
     finish(recipe, accelerator, run, model, whole, tokenizer, scores, provenance)

@@ -41,6 +41,7 @@ from suzoo.hub.public import is_local, public_record
 from suzoo.hub.tasks import task_named
 from suzoo.hub.verify import read_promise
 from suzoo.models._oldest import OLDEST, OLDEST_AS_CODE
+from suzoo.models._projection import FOLDER as PROJECTION
 
 REPO_PLACEHOLDER = "OWNER/MODEL"  # in the snippets until the model is pushed; push puts the repo id here
 
@@ -57,6 +58,7 @@ LOSSES = {
     "flat_nce": "by in-batch contrast (FlatNCE)",
     "supcon": "by supervised contrast (SupCon) of texts with classes",
     "am_softmax": "with AM-Softmax, a direction per class of texts",
+    "distillation": "by distillation: it has learnt the vectors of a larger encoder, its teacher",
     "simbert": "as SimBERT, by in-batch contrast beside writing similar texts",
 }
 
@@ -93,10 +95,18 @@ def _scores(metrics: dict) -> list[tuple[str, str, float]]:
 
 
 def _base_model(recipe: dict) -> str | None:
-    """The Hub name the run started from; None for a local folder or from scratch."""
-    name = recipe.get("model")
+    """The Hub name the run started from, or of the teacher it learnt from; None for a local folder or from scratch."""
+    name = recipe.get("model") or recipe.get("teacher")
     is_name = isinstance(name, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)
     return name if is_name and not Path(name).exists() and not is_local(name) else None
+
+
+def _vector_size(folder: Path, config: PreTrainedConfig) -> int | None:
+    """Numbers in a sentence's vector: those behind the projection, where the folder has one."""
+    try:
+        return json.loads((folder / PROJECTION / "config.json").read_text(encoding="utf-8"))["out_features"]
+    except FileNotFoundError:
+        return getattr(config, "hidden_size", None)
 
 
 def _shown(run: dict) -> dict:
@@ -211,9 +221,10 @@ def write_card(
     run = public_record(run)
     kind, recipe = promise["kind"], run["recipe"]
     loss = "simbert" if recipe.get("tasks") == "simbert" else recipe.get("loss", "cosent")
+    loss = "distillation" if recipe.get("teacher") else loss
     task = task_named(promise)
     with_st = kind in ("sentence-embedding", "cross-encoder") and promise.get("pooling") != "first-last-avg"
-    from_scratch = recipe.get("model") in (None, "")
+    from_scratch = not recipe.get("model") and not recipe.get("teacher")  # a teacher's licence is not ours to give
     languages = _languages(run)
     texts = examples_in(languages)
     masked = texts.masked.format(mask=tokenizer.mask_token) if promise.get("masked") else None
@@ -246,6 +257,7 @@ def write_card(
             kind=kind,
             promise=promise,
             config=config,
+            vector_size=_vector_size(folder, config),
             layout=getattr(config, "layout", None),
             own_code=own_code,
             trust=", trust_remote_code=True" if encoder_code else "",
