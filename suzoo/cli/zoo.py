@@ -133,7 +133,9 @@ def add_commands(command) -> None:
     sub = actions.add_parser("list", help="the members, how long each takes, what data it wants", allow_abbrev=False)
     sub.set_defaults(function=list_members)
     sub = actions.add_parser(
-        "build", help="prepare, train, verify and score a member; again after an interruption: it goes on"
+        "build",
+        help="prepare, train, verify and score a member; again after an interruption: it goes on",
+        allow_abbrev=False,
     )
     sub.add_argument("name", help="a member, as `suzoo zoo list` names them")
     sub.add_argument("--sources", required=True, metavar="FOLDER", help="with the files that `suzoo zoo list` names")
