@@ -77,6 +77,9 @@ def _check_template(tokenizer, chats: list[list[dict]]) -> None:
     """A rendered text gives the ids of `tokenize=True`, and the mask of the assistant holds what the assistant said."""
     spaced = [[message | {"content": f" {message['content']}  "} for message in chat] for chat in chats]
     silent = [[*chat, {"role": "assistant", "content": ""}] for chat in chats if chat[-1]["role"] == "user"]
+    marks = "generation %}" in tokenizer.chat_template
+    if marks:
+        _check_trimmed(tokenizer, chats, spaced)
     for chat in [*chats, *spaced, *silent]:
         for is_prompt in (True, False):
             text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=is_prompt)
@@ -87,8 +90,16 @@ def _check_template(tokenizer, chats: list[list[dict]]) -> None:
                     f"reads the text rendered from its chat template as {_shown(tokenizer, again, direct)} "
                     "with tokenize=True"
                 )
-        if "generation %}" in tokenizer.chat_template:
+        if marks:
             _check_mask(tokenizer, chat)
+
+
+def _check_trimmed(tokenizer, chats: list[list[dict]], spaced: list[list[dict]]) -> None:
+    """A space at the end of what is marked moves the mask of transformers before 5.24."""
+    for chat, with_spaces in zip(chats, spaced, strict=True):
+        plain, text = (tokenizer.apply_chat_template(messages, tokenize=False) for messages in (chat, with_spaces))
+        if text != plain:
+            raise ValueError(f"keeps the spaces around a message, {text!r} (chat template: trim the content)")
 
 
 def _check_mask(tokenizer, chat: list[dict]) -> None:
