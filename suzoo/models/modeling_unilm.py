@@ -215,7 +215,8 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
         # a smaller number did not count these labels, but something else
         if num_given == num_left or num_items < num_given:
             return targets
-        if num_items > num_given:
+        num_unshifted = int((labels != -100).sum())  # what the Trainer counts before transformers 5.10
+        if num_items not in (num_given, num_unshifted):
             raise ValueError(
                 f"{num_given - num_left} labels lie on source tokens, where UniLM learns nothing, and "
                 "num_items_in_batch counts those of several batches: set labels to -100 where token_type_ids are 0"

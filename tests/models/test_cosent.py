@@ -36,7 +36,8 @@ def saved(tmp_path_factory):
 def test_encode_equals_one_sentence_at_a_time(family, pooling):
     model = tiny_model(family, pooling)
     expected = encode_one_by_one(model.encoder, tiny_tokenizer(), SENTENCES, pooling)
-    assert model.ragged == (family in RAGGED_ENCODERS)
+    takes_ours = model.encoder._can_set_attn_implementation()  # ModernBERT from transformers 5.10 on
+    assert model.ragged == (family in RAGGED_ENCODERS and takes_ours)
     np.testing.assert_allclose(model.encode(SENTENCES), expected, atol=2e-6)
 
 

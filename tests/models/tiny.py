@@ -31,6 +31,7 @@ FAMILIES = {
     "unilm": (UniLMConfig, UniLMForCausalLM, "prefix"),
     "tta": (TTAConfig, TTAForMaskedLM, "off-diagonal"),
 }
+NEVER = 10**6  # a token id that no model gives
 POSITIONS = ("absolute", "nezha", "rope")
 
 
