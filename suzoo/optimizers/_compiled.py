@@ -28,6 +28,7 @@ OPTIONS = {
 }
 
 TESTED = "2.13"  # the versions of torch whose private modules have what is taken from them here
+HALVES = (torch.bfloat16, torch.float16)
 _kernels: dict[tuple, Callable] = {}
 
 # `torch.compile` leaves a function with this mark as it is. (The public `torch.compiler.disable` imports the compiler,
@@ -55,6 +56,16 @@ def _imports_work() -> bool:
         )
         return False
     return True
+
+
+@functools.cache
+def _rounds_halves() -> bool:
+    """Whether a kernel on a CPU rounds as eager mode does: torch 2.10 takes "emulate_precision_casts" and does not."""
+    if torch.__version__ >= "2.13":
+        return True
+    warn(f"compile=True has no effect on bf16 and fp16 with torch {torch.__version__}: its kernels drop roundings that "
+         "Kahan's sum needs; torch 2.13 keeps them")  # fmt: skip
+    return False
 
 
 def _private() -> SimpleNamespace:
@@ -98,7 +109,8 @@ def compiled(
     function: Callable, tensors: dict[str, Tensor], options: dict[str, Any], *, flat: bool = False
 ) -> Callable[[], object] | None:
     """`function(**tensors, **options)` as a kernel, ready to be called once. It writes into the tensors, which must not
-    overlap. None where this version of torch has moved what compiles it: the plain form is slower and as good.
+    overlap. None where this version of torch has moved what compiles it or rounds otherwise: the plain form is slower
+    and as good.
 
     One kernel for every combination of sizes and options: what changes from step to step has to be a tensor.
 
@@ -108,9 +120,9 @@ def compiled(
         flat: the function sees contiguous tensors in the `flat_shape` of the first one, and beside it tensors of one
             number per row: one kernel for all shapes of one size.
     """
-    if not _imports_work():
-        return None
     given = list(tensors.values())
+    if not _imports_work() or (any(t.dtype in HALVES for t in given) and not _rounds_halves()):
+        return None
     if flat:
         sizes = [(t.dim() and t.numel(), t.dtype) for t in given]
     else:
