@@ -496,7 +496,7 @@ def losses_of(model, inputs) -> dict[str, torch.Tensor]:
 
 
 def attacked_gradients_of_a_rank() -> dict[str, list[torch.Tensor]]:
-    model = DistributedDataParallel(classifier(), find_unused_parameters=False)
+    model = DistributedDataParallel(classifier(), broadcast_buffers=False)  # two passes: torch before 2.13 needs it
     mine = slice(0, 2) if distributed.rank() == 0 else slice(2, 4)
     results = {}
     for name, compute in losses_of(model, {k: v[mine] for k, v in batch().items()}).items():

@@ -26,7 +26,13 @@ from recipes.settings import changeable, check_ranges, flag, shown
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    parse_flag_from_env,
+    set_seed,
+)
 from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
 from safetensors import SafetensorError, safe_open
@@ -61,6 +67,8 @@ def begin(recipe: Training) -> tuple[Accelerator, RunFolder]:
         mixed_precision=recipe.precision,
         log_with=tracker,
         project_dir=recipe.output_dir,
+        # every rank has the buffers; sent before each pass, they spoil the pass before it (torch before 2.13)
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     if accelerator.distributed_type == DistributedType.MULTI_CPU and parse_flag_from_env("ACCELERATE_USE_FSDP"):
         # Accelerate knows FSDP on accelerators only; torch shards over CPU processes as well
