@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 from recipes import frame
 
@@ -57,6 +58,22 @@ def test_a_resumed_run_sends_each_point_once(tmp_path, monkeypatch, cut):
         assert [(event.step, event.value) for event in events.Scalars(name)] == expected and expected
     (settings,) = (folder / "suzoo").glob("*/hparams.yml")  # once, of the start
     assert "batch_size: 16" in settings.read_text() and "lr: 0.001" in settings.read_text()
+
+
+def test_a_resumed_run_says_its_flags_again_where_that_is_no_second_set(tmp_path):
+    """trackio 0.43 forgets the hyperparameters of a run that it opens again; TensorBoard would have them twice."""
+    (tmp_path / "trackers.json").write_text('{"trackio": "run-1"}')
+    told, options = [], {}
+    trackers = [
+        SimpleNamespace(name=name, store_init_configuration=lambda config, name=name: told.append((name, config)))
+        for name in ("tensorboard", "trackio")
+    ]
+    accelerator = SimpleNamespace(
+        is_main_process=True, trackers=trackers, init_trackers=lambda name, init_kwargs: options.update(init_kwargs)
+    )
+    RunFolder(tmp_path, resume=True)._open_trackers(accelerator, {"lr": 0.1, "data": ["a"]})
+    assert told == [("trackio", {"lr": 0.1, "data": "['a']"})]
+    assert options["trackio"] == {"name": "run-1", "resume": "allow"}
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", '{"mlflow": 1}'])
