@@ -278,12 +278,14 @@ def _replace_rows(model: PreTrainedModel, keep: torch.Tensor) -> None:
     padding = keep.tolist().index(embeddings.padding_idx) if embeddings.padding_idx in keep.tolist() else None
     cut = nn.Embedding(len(keep), embeddings.embedding_dim, padding_idx=padding)
     cut.weight = nn.Parameter(embeddings.weight.detach()[keep])
+    cut._is_hf_initialized = True  # ty: ignore[invalid-assignment]  or a model around this one draws it anew
     model.set_input_embeddings(cut)
     if head is not None:
         new_head = nn.Linear(head.in_features, len(keep), bias=head.bias is not None)
         new_head.weight = cut.weight if head.weight is embeddings.weight else nn.Parameter(head.weight.detach()[keep])
         if head.bias is not None:
             new_head.bias = nn.Parameter(head.bias.detach()[keep])
+        new_head._is_hf_initialized = True  # ty: ignore[invalid-assignment]
         model.set_output_embeddings(new_head)
     model.config.vocab_size = len(keep)
     model.tie_weights()

@@ -58,6 +58,8 @@ class StockEncoderWrapper(PreTrainedModel):
 
     def __init__(self, config: PreTrainedConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
+        for module in () if encoder is None else encoder.modules():  # post_init would draw anew what was put in by hand
+            module._is_hf_initialized = True  # ty: ignore[invalid-assignment]
         self.encoder = self._auto_model.from_config(config) if encoder is None else encoder
         self._known_keywords = COMMON_KEYWORDS | signature(type(self.encoder).forward).parameters.keys()
         self.loss_type = None  # by hand: transformers would guess one from the class name

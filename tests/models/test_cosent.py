@@ -324,3 +324,11 @@ def test_every_submodule_keeps_its_mode(kind, interrupted, monkeypatch):
     else:
         call(texts)
     assert {name: module.training for name, module in model.named_modules()} == before
+
+
+def test_an_encoder_that_is_given_keeps_its_weights():
+    """Also a module that was put into it by hand, which transformers would draw anew for the model around it."""
+    encoder = tiny_model().encoder
+    encoder.set_input_embeddings(torch.nn.Embedding.from_pretrained(torch.full((50, 32), 0.25)))
+    model = CoSENTModel(encoder.config, encoder)
+    assert model.encoder is encoder and (encoder.get_input_embeddings().weight == 0.25).all()
