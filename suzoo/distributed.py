@@ -34,10 +34,10 @@ def world_size() -> int:
 
 def _sizes(length: int, device: torch.device) -> list[int]:
     """Length of every rank's tensor, in rank order."""
-    mine = torch.tensor([length], device=device)
+    mine = torch.full((1,), length, device=device)
     sizes = [torch.empty_like(mine) for _ in range(world_size())]
     dist.all_gather(sizes, mine)
-    return [int(size) for size in sizes]
+    return torch.cat(sizes).tolist()  # one read, where each would wait
 
 
 class _Gather(torch.autograd.Function):
@@ -68,10 +68,15 @@ def gather(local: Tensor) -> Tensor:
     averaging needs to give exactly the single-process gradient. N may differ between ranks; the other dimensions may
     not. On one rank this returns `local` itself.
     """
+    return gather_all(local)[0]
+
+
+def gather_all(*locals: Tensor) -> list[Tensor]:
+    """`gather` of tensors of equally many rows, as scores and their labels; how many a rank has is asked once."""
     if not is_distributed():
-        return local
-    sizes = _sizes(local.shape[0], local.device)
-    return _Gather.apply(local, sizes)
+        return list(locals)
+    sizes = _sizes(len(locals[0]), locals[0].device)
+    return [_Gather.apply(local, sizes) for local in locals]
 
 
 def gather_numbers(local: np.ndarray) -> np.ndarray:

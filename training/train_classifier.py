@@ -17,7 +17,6 @@ from recipes.preflight import preflight
 from recipes.step import mean_backward, rdrop_of_rows, regularized
 
 import torch
-from torch import Tensor
 
 from suzoo.data import (
     WithLabels,
@@ -31,6 +30,7 @@ from suzoo.data import (
 from suzoo.engine import RandomBatches, fit, run_script
 from suzoo.evaluation import classification_scores
 from suzoo.losses import RunningF1, class_log_prior, global_pointer_divergence, symmetric_kl
+from suzoo.models._devices import batch_to_device, to_device
 from suzoo.regularizers import repeat_rows
 
 
@@ -65,13 +65,13 @@ def main() -> None:
     def encode(rows, first):
         return {"input_ids": token_ids(tokenizer, [row.text for row in rows], recipe.max_length)}
 
-    def padded(texts) -> dict[str, Tensor]:
-        ids = {"input_ids": [text["input_ids"].tolist() for text in texts]}
-        return dict(tokenizer.pad(ids, return_tensors="pt").to(accelerator.device))
+    def padded(texts) -> dict[str, Any]:
+        ids = tokenizer.pad({"input_ids": [text["input_ids"].tolist() for text in texts]}, return_tensors="pt")
+        return batch_to_device(ids, accelerator.device)
 
     def collate(examples):
         texts, targets = zip(*examples, strict=True)
-        return padded(texts), torch.stack([torch.as_tensor(target) for target in targets]).to(accelerator.device)
+        return padded(texts), to_device(torch.stack([*map(torch.as_tensor, targets)]), accelerator.device)
 
     options: dict[str, Any] = {"num_workers": recipe.num_workers}
     options["key"] = ["classes", recipe.max_length, tokenizer_key(tokenizer)]

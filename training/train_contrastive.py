@@ -22,6 +22,7 @@ import torch
 from suzoo.data import flat_batch, token_ids, tokenize_rows, tokenizer_key
 from suzoo.engine import RandomBatches, fit, run_script
 from suzoo.evaluation import pair_cosines, pair_metrics, retrieval_metrics
+from suzoo.models._devices import to_device
 
 
 def main() -> None:
@@ -47,7 +48,7 @@ def main() -> None:
     def collate(examples):
         rows, alike = zip(*examples, strict=True)
         batch = flat_batch([text for row in rows for text in row], device=accelerator.device)
-        return batch, torch.from_numpy(np.stack(alike)).to(accelerator.device)
+        return batch, to_device(torch.from_numpy(np.stack(alike)), accelerator.device)
 
     key = ["texts of rows", recipe.max_length, tokenizer_key(tokenizer)]
     examples.tokens = tokenize_rows(train, encode, key=key, num_workers=recipe.num_workers)

@@ -29,6 +29,7 @@ from suzoo.data import (
 )
 from suzoo.engine import RandomBatches, fit, run_script
 from suzoo.evaluation import pair_cosines, pair_metrics, retrieval_metrics
+from suzoo.models._devices import to_device
 
 
 def main() -> None:
@@ -64,7 +65,7 @@ def main() -> None:
 
     def collate(examples):
         batch = flat_batch([ids for texts, _ in examples for ids in texts.values()], device=accelerator.device)
-        return {**batch, **left_out}, torch.tensor([label for _, label in examples], device=accelerator.device)
+        return {**batch, **left_out}, to_device(torch.tensor([label for _, label in examples]), accelerator.device)
 
     left_out = {"prompt_length": model.prompt_tokens(tokenizer, prompt)}  # of the pooling
     key = ["pairs", recipe.max_length, model.as_read(["Aa"], prompt), tokenizer_key(tokenizer)]

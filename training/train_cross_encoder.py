@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from recipes.choices import check_belongs_together, choose_prompt, choose_tokenizer, configure, set_dropout, sizes
+from recipes.choices import choose_prompt, choose_tokenizer, make_cross_encoder
 from recipes.command_line import parse
 from recipes.cross_encoder import RECIPES
 from recipes.frame import begin, finish, mixture_of, prepare, read, read_one, unsharded_copy
@@ -16,7 +16,6 @@ from recipes.step import SentenceLoss, of_passes, preferences, rdrop_of_scores, 
 
 import torch
 import torch.nn.functional as F
-from transformers import BertConfig
 
 from suzoo.data import (
     WithLabels,
@@ -28,11 +27,11 @@ from suzoo.data import (
     tokenize_rows,
     tokenizer_key,
 )
-from suzoo.distributed import gather
+from suzoo.distributed import gather, gather_all
 from suzoo.engine import RandomBatches, fit, run_script
 from suzoo.evaluation import pair_metrics, reranking_metrics
 from suzoo.losses import cosent_loss
-from suzoo.models import CoSENTCrossEncoder
+from suzoo.models._devices import to_device
 
 
 def main() -> None:
@@ -52,17 +51,7 @@ def main() -> None:
 
     # Model
     tokenizer = choose_tokenizer(recipe, (text for pair in train for text in (pair.text1, pair.text2)))
-    if recipe.model:
-        model = CoSENTCrossEncoder.from_pretrained(
-            recipe.model, max_seq_length=recipe.max_length, trust_remote_code=recipe.trust_remote_code
-        )
-    else:
-        model = CoSENTCrossEncoder(BertConfig(**sizes(recipe, tokenizer)))
-        model.max_seq_length = recipe.max_length
-    model.tokenizer = tokenizer
-    check_belongs_together(recipe, model.encoder, tokenizer)
-    set_dropout(recipe, model)
-    model.encoder = configure(recipe, model.encoder, tokenizer, ragged=True)
+    model = make_cross_encoder(recipe, tokenizer)
     prompt = choose_prompt(recipe, accelerator, model)
     whole = unsharded_copy(accelerator, model)
 
@@ -76,7 +65,7 @@ def main() -> None:
         found, labels = zip(*examples, strict=True)
         ids = [example["input_ids"] for example in found]
         types = [example["token_type_ids"] for example in found] if "token_type_ids" in found[0] else None
-        return flat_batch(ids, types, device=accelerator.device), torch.tensor(labels, device=accelerator.device)
+        return flat_batch(ids, types, device=accelerator.device), to_device(torch.tensor(labels), accelerator.device)
 
     key = ["pairs together", recipe.max_length, model.as_read(["Aa"], prompt), tokenizer_key(tokenizer)]
     examples = WithLabels(tokenize_rows(train, encode, key=key, num_workers=recipe.num_workers), labels)
@@ -89,11 +78,12 @@ def main() -> None:
         return module(**inputs).logits[:, 0].float()
 
     def loss_of(scores, labels):  # only scores and labels travel between processes
+        scores, labels = gather_all(scores, labels)
         if recipe.loss == "bce":
-            one_pass = partial(F.binary_cross_entropy_with_logits, target=gather(labels))
+            one_pass = partial(F.binary_cross_entropy_with_logits, target=labels)
         else:
-            one_pass = partial(cosent_loss, labels=gather(labels), scale=recipe.scale)
-        return rdrop_of_scores(gather(scores), one_pass, alpha=recipe.rdrop, scale=recipe.scale)
+            one_pass = partial(cosent_loss, labels=labels, scale=recipe.scale)
+        return rdrop_of_scores(scores, one_pass, alpha=recipe.rdrop, scale=recipe.scale)
 
     loss = SentenceLoss(
         lambda module, inputs: of_passes(partial(logits, module), inputs, rdrop=recipe.rdrop),

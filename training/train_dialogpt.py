@@ -19,6 +19,7 @@ from recipes.labelled import (
     dev_batches,
     dev_loss,
     finished_tokenizer,
+    labelled_batch,
     next_token,
     num_labels,
     read_or_stream,
@@ -79,6 +80,8 @@ def main() -> None:
     def collate(examples):
         is_ours = isinstance(model, DialoGPTForCausalLM)
         batch = dialogue_batch(examples, pad_token_id=tokenizer.pad_token_id, token_types=is_ours)
+        # padding stands behind what it could change: without a mask, attention is one causal kernel and nobody waits
+        del batch["attention_mask"]
         return {**batch, "labels": next_token(batch["labels"])}
 
     batches = token_batches(recipe, run, train, encode, key(recipe.learn), collate)
@@ -89,7 +92,7 @@ def main() -> None:
 
     # Step
     def batch_loss(batch, num_tokens):
-        return module(**{name: tensor.to(accelerator.device) for name, tensor in batch.items()}) / num_tokens
+        return module(**labelled_batch(batch, accelerator.device)) / num_tokens
 
     def step(micro_batches):
         return {"loss": token_mean_backward(accelerator, module, micro_batches, num_labels, batch_loss)}

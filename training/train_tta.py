@@ -16,6 +16,7 @@ from recipes.labelled import (
     dev_batches,
     dev_loss,
     finished_tokenizer,
+    labelled_batch,
     num_labels,
     read_or_stream,
     token_batches,
@@ -61,9 +62,9 @@ def main() -> None:
     ids: dict[str, Any] = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
     queries = {"mask_token_id": tokenizer.mask_token_id}  # a BERT does not say where its [MASK] is
     if recipe.model and is_tta:
-        model = TTAForMaskedLM.from_pretrained(recipe.model, **queries)
+        model = TTAForMaskedLM.from_pretrained(recipe.model, dtype=recipe.weights_dtype, **queries)
     elif recipe.model:
-        model = BertForMaskedLM.from_pretrained(recipe.model)
+        model = BertForMaskedLM.from_pretrained(recipe.model, dtype=recipe.weights_dtype)
     elif is_tta:
         fields: dict[str, Any] = {**sizes(recipe, tokenizer), **ids, **queries, "query_init": recipe.query_init}
         model = TTAForMaskedLM(TTAConfig(**fields, **recipe.attention_fields))
@@ -99,7 +100,7 @@ def main() -> None:
 
     # Step
     def batch_loss(batch, num_tokens):
-        return module(**{name: tensor.to(accelerator.device) for name, tensor in batch.items()}) / num_tokens
+        return module(**labelled_batch(batch, accelerator.device)) / num_tokens
 
     def step(micro_batches):
         return {"loss": token_mean_backward(accelerator, module, micro_batches, num_labels, batch_loss)}

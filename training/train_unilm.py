@@ -17,6 +17,7 @@ from recipes.labelled import (
     dev_batches,
     dev_loss,
     finished_tokenizer,
+    labelled_batch,
     next_token,
     num_labels,
     read_or_stream,
@@ -75,11 +76,11 @@ def main() -> None:
 
     # Step
     def batch_loss(batch, num_tokens):
-        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
         if recipe.random_replacement:
             target = (batch["token_type_ids"] == 1) & (batch["input_ids"] != tokenizer.sep_token_id)
-            batch["input_ids"] = random_replacement(batch["input_ids"], target, prob=recipe.random_replacement)
-        batch = repeat_rows(batch) if recipe.rdrop else batch
+            ids = random_replacement(batch["input_ids"], target, prob=recipe.random_replacement)
+            batch = {**batch, "input_ids": ids}
+        batch = labelled_batch(repeat_rows(batch) if recipe.rdrop else batch, accelerator.device)
 
         def mean():
             return module(**batch) / num_tokens

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from suzoo.models._devices import to_device
+
 
 def flat_batch(
     input_ids: Sequence[Sequence[int] | np.ndarray],
@@ -16,11 +18,11 @@ def flat_batch(
 ) -> dict[str, Tensor | list[int]]:
     """`{"input_ids": (T,), "lengths": [N numbers]}` of N tokenized texts, and `token_type_ids` (T,) when given."""
     batch: dict[str, Tensor | list[int]] = {
-        "input_ids": _end_to_end(input_ids).to(device),
+        "input_ids": to_device(_end_to_end(input_ids), device),
         "lengths": [len(row) for row in input_ids],
     }
     if token_type_ids is not None:
-        batch["token_type_ids"] = _end_to_end(token_type_ids).to(device)
+        batch["token_type_ids"] = to_device(_end_to_end(token_type_ids), device)
     return batch
 
 

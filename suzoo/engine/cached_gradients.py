@@ -14,15 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-
-def _rng_state() -> tuple[Tensor, list[Tensor]]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-
-
-def _set_rng_state(state: tuple[Tensor, list[Tensor]]) -> None:
-    torch.set_rng_state(state[0])
-    if state[1]:
-        torch.cuda.set_rng_state_all(state[1])
+from suzoo.models._devices import random_states, set_random_states
 
 
 def batch_coupled_backward(
@@ -59,14 +51,14 @@ def batch_coupled_backward(
         )
     states, outputs = [], []
     for batch in micro_batches:
-        states.append(_rng_state())
+        states.append(random_states(accelerator.device))
         with torch.no_grad():
             outputs.append(embed(batch))
     leaves = [output.detach().requires_grad_() for output in outputs]
     value = loss(torch.cat(leaves))
     gradients = torch.autograd.grad(value, leaves)
     for number, (batch, state, gradient) in enumerate(zip(micro_batches, states, gradients, strict=True), 1):
-        _set_rng_state(state)
+        set_random_states(state, accelerator.device)
         with nullcontext() if number == len(micro_batches) else accelerator.no_sync(model):
             accelerator.backward((embed(batch) * gradient).sum())
     return value.detach()

@@ -28,11 +28,27 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from suzoo.distributed import all_gather_objects, barrier, rank, world_size
 from suzoo.engine.disks import Disks
+from suzoo.models._devices import random_states, set_random_states
 
 logger = logging.getLogger(__name__)
 
 
-def encode(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
+class OnCPU(dict[str, Tensor]):
+    """Tensors by name, on the CPU; what shared its memory on an accelerator (tied weights) is one tensor here, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._copies: dict[tuple, tuple[Tensor, Tensor]] = {}
+
+    def __setitem__(self, name: str, tensor: Tensor) -> None:
+        key = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if key not in self._copies or not tensor.numel():
+            # with the original, or its place could be another tensor's before all are copied
+            self._copies[key] = tensor, tensor.cpu()
+        super().__setitem__(name, self._copies[key][1])
+
+
+def encode(value: Any, tensors: OnCPU, name: str) -> Any:
     """`value` as plain JSON; its tensors, of sharded ones this rank's part, go to `tensors` under names that begin with
     `name`."""
     if isinstance(value, DTensor):
@@ -40,10 +56,10 @@ def encode(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
             raise ValueError("checkpoints keep weights sharded along one dimension of ranks, not a mesh of several")
         (placement,) = value.placements
         dim = placement.dim if isinstance(placement, Shard) else None
-        tensors[name] = value.to_local().detach().cpu()
+        tensors[name] = value.to_local().detach()
         return {"!": "sharded", "name": name, "dim": dim, "shape": list(value.shape)}
     if isinstance(value, Tensor):
-        tensors[name] = value.detach().cpu()
+        tensors[name] = value.detach()
         return {"!": "tensor", "name": name}
     if isinstance(value, dict):
         return {"!": "dict", "items": [[key, encode(item, tensors, f"{name}.{key}")] for key, item in value.items()]}
@@ -145,13 +161,21 @@ def _shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
+def _other_accelerator() -> torch.device | None:
+    """The accelerator that dropout is drawn on where that is no CUDA device, as MPS or XPU."""
+    return None if torch.cuda.is_available() else torch.accelerator.current_accelerator(check_available=True)
+
+
 def rng_state() -> dict:
     """State of every generator a training step may use, on this rank."""
     state: Any = np.random.get_state()
+    other = _other_accelerator()
+    of_device = None if other is None else random_states(other)[1]
     name, keys, *rest = state
     return {
         "torch": torch.get_rng_state().tolist(),
         "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+        "device": None if of_device is None else of_device.tolist(),
         "python": random.getstate(),
         "numpy": [name, keys.tolist(), *rest],
     }
@@ -159,8 +183,12 @@ def rng_state() -> dict:
 
 def set_rng_state(state: dict) -> None:
     torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all([torch.tensor(s, dtype=torch.uint8) for s in state["cuda"]])
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for number, numbers in enumerate(state["cuda"][:visible]):  # a run may go on where fewer GPUs are visible
+        torch.cuda.set_rng_state(torch.tensor(numbers, dtype=torch.uint8), number)
+    other = _other_accelerator()
+    if other is not None and state.get("device"):
+        set_random_states((torch.get_rng_state(), torch.tensor(state["device"], dtype=torch.uint8)), other)
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
     np.random.set_state((state["numpy"][0], np.array(state["numpy"][1], dtype=np.uint32), *state["numpy"][2:]))
@@ -286,7 +314,7 @@ def save_checkpoint(folder: Path, *, model: nn.Module, state: dict, disks: Disks
     folder.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(folder, disks) as (partial, written):
         if sharded or rank() == 0:
-            tensors: dict[str, Tensor] = {}
+            tensors = OnCPU()
             encoded = encode({"model": weights, "state": state}, tensors, "")
             aliases = _shared(tensors)
             written.append(_shard_name(rank()))

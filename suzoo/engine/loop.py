@@ -17,7 +17,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
 from suzoo.distributed import all_gather_objects, all_reduce_mean, all_true
@@ -234,10 +235,11 @@ def fit(
                     f"the optimizer accumulates {window} micro-batches and a step has {len(micro_batches)}: "
                     f"give {window} micro-batches per step, or set accumulation_steps={len(micro_batches)}"
                 )
-            seen: list[dict[str, Any]] = []
+            seen: list[dict[str, float]] = []
             for part in [[batch] for batch in micro_batches] if window > 1 else [micro_batches]:
                 with fast_matmul(accelerator.device):
                     metrics = dict(step(part))
+                # the one number that is waited for before the step
                 value = torch.as_tensor(metrics["loss"], dtype=torch.float32, device=meeting_place)
                 metrics["loss"] = float(all_reduce_mean(value))
                 if not math.isfinite(metrics["loss"]):
@@ -246,12 +248,12 @@ def fit(
                     metrics["grad_norm"] = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
                 _step(optimizer, metrics.get("grad_norm"))
                 optimizer.zero_grad(set_to_none=True)
-                seen.append(metrics)
+                seen.append(_read(metrics))
             if schedule:
                 schedule.step()
             result.step += 1
             bar.update()
-            means.add({name: sum(float(metrics[name]) for metrics in seen) / len(seen) for name in seen[0]})
+            means.add({name: sum(metrics[name] for metrics in seen) / len(seen) for name in seen[0]})
 
             if result.step % log_every == 0 or result.step == num_steps:
                 now = time.perf_counter()
@@ -323,6 +325,17 @@ def fit(
     return result
 
 
+def _read(metrics: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a step as floats; those on an accelerator come in one copy."""
+    there = [name for name, value in metrics.items() if isinstance(value, Tensor) and value.device.type != "cpu"]
+    plain = {name: float(value) for name, value in metrics.items() if name not in there}
+    if there:
+        values = [metrics[name].detach() for name in there]
+        whole = [value.full_tensor() if isinstance(value, DTensor) else value for value in values]
+        plain |= dict(zip(there, torch.stack([value.float() for value in whole]).tolist(), strict=True))
+    return {name: plain[name] for name in metrics}
+
+
 def _own(optimizer: Any) -> Any:
     """The optimizer that Accelerate's is around."""
     return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
@@ -334,7 +347,10 @@ def _step(optimizer: Any, grad_norm: Any) -> None:
     if grad_norm is None or not hasattr(own, "found_inf"):
         optimizer.step()
         return
-    own.found_inf = torch.tensor(float(not math.isfinite(grad_norm)))
+    if isinstance(grad_norm, Tensor) and grad_norm.device.type != "cpu" and not isinstance(grad_norm, DTensor):
+        own.found_inf = (~grad_norm.isfinite()).float()  # known there, so that nobody waits for it
+    else:
+        own.found_inf = torch.tensor(float(not math.isfinite(grad_norm)))
     try:
         optimizer.step()
     finally:

@@ -42,7 +42,7 @@ def token_mean_backward(
             "a step of several micro-batches needs several backwards, and DeepSpeed steps in each: use DDP or FSDP2, "
             "or one larger micro-batch"
         )
-    num_tokens = torch.tensor(sum(count(batch) for batch in micro_batches), device=accelerator.device)
+    num_tokens = torch.full((), sum(count(batch) for batch in micro_batches), device=accelerator.device)
     num_tokens = all_reduce_sum(num_tokens).clamp_min(1)
     shares = []
     for number, batch in enumerate(micro_batches, start=1):

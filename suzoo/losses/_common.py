@@ -161,7 +161,7 @@ def target_and_uniform_nll(logits: Tensor, labels: Tensor, ignore_index: int) ->
         log_p.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=ignore_index, reduction="none"
     )
     uniform = -log_p.mean(-1)
-    if is_traced() or not bool(uniform.isfinite().all()):  # looking is cheaper than masking
+    if not can_look(uniform) or not bool(uniform.isfinite().all()):  # looking is cheaper than masking
         finite = log_p != -torch.inf
         uniform = -torch.where(finite, log_p, 0.0).sum(-1) / finite.sum(-1).clamp_min(1)
     return nll.view(labels.shape), uniform

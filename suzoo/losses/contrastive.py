@@ -122,7 +122,7 @@ def contrastive_loss(
         ids=ids,
     )
     losses_N = F.cross_entropy(logits_NM, target_N, reduction="none")
-    return losses_N.sum() / _mean_count(losses_N.new_tensor(len(losses_N)))
+    return losses_N.sum() / _mean_count(losses_N.new_full((), len(losses_N)))
 
 
 def supcon_loss(embeddings: Tensor, labels: Tensor, *, scale: float = 10.0, ignore_index: int = -100) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from suzoo.losses._common import check_scale, is_traced
+from suzoo.losses._common import can_look, check_scale, is_traced
 
 
 def cosent_loss(scores: Tensor, labels: Tensor, *, scale: float = 20.0) -> Tensor:
@@ -35,7 +35,7 @@ def cosent_loss(scores: Tensor, labels: Tensor, *, scale: float = 20.0) -> Tenso
 
     Raises:
         ValueError: shapes differ or are not (P,), scale is not positive, or a label is NaN (not checked under
-            `torch.compile`).
+            `torch.compile`; on an accelerator, where a look would wait, the loss is NaN then).
 
     Time O(P log P), memory O(P), twice differentiable.
     """
@@ -47,15 +47,18 @@ def cosent_loss(scores: Tensor, labels: Tensor, *, scale: float = 20.0) -> Tenso
     result_dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
     labels_P, order = (labels.int() if labels.dtype == torch.bool else labels).sort()
     # NaN sorts last
-    if not is_traced() and labels.is_floating_point() and len(labels_P) and math.isnan(labels_P[-1]):
-        raise ValueError("cosent_loss got a NaN label; drop the row or fix the data")
+    if labels.is_floating_point() and len(labels_P):
+        if can_look(labels_P) and math.isnan(labels_P[-1]):
+            raise ValueError("cosent_loss got a NaN label; drop the row or fix the data")
+        if not is_traced() and not can_look(labels_P):
+            scores = torch.where(labels_P[-1].isnan(), torch.nan, scores)
     wide = torch.float32 if scores.device.type == "mps" else torch.float64  # MPS has no float64
     scaled_P = scores.to(wide)[order] * scale
     # number of pairs whose label is strictly smaller: ties share the start of their group
     num_below_P = torch.searchsorted(labels_P, labels_P)
 
     # The sum over b for one a is (sum of exp(s_b) over the first num_below pairs) * exp(-s_a).
-    if not is_traced() and wide == torch.float64 and len(scaled_P):
+    if can_look(scaled_P) and wide == torch.float64 and len(scaled_P):
         low, high = scaled_P.detach().aminmax()
         if bool(high - low < 300):  # then exp, its products and their squares stay below 1e308
             centered_P = scaled_P - (low + high) / 2

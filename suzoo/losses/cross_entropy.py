@@ -16,7 +16,6 @@ from suzoo.losses._common import (
     check_class_labels,
     check_options,
     divide_by_count,
-    is_traced,
     reduce_loss,
     target_and_uniform_nll,
     target_nll,
@@ -68,7 +67,7 @@ def cross_entropy_loss(
             total = loss_of_rows(reduction="sum")
             loss = divide_by_count(total, labels != ignore_index, reduction, num_items)
         # with smoothing, a class at -inf makes it infinite: that is left out below
-        if not label_smoothing or (not is_traced() and bool(loss.isfinite())):
+        if not label_smoothing or (can_look(loss) and bool(loss.isfinite())):
             return loss
     if label_smoothing > 0:
         nll, uniform = target_and_uniform_nll(logits, labels, ignore_index)

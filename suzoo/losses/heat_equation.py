@@ -6,6 +6,7 @@ Shapes: B examples, L (or H, W) positions, D features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -78,7 +79,8 @@ def heat_equation_loss(features: Tensor, matrices: Sequence[Tensor], *, block: S
     outside = torch.ones(sizes, dtype=torch.bool, device=features.device)
     outside[inside] = False
     squares = (predicted - upcast(features)).square().mean(-1)
-    return torch.where(outside, squares, 0.0).sum() / max(int(outside.sum()) * len(features), 1)
+    num_outside = math.prod(sizes) - math.prod(len(range(size)[part]) for size, part in zip(sizes, inside, strict=True))
+    return torch.where(outside, squares, 0.0).sum() / max(num_outside * len(features), 1)
 
 
 def heat_interpolate(left: Tensor, right: Tensor, length: int) -> Tensor:

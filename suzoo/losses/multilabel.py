@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from suzoo.losses._common import Reduction, can_look, check_targets, is_traced, reduce_loss, upcast
+from suzoo.losses._common import Reduction, can_look, check_targets, reduce_loss, upcast
 
 
 def multilabel_cross_entropy(
@@ -103,7 +103,9 @@ def sparse_multilabel_cross_entropy(
 
 
 def _loss(scores, targets, mask: Tensor | None, threshold, reduction: Reduction, num_items) -> Tensor:
-    threshold = torch.as_tensor(threshold, dtype=scores.dtype, device=scores.device)[..., None]
+    if not isinstance(threshold, Tensor):
+        threshold = scores.new_full((), threshold)  # written there, where a copy would wait
+    threshold = threshold.to(scores)[..., None]
     threshold = threshold.expand(*scores.shape[:-1], 1)
 
     def log_sums(positive: Tensor, negative: Tensor) -> Tensor:
@@ -111,7 +113,7 @@ def _loss(scores, targets, mask: Tensor | None, threshold, reduction: Reduction,
         first = torch.cat([-threshold, positive], -1).logsumexp(-1)
         return first + torch.cat([threshold, negative], -1).logsumexp(-1)
 
-    if mask is None and not is_traced():
+    if mask is None and can_look(scores):
         losses = log_sums(*_exponents(scores, targets))
         if bool(losses.isfinite().all()):  # looking is cheaper than masking
             return reduce_loss(losses, None, reduction, num_items)

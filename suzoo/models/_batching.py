@@ -11,6 +11,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from ._devices import all_to_device
+
 
 def token_budget_batches(lengths: ArrayLike, max_tokens: int) -> Iterator[np.ndarray]:
     """Index arrays of batches of similar length, longest first, each of at most `max_tokens` padded tokens.
@@ -90,21 +92,28 @@ def is_sharded(model: nn.Module) -> bool:
 def padded_groups(
     model: nn.Module, input_ids: Tensor, token_type_ids: Tensor | None, lengths: Sequence[int], pad_token_id: int
 ):
-    """Flat sentences as (rows, inputs): padded sub-batches of similar length, `rows` their places in `lengths`.
+    """Flat sentences as (rows, inputs, slots, flat): padded sub-batches of similar length, `rows` their places in
+    `lengths`, `slots` where in the padded rows the tokens are that `flat` were in `input_ids`.
 
-    A sharded `model` gets one: its ranks gather weights together, so all must compute equally many.
+    A sharded `model` gets one: its ranks gather weights together, so all must compute equally many. So does one on an
+    accelerator, where many short kernels take longer than the padding.
     """
     order, sorted_lengths, tokens = sorted_sentences(input_ids, lengths)
     device = input_ids.device
-    cuts = [0, len(order)] if is_sharded(model) else length_groups(sorted_lengths)
+    whole = device.type != "cpu" or is_sharded(model)
+    cuts = [0, len(order)] if whole else length_groups(sorted_lengths)
     ends = np.cumsum(sorted_lengths)
     for first, last in pairwise(cuts):
         mask = np.arange(sorted_lengths[last - 1]) < sorted_lengths[first:last, None]
-        mask = torch.from_numpy(mask).to(device)
-        flat = torch.from_numpy(tokens[ends[first] - sorted_lengths[first] : ends[last - 1]]).to(device)
-        inputs = {"input_ids": input_ids.new_full(mask.shape, pad_token_id), "attention_mask": mask.long()}
-        inputs["input_ids"][mask] = input_ids.view(-1)[flat]
+        flat = tokens[ends[first] - sorted_lengths[first] : ends[last - 1]]
+        rows, slots, flat = all_to_device([order[first:last], np.flatnonzero(mask), flat], device)
+
+        def padded(values_T: Tensor, padding: int, slots=slots, flat=flat, shape=mask.shape) -> Tensor:
+            empty = values_T.new_full((shape[0] * shape[1],), padding)
+            return empty.index_copy(0, slots, values_T.view(-1)[flat]).view(shape)
+
+        inputs = {"input_ids": padded(input_ids, pad_token_id)}
+        inputs["attention_mask"] = padded(torch.ones_like(input_ids), 0)
         if token_type_ids is not None:
-            inputs["token_type_ids"] = token_type_ids.new_zeros(mask.shape)
-            inputs["token_type_ids"][mask] = token_type_ids.view(-1)[flat]
-        yield torch.from_numpy(order[first:last]).to(device), inputs, mask, flat
+            inputs["token_type_ids"] = padded(token_type_ids, 0)
+        yield rows, inputs, slots, flat

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
+from ._devices import attention_kernels
+
 logger = logging.get_logger(__name__)
 
 _MKLDNN: Any = torch.backends.mkldnn
@@ -122,9 +124,11 @@ def attend_plainly(
     attend: Callable[..., tuple[Tensor, Tensor | None]], module: Any, query: Tensor, key: Tensor, value: Tensor,
     *args: Any, **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """`attend(module, query, key, value, ...)`, an attention function of transformers, with torch's own product."""
+    """`attend(module, query, key, value, ...)`, an attention function of transformers, with torch's own product, and on
+    CUDA without cuDNN."""
     if not _switch.users or torch.compiler.is_compiling():
-        return attend(module, query, key, value, *args, **kwargs)
+        with attention_kernels(query.device):
+            return attend(module, query, key, value, *args, **kwargs)
     query, key, value = _Border.apply(False, query, key, value)
     try:
         output, weights = attend(module, query, key, value, *args, **kwargs)

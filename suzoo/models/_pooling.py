@@ -53,7 +53,8 @@ def flat_last_pool(hidden_TD: Tensor, lengths_N: Tensor, prompt_length: int = 0)
 
 def flat_mean_pool(hidden_TD: Tensor, lengths_N: Tensor, prompt_length: int = 0) -> Tensor:
     """`mean_pool` of sentences end to end, (N, D), without the first `prompt_length` tokens of each."""
-    sentence_T = torch.repeat_interleave(lengths_N)
+    # the size, or the CPU would have to ask for it
+    sentence_T = torch.repeat_interleave(lengths_N, output_size=len(hidden_TD))
     hidden_TD = _at_least_float32(hidden_TD)
     if prompt_length:
         starts_N = lengths_N.cumsum(0) - lengths_N

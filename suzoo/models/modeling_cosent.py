@@ -22,6 +22,7 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from ._batching import padded_groups, sorted_sentences, token_budget_batches
+from ._devices import to_device
 from ._dropout import dropout  # noqa: F401
 from ._matmul import fast_matmul  # noqa: F401
 from ._modes import evaluating
@@ -244,11 +245,12 @@ class CoSENTModel(StockEncoderWrapper):
         self, input_ids, lengths, prompt_length, token_type_ids=None, **kwargs
     ) -> SentenceEncoderOutput:
         order, sorted_lengths, tokens = sorted_sentences(input_ids, lengths)
-        device = input_ids.device
         positions = np.arange(len(tokens)) - np.repeat(np.cumsum(sorted_lengths) - sorted_lengths, sorted_lengths)
         if self._positions_start_behind_padding:
             positions += self.config.pad_token_id + 1
-        tokens_T = torch.from_numpy(tokens).to(device)
+        beside = (tokens, positions, np.argsort(order), np.argsort(tokens))
+        layout, moved = ragged_layout(sorted_lengths, input_ids.device, beside=beside)
+        tokens_T, positions_T, in_given_order, token_order = moved
         if token_type_ids is not None:
             kwargs["token_type_ids"] = token_type_ids.view(-1)[tokens_T][None]
         if (
@@ -259,32 +261,29 @@ class CoSENTModel(StockEncoderWrapper):
             kwargs["output_hidden_states"] = True
         out = self.encoder(
             input_ids=input_ids.view(-1)[tokens_T][None],
-            position_ids=torch.from_numpy(positions).to(device)[None],
-            ragged=ragged_layout(sorted_lengths, device),
+            position_ids=positions_T[None],
+            ragged=layout,
             return_dict=True,
             **kwargs,
         )
         hidden_TD = out.last_hidden_state[0]
         if self.pooling == "first-last-avg":
             hidden_TD = ((out.hidden_states[1] + out.hidden_states[-1]) / 2)[0]
-        pooled = POOLINGS[self.pooling][1](hidden_TD, torch.from_numpy(sorted_lengths).to(device), prompt_length)
-        pooled = self._project(pooled)
-        in_given_order = torch.from_numpy(np.argsort(order)).to(device)
-        token_order = torch.from_numpy(np.argsort(tokens)).to(device)
+        pooled = self._project(POOLINGS[self.pooling][1](hidden_TD, layout.lengths_N, prompt_length))
         return SentenceEncoderOutput(out.last_hidden_state[:, token_order], pooled[in_given_order])
 
     def _forward_groups(
         self, input_ids, lengths, prompt_length, token_type_ids=None, **kwargs
     ) -> SentenceEncoderOutput:
         rows, pooled, states, places = [], [], [], []
-        for group, inputs, mask, flat in padded_groups(
+        for group, inputs, slots, flat in padded_groups(
             self.encoder, input_ids, token_type_ids, lengths, self.config.pad_token_id
         ):
             out = self._forward_padded(**inputs, prompt_length=prompt_length, **kwargs)
             assert out.last_hidden_state is not None
             rows.append(group)
             pooled.append(out.sentence_embedding)
-            states.append(out.last_hidden_state[mask])
+            states.append(out.last_hidden_state.flatten(0, 1).index_select(0, slots))
             places.append(flat)
         hidden_TD = torch.cat(states)[torch.cat(places).argsort()]
         return SentenceEncoderOutput(hidden_TD[None], torch.cat(pooled)[torch.cat(rows).argsort()])
@@ -335,12 +334,12 @@ class CoSENTModel(StockEncoderWrapper):
         lengths = [len(row) for row in ids]
         with evaluating(self), tqdm(total=len(ids), desc="encode", unit=" texts", disable=not progress) as bar:
             for rows in token_budget_batches(lengths, batch_tokens):
-                flat = torch.tensor([token for row in rows for token in ids[row]], device=self.device)
+                flat = to_device(torch.tensor([token for row in rows for token in ids[row]]), self.device)
                 batch = self(flat, lengths=[lengths[row] for row in rows], prompt_length=prompt_length)
                 batch = batch.sentence_embedding
                 if vectors is None:
                     vectors = batch.new_empty(len(ids), batch.shape[1])
-                vectors[torch.from_numpy(rows).to(self.device)] = batch
+                vectors[to_device(torch.from_numpy(rows), self.device)] = batch
                 bar.update(len(rows))
         if vectors is None:
             vectors = torch.empty(0, self.embedding_size, device=self.device)

@@ -20,6 +20,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
 from ._batching import padded_groups, token_budget_batches
+from ._devices import batch_to_device, to_device
 from ._dropout import dropout  # noqa: F401
 from ._matmul import fast_matmul  # noqa: F401
 from ._modes import evaluating
@@ -176,11 +177,11 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
         scores = torch.empty(len(ids), device=self.device)
         with evaluating(self), tqdm(total=len(ids), desc="predict", unit=" pairs", disable=not progress) as bar:
             for rows in token_budget_batches(lengths, batch_tokens):
-                batch = {"input_ids": torch.tensor([t for row in rows for t in ids[row]], device=self.device)}
+                batch = {"input_ids": torch.tensor([t for row in rows for t in ids[row]])}
                 if types is not None:
-                    batch["token_type_ids"] = torch.tensor([t for row in rows for t in types[row]], device=self.device)
-                logits = self(**batch, lengths=[lengths[row] for row in rows]).logits
-                scores[torch.from_numpy(rows).to(self.device)] = logits[:, 0].float()
+                    batch["token_type_ids"] = torch.tensor([t for row in rows for t in types[row]])
+                logits = self(**batch_to_device(batch, self.device), lengths=[lengths[row] for row in rows]).logits
+                scores[to_device(torch.from_numpy(rows), self.device)] = logits[:, 0].float()
                 bar.update(len(rows))
         return scores.cpu().numpy() if output == "numpy" else scores
 

@@ -23,6 +23,7 @@ from transformers.utils.output_capturing import capture_outputs
 # some because transformers before 5.17 copies from a folder only what this file names
 from ._attention import SelfAttention  # noqa: F401
 from ._configuration import BackboneConfig  # noqa: F401
+from ._devices import to_device  # noqa: F401
 from ._dialogue import extend_speaker_types, speaker_types
 from ._dropout import dropout  # noqa: F401
 from ._generation import (

@@ -30,6 +30,7 @@ from transformers.utils.output_capturing import capture_outputs
 # some because transformers before 5.17 copies from a folder only what this file names
 from ._attention import SelfAttention  # noqa: F401
 from ._configuration import BackboneConfig  # noqa: F401
+from ._devices import to_device  # noqa: F401
 from ._dropout import dropout  # noqa: F401
 from ._linear_attention import refuse_packed
 from ._masks import off_diagonal_mask
@@ -118,7 +119,7 @@ class TTAModel(TTAPreTrainedModel):
                     "queries start from [MASK], so keep it and set config.mask_token_id"
                 )
             # the module and not its weight: quantizers and adapters put others in its place
-            mask_ids = torch.tensor(mask_id, device=inputs_embeds.device)
+            mask_ids = torch.full((), mask_id, device=inputs_embeds.device)
             query_BLD = self.embeddings.word_embeddings(mask_ids).expand_as(memory_BLD)
         query_BLD = self.embeddings(query_BLD, token_type_ids, position_ids)
         hidden_BLD = self.encoder(

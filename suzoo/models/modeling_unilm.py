@@ -26,6 +26,7 @@ from transformers.utils.output_capturing import capture_outputs
 # some because transformers before 5.17 copies from a folder only what this file names
 from ._attention import SelfAttention  # noqa: F401
 from ._configuration import BackboneConfig  # noqa: F401
+from ._devices import to_device  # noqa: F401
 from ._dropout import dropout  # noqa: F401
 from ._generation import (
     left_pad_prompt,

@@ -102,16 +102,37 @@ def _by_grad(
     With `autograd.grad`, which DDP does not see: its reduction is for one backward per forward.
     """
     others = [leaf for leaf in _leaves(losses) if all(leaf is not parameter for parameter in shared)]
+    found: list[Tensor | None] = []
+    for number, loss in enumerate(losses, 1):
+        found += torch.autograd.grad(loss, [*shared, *others], retain_graph=number < len(losses), allow_unused=True)
+    found = _averaged(found)
     task_grads: list[list[Tensor | None]] = []
     of_others: dict[Tensor, Tensor | None] = dict.fromkeys(others)
-    for number, loss in enumerate(losses, 1):
-        grads = torch.autograd.grad(loss, [*shared, *others], retain_graph=number < len(losses), allow_unused=True)
-        task_grads.append([None if grad is None else all_reduce_mean(grad) for grad in grads[: len(shared)]])
-        for parameter, grad in zip(others, grads[len(shared) :], strict=True):
-            if grad is not None:
-                mean, before = all_reduce_mean(grad), of_others[parameter]
+    for start in range(0, len(found), len(shared) + len(others)):
+        of_shared, end = start + len(shared), start + len(shared) + len(others)
+        task_grads.append(found[start:of_shared])
+        for parameter, mean in zip(others, found[of_shared:end], strict=True):
+            if mean is not None:
+                before = of_others[parameter]
                 of_others[parameter] = mean if before is None else before + mean
     return task_grads, of_others
+
+
+def _averaged(grads: list[Tensor | None]) -> list[Tensor | None]:
+    """Their means over the ranks, in one reduction per number type: each by itself would wait for the slowest rank."""
+    if not is_distributed():
+        return grads
+    kinds: dict[tuple, list[int]] = {}
+    for place, grad in enumerate(grads):
+        if grad is not None:
+            kinds.setdefault((grad.dtype, grad.device), []).append(place)
+    for places in kinds.values():
+        present = [grad for place in places if (grad := grads[place]) is not None]
+        mean = all_reduce_mean(torch.cat([grad.flatten() for grad in present]))
+        parts = mean.split([grad.numel() for grad in present])
+        for place, grad, part in zip(places, present, parts, strict=True):
+            grads[place] = part.view_as(grad)
+    return grads
 
 
 def _by_backward(

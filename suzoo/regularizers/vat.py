@@ -6,12 +6,12 @@ Shapes: B rows, (B, ..., C) logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from suzoo.models._devices import replayed
 from suzoo.regularizers._embeddings import Disturbance, Norm, check_norm, check_size, rescaled
 
 
@@ -57,19 +57,19 @@ def vat_loss(
     check_size("xi", xi)
     if xi == 0:
         raise ValueError("xi must be above 0: without a probe there is no direction to find")
+    device = next(embedding.parameters()).device
     if generator is None:  # drawn before the passes, which must all start from one random state
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        generator = torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
     check_norm(norm)
     disturbance = Disturbance(embedding, table=norm == "matrix")
-    with _replayed(), disturbance.added(), torch.no_grad():
+    with replayed(device), disturbance.added(), torch.no_grad():
         log_p = _log_softmax(compute_logits())
     direction = [
-        real * torch.randn(delta.shape, generator=generator, dtype=torch.float64).to(delta)
-        for delta, real in zip(disturbance.deltas, disturbance.real, strict=True)
+        real * _noise(delta, generator) for delta, real in zip(disturbance.deltas, disturbance.real, strict=True)
     ]
     for _ in range(num_steps):
         disturbance.set(rescaled(direction, xi, norm))
-        with _replayed(), disturbance.added():
+        with replayed(device), disturbance.added():
             divergence = _kl(log_p, _log_softmax(compute_logits()), mask)
         direction = disturbance.gradients(divergence)
     disturbance.set(rescaled(direction, epsilon, norm), final=True)
@@ -77,12 +77,10 @@ def vat_loss(
         return _kl(log_p, _log_softmax(compute_logits()), mask)
 
 
-@contextmanager
-def _replayed() -> Generator[None, None, None]:
-    """Put the random state back at the end, so that the next pass draws the same dropout."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        yield
+def _noise(delta: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal numbers like `delta`, drawn where the generator is: on a CPU the same ones in every precision."""
+    dtype = torch.float64 if generator.device.type == "cpu" else torch.float32
+    return torch.randn(delta.shape, generator=generator, dtype=dtype, device=generator.device).to(delta)
 
 
 def _log_softmax(logits: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from suzoo.distributed import barrier, rank, world_size
 from suzoo.engine import RunFolder
-from suzoo.engine.checkpoint import is_whole, load_checkpoint, save_checkpoint
+from suzoo.engine.checkpoint import is_whole, load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from tests.ranks import run_ranks
 
 
@@ -37,6 +37,21 @@ def train(model, optimizer, steps: int) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+
+
+def test_tied_weights_of_an_accelerator_are_kept_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: self.clone())  # as it is where weights are elsewhere
+    folder = tmp_path / "step-00000001"
+    save_checkpoint(folder, model=Tied(), state={})
+    assert json.loads((folder / "state.json").read_text())["aliases"] == {
+        ".model.head.weight": ".model.embedding.weight"
+    }
+
+
+def test_a_run_of_more_gpus_goes_on_where_fewer_are_visible():
+    state = rng_state()
+    set_rng_state({**state, "cuda": [[0] * 16] * 8})
+    assert torch.equal(torch.get_rng_state(), torch.tensor(state["torch"], dtype=torch.uint8))
 
 
 def test_weights_optimizer_and_random_numbers_continue_exactly(tmp_path):

@@ -63,7 +63,7 @@ def test_replacing_keeps_the_mode_and_the_names():
 def test_attention_with_dropout_has_torchs_mean():
     lengths = torch.tensor([2, 3, 5]).numpy()
     query, key, value = (torch.randn(1, 2, 10, 4, dtype=torch.float64) for _ in range(3))
-    layout = ragged_layout(lengths, torch.device("cpu"), num_groups=2)
+    layout, _ = ragged_layout(lengths, torch.device("cpu"), num_groups=2)
     plain, _ = ragged_attention(nn.Module(), query, key, value, None, ragged=layout)
     total = sum(
         ragged_attention(nn.Module(), query, key, value, None, dropout=0.2, ragged=layout)[0] for _ in range(600)
@@ -73,7 +73,7 @@ def test_attention_with_dropout_has_torchs_mean():
 
 def test_a_window_that_leaves_padding_alone_gives_no_nan():
     query = torch.randn(1, 1, 8, 4, requires_grad=True)
-    layout = ragged_layout(torch.tensor([1, 7]).numpy(), torch.device("cpu"), num_groups=1)
+    layout, _ = ragged_layout(torch.tensor([1, 7]).numpy(), torch.device("cpu"), num_groups=1)
     output, _ = ragged_attention(nn.Module(), query, query, query, None, dropout=0.1, sliding_window=2, ragged=layout)
     output.sum().backward()
     assert query.grad.isfinite().all()

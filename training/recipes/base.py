@@ -74,6 +74,9 @@ class Model:
     """Of the model from scratch."""
     vocab_size: Annotated[int, Setting(least=1, part_of=("model=None",))] = 8000
     """Of the tokenizer learnt from the training texts."""
+    weights_dtype: Annotated[Literal["float32", "bfloat16", "auto"], Setting(part_of=("model",))] = "float32"
+    """In which the weights of --model learn, whatever they are stored in; auto takes what they are stored in. bfloat16
+    loses steps that are small beside a weight, unless the optimizer makes up for it (rounding=kahan)."""
     max_length: Annotated[int, POSITIVE] = 64
     """Tokens per text; longer texts are cut."""
     dropout: Annotated[float | None, Setting(least=0, most=1)] = None

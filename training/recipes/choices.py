@@ -110,6 +110,11 @@ def sizes(recipe: Training, tokenizer) -> dict[str, Any]:
     }
 
 
+def loading_options(recipe: Training) -> dict[str, Any]:
+    """How the weights of --model are loaded."""
+    return {"dtype": recipe.weights_dtype, "trust_remote_code": recipe.trust_remote_code}
+
+
 def gru_config(recipe: SentenceEncoding, tokenizer: Any) -> GRUEncoderConfig:
     return GRUEncoderConfig(
         vocab_size=num_ids(tokenizer),
@@ -138,7 +143,7 @@ def make_encoder(recipe: SentenceEncoding, tokenizer: Any) -> CoSENTModel:
     """The sentence encoder of --model or from scratch."""
     options: dict[str, Any] = {"pooling": recipe.pooling} if recipe.pooling else {}
     if recipe.model:
-        options |= {"max_seq_length": recipe.max_length, "trust_remote_code": recipe.trust_remote_code}
+        options |= {"max_seq_length": recipe.max_length, **loading_options(recipe)}
         model = CoSENTModel.from_pretrained(recipe.model, **options)
     else:
         if recipe.encoder == "bert":
@@ -174,6 +179,21 @@ def choose_prompt(recipe: PairTraining, accelerator: Accelerator, model: CoSENTM
     return prompt
 
 
+def make_cross_encoder(recipe: PairTraining, tokenizer: Any) -> CoSENTCrossEncoder:
+    """The cross-encoder of --model or from scratch."""
+    if recipe.model:
+        options = {"max_seq_length": recipe.max_length, **loading_options(recipe)}
+        model = CoSENTCrossEncoder.from_pretrained(recipe.model, **options)
+    else:
+        model = CoSENTCrossEncoder(BertConfig(**sizes(recipe, tokenizer)))
+        model.max_seq_length = recipe.max_length
+    model.tokenizer = tokenizer
+    check_belongs_together(recipe, model.encoder, tokenizer)
+    set_dropout(recipe, model)
+    model.encoder = configure(recipe, model.encoder, tokenizer, ragged=True)
+    return model
+
+
 def make_classifier(recipe: Training, tokenizer: Any, names: Sequence[str], *, several: bool) -> PreTrainedModel:
     """A stock classifier of these classes, from --model or from scratch; texts may have several of them or one."""
     head: dict[str, Any] = {
@@ -187,7 +207,7 @@ def make_classifier(recipe: Training, tokenizer: Any, names: Sequence[str], *, s
         recipe.model,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
-        trust_remote_code=recipe.trust_remote_code,
+        **loading_options(recipe),
         **head,
     )
     missing = missing_weights(info, model.base_model_prefix + ".")

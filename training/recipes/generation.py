@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from recipes.base import Training
-from recipes.choices import sizes
+from recipes.choices import loading_options, sizes
 from recipes.dialogpt import DialoGPT
 from recipes.unilm import UniLM
 
@@ -99,9 +99,9 @@ def make_chat_model(recipe: DialoGPT, tokenizer: Any) -> tuple[Any, Any, Dialogu
         fields: dict[str, Any] = {**sizes(recipe, tokenizer), **ids, **recipe.attention_fields}
         model = DialoGPTForCausalLM(DialoGPTConfig(**fields, layout=layout))
     elif is_ours:
-        model = DialoGPTForCausalLM.from_pretrained(recipe.model, layout=layout)
+        model = DialoGPTForCausalLM.from_pretrained(recipe.model, layout=layout, dtype=recipe.weights_dtype)
     else:
-        model = AutoModelForCausalLM.from_pretrained(str(recipe.model), **trust)
+        model = AutoModelForCausalLM.from_pretrained(str(recipe.model), **loading_options(recipe))
         model.config.layout = layout
     if num_ids(tokenizer) > model.config.vocab_size:
         model.resize_token_embeddings(num_ids(tokenizer))
@@ -125,7 +125,7 @@ def make_seq2seq_model(recipe: Training, tokenizer: Any, fields: dict[str, Any],
     """
     ids: dict[str, Any] = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
     if recipe.model:
-        model = UniLMForCausalLM.from_pretrained(recipe.model)
+        model = UniLMForCausalLM.from_pretrained(recipe.model, dtype=recipe.weights_dtype)
     else:
         model = UniLMForCausalLM(UniLMConfig(**sizes(recipe, tokenizer), **ids, **fields))
     model.generation_config = GenerationConfig(**ids, pad_token_id=tokenizer.pad_token_id, **generation)

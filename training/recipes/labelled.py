@@ -20,6 +20,7 @@ from suzoo.distributed import all_reduce_sum, rank, together, world_size
 from suzoo.engine import RunFolder, StreamBatches, TokenBatches
 from suzoo.losses import chunked_loss, cross_entropy_loss
 from suzoo.models import SelfTerminatingHead
+from suzoo.models._devices import batch_to_device
 from suzoo.models._stock_encoder import sharded_units
 
 IGNORED = -100
@@ -130,20 +131,31 @@ class LabelledLoss(nn.Module):
         if chunk_size and not self.has_berts_parts:
             raise ValueError(f"--chunk-size needs a model with BERT's head, not {type(model).__name__}")
 
-    def forward(self, labels: Tensor, **inputs: Any) -> Tensor:
-        """Scalar. `labels` (B, L) stand where they are predicted: for causal models one place before the token."""
+    def forward(self, labels: Tensor, places: Tensor, **inputs: Any) -> Tensor:
+        """Scalar. `labels` (B, L) stand where they are predicted: for causal models one place before the token. As
+        `labelled_batch` has them; a model keeps no cache for tokens that nobody writes."""
         loss = self.loss if self.training else cross_entropy_loss
-        is_label = labels != IGNORED
         if self.has_berts_parts and self.chunk_size:
-            hidden = self.model.bert(**inputs)[0]
+            hidden = self.model.bert(**inputs, use_cache=False)[0]
             return chunked_loss(loss, self.model.cls, hidden, labels, chunk_size=self.chunk_size, num_items=1)
+
+        def labelled(values_BL: Tensor) -> Tensor:
+            return values_BL.flatten(0, 1).index_select(0, places)
+
         if self.has_berts_parts:
-            logits = self.model.cls(self.model.bert(**inputs)[0][is_label])
+            logits = self.model.cls(labelled(self.model.bert(**inputs, use_cache=False)[0]))
         else:
-            logits = self.model(**inputs).logits[is_label]
+            logits = labelled(self.model(**inputs, use_cache=False).logits)
         if self.head is not None:
-            return self.head.nll_sum(logits, labels[is_label], self.head.starts(labels)[is_label])
-        return loss(logits, labels[is_label], reduction="sum")
+            return self.head.nll_sum(logits, labelled(labels), labelled(self.head.starts(labels)))
+        return loss(logits, labelled(labels), reduction="sum")
+
+
+def labelled_batch(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """A batch with labels (B, L) on `device`, and `places`, where there are labels among the B * L tokens: looked up
+    here, because an accelerator would be waited for."""
+    batch = {**batch, "places": (batch["labels"].flatten() != IGNORED).nonzero()[:, 0]}
+    return batch_to_device(batch, device)
 
 
 def next_token(labels: Tensor) -> Tensor:
@@ -167,8 +179,8 @@ def dev_loss(module: nn.Module, batches: Sequence[dict[str, Tensor]], device: to
     total = torch.zeros(2, dtype=torch.float32, device=device)
     for batch in mine:
         count = num_labels(batch)
-        on_device = {name: tensor.to(device) for name, tensor in batch.items()}
-        total += torch.stack([module(**on_device).float(), torch.tensor(float(count), device=device)])
+        total[0] += module(**labelled_batch(batch, device)).float()
+        total[1] += count
     loss_sum, count = all_reduce_sum(total).tolist()
     return {"loss": loss_sum / count, "perplexity": math.exp(min(700.0, loss_sum / count))}
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suzoo.data import Classified, class_numbers
-from suzoo.distributed import gather
+from suzoo.distributed import gather, gather_all
 from suzoo.losses import (
     CosineLinear,
     RunningF1,
@@ -43,6 +43,7 @@ from suzoo.losses import (
     supcon_loss,
     tailr_loss,
 )
+from suzoo.models._devices import to_device
 
 
 def class_targets(rows: Sequence[Classified], names: Sequence[str], source: str, *, several: bool) -> Tensor:
@@ -65,11 +66,14 @@ def choose_class_loss(
     """
 
     def class_balanced(z: Tensor, y: Tensor) -> Tensor:  # divided by the rows, as parts of a step have other weights
-        weights = class_balanced_weights(counts, beta=recipe.beta).to(z.device)
+        weights = to_device(class_balanced_weights(counts, beta=recipe.beta), z.device)
         return (weights[y] * cross_entropy_loss(z, y, reduction="none")).mean()
 
     def one_hot(z: Tensor, y: Tensor) -> Tensor:
         return y if several else F.one_hot(y, z.shape[-1])
+
+    def logit_adjusted(z: Tensor, y: Tensor) -> Tensor:
+        return logit_adjusted_cross_entropy(z, y, to_device(log_prior, z.device).to(z), tau=recipe.tau)
 
     log_prior = class_log_prior(counts)
     losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -86,7 +90,9 @@ def choose_class_loss(
         losses |= {
             "ce": lambda z, y: cross_entropy_loss(z, y, label_smoothing=recipe.label_smoothing),
             "focal": lambda z, y: focal_loss(z, y, gamma=recipe.gamma),
-            "logit_adjustment": lambda z, y: logit_adjusted_cross_entropy(z, y, log_prior.to(z), tau=recipe.tau),
+            "logit_adjustment": lambda z, y: logit_adjusted_cross_entropy(
+                z, y, to_device(log_prior, z.device).to(z), tau=recipe.tau
+            ),
             "class_balanced": class_balanced,
         }
     if recipe.loss not in losses:
@@ -130,8 +136,9 @@ def choose_loss(recipe: Any, size: int, *, per_example: int = 2, num_classes: in
         return alike(u, v)
 
     def ranked(local: Tensor, grades: Tensor) -> Tensor:  # only scores and grades travel between processes
-        loss = partial(cosent_loss, labels=gather(grades), scale=recipe.scale)
-        return rdrop_of_scores(gather(local), loss, alpha=recipe.rdrop, scale=recipe.scale)
+        scores, labels = gather_all(local, grades)
+        loss = partial(cosent_loss, labels=labels, scale=recipe.scale)
+        return rdrop_of_scores(scores, loss, alpha=recipe.rdrop, scale=recipe.scale)
 
     def in_batch(found: Tensor, ids: Tensor) -> Tensor:
         terms = {

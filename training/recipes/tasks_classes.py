@@ -40,6 +40,7 @@ from suzoo.data import (
 from suzoo.engine import MixedBatches, RandomBatches, RunFolder, full_state_dict
 from suzoo.evaluation import classification_scores, pair_cosines, pair_metrics, retrieval_metrics
 from suzoo.losses import cross_entropy_loss
+from suzoo.models._devices import to_device
 
 
 class SimilarityAndClasses:
@@ -107,7 +108,7 @@ class SimilarityAndClasses:
     def collate(self, examples):
         device = self.accelerator.device
         batch = flat_batch([ids for texts, _ in examples for ids in texts.values()], device=device)
-        return batch, torch.tensor([label for _, label in examples], device=device)
+        return batch, to_device(torch.tensor([label for _, label in examples]), device)
 
     def also_loss(self, module: nn.Module, batch: tuple[dict[str, Any], Tensor]) -> Tensor:
         return self.recipe.also_weight * cross_entropy_loss(module(classify=True, **batch[0]), batch[1])

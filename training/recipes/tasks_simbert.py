@@ -16,7 +16,7 @@ from recipes.choices import check_belongs_together, choose_tokenizer, configure,
 from recipes.contrastive_data import Chosen, text_number, texts_of, tokens_of
 from recipes.frame import mixture_of, read, read_one
 from recipes.generation import make_seq2seq_model, title_scores
-from recipes.labelled import finished_tokenizer, next_token, num_labels
+from recipes.labelled import finished_tokenizer, labelled_batch, next_token, num_labels
 from recipes.two_tasks import TwoTasks
 
 import numpy as np
@@ -44,6 +44,7 @@ from suzoo.evaluation import retrieval_metrics
 from suzoo.hub.publish import publish
 from suzoo.losses import contrastive_loss, cross_entropy_loss
 from suzoo.models import CoSENTModel, UniLMForCausalLM
+from suzoo.models._devices import to_device
 from suzoo.models._stock_encoder import sharded_units
 
 
@@ -55,12 +56,12 @@ class UniLMWithVectors(nn.Module):
         self.model = model
         self._no_split_modules = sharded_units(model, model._no_split_modules)  # Accelerate looks here
 
-    def forward(self, labels: Tensor, **inputs: Tensor) -> Tensor:
-        """`labels` (B, L) stand where they are predicted, one place before the token."""
-        hidden_BLD = self.model.bert(**inputs).last_hidden_state
-        is_label = labels != -100
-        nll = cross_entropy_loss(self.model.cls(hidden_BLD[is_label]), labels[is_label], reduction="none")
-        of_row = nll.new_zeros(len(labels)).index_add(0, is_label.nonzero()[:, 0], nll)
+    def forward(self, labels: Tensor, places: Tensor, **inputs: Tensor) -> Tensor:
+        """`labels` (B, L) stand where they are predicted, one place before the token; as in `labelled_batch`."""
+        hidden_BLD = self.model.bert(**inputs, use_cache=False).last_hidden_state
+        logits = self.model.cls(hidden_BLD.flatten(0, 1).index_select(0, places))
+        nll = cross_entropy_loss(logits, labels.flatten().index_select(0, places), reduction="none")
+        of_row = nll.new_zeros(len(labels)).index_add(0, places // labels.shape[1], nll)
         return torch.cat([hidden_BLD[:, 0].to(nll.dtype), of_row[:, None]], 1)
 
 
@@ -125,13 +126,13 @@ class SimBERT:
         return {**batch, "labels": next_token(batch["labels"])}, ids
 
     def outputs(self, module: nn.Module, batch: tuple[dict[str, Tensor], Tensor]) -> Tensor:
-        return module(**{name: tensor.to(self.accelerator.device) for name, tensor in batch[0].items()})
+        return module(**labelled_batch(batch[0], self.accelerator.device))
 
     def both(self, outputs: Tensor, micro_batches: list) -> dict[str, Tensor]:
         """The losses of a step from the outputs of this rank's rows; the contrast gathers those of other ranks."""
         device = outputs.device
-        num_tokens = all_reduce_sum(torch.tensor(sum(num_labels(batch) for batch, _ in micro_batches), device=device))
-        ids = torch.cat([ids for _, ids in micro_batches]).to(device)
+        num_tokens = all_reduce_sum(torch.full((), sum(num_labels(batch) for batch, _ in micro_batches), device=device))
+        ids = to_device(torch.cat([ids for _, ids in micro_batches]), device)
         a, b = outputs[0::2, :-1], outputs[1::2, :-1]
         contrast = contrastive_loss(a, b, scale=self.recipe.scale, negatives="all", ids=ids)
         return {

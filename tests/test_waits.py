@@ -1,0 +1,54 @@
+"""On an accelerator a training step waits three times at most, and launches no more than it did.
+
+A real one is not needed: see `tests/pretended.py`. `python -m tests.waits` prints where the waits are.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MOST_WAITS = 3  # the loss, the numbers to log, and one that transformers looks at its mask with
+PAIRS = ["--batch-size", "8"]
+# recipe and flags, and the launches of a step with two layers, on 2026-11-28. CoSENT waited 19 times before, with fgm
+# 35, in four micro-batches 63
+CASES: dict[str, tuple[list[str], int]] = {
+    "cosent": (["quickstart", *PAIRS], 318),
+    "cosent, R-Drop": (["quickstart", *PAIRS, "--rdrop", "1"], 431),
+    "cosent, fgm": (["quickstart", *PAIRS, "--fgm", "1"], 597),
+    "cosent, vat": (["quickstart", *PAIRS, "--vat", "1"], 941),
+    "cosent, micro-batches": (["quickstart", *PAIRS, "--micro-batches", "4"], 1410),
+    "contrastive": (["quickstart", *PAIRS], 290),
+    "cross_encoder": (["quickstart", *PAIRS], 272),
+    "classifier": (["quickstart", *PAIRS, "--max-train-samples", "600"], 222),
+    "unilm": (["quickstart"], 236),
+    "dialogpt": (["quickstart"], 211),
+    "tta": (["quickstart"], 248),
+    "two_tasks": (["quickstart", *PAIRS], 248),
+    "encode": ([], 100),
+}
+
+
+def check(cases: list[str]) -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.waits", *cases]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr[-2000:]
+    steps = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [step["case"] for step in steps] == cases
+    for step in steps:
+        assert step["waits"] <= MOST_WAITS, step
+        assert step["launches"] <= 1.1 * CASES[step["case"]][1], step
+
+
+def test_a_step_waits_three_times_at_most():
+    check(["encode", "cosent, micro-batches", "unilm"])
+
+
+@pytest.mark.slow
+def test_no_script_waits_more():
+    check(list(CASES))
