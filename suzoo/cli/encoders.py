@@ -92,6 +92,10 @@ def _to_parquet(path: Path) -> None:
 def encode(options: argparse.Namespace) -> int:
     path = check_output(options.output, EMBEDDING_FORMATS, options.overwrite)
     model = _load("encoder", options)
+    if options.backend == "onnx":
+        from suzoo.hub.onnx_encoder import graph_of, with_onnx
+
+        model = with_onnx(model.to("cpu").float(), graph_of(options.model))
     num_dimensions = model.embedding_size
     headers = {".npy": lambda: _npy_header(0, num_dimensions), ".jsonl": bytes}
     headers[".parquet"] = lambda: _embeddings_schema(num_dimensions).serialize().to_pybytes()
@@ -199,6 +203,12 @@ def add_commands(command) -> None:
     sub.add_argument("--output", required=True, help="*.npy (N, D), or *.jsonl or *.parquet with text and embedding")
     sub.add_argument("--column", help="column with the text (default: text, or the only one)")
     sub.add_argument("--prompt-name", help="one of the prompts saved with the model")
+    sub.add_argument(
+        "--backend",
+        choices=["torch", "onnx"],
+        default="torch",
+        help="onnx: the model.onnx in MODEL, which `suzoo export-onnx` writes, also in int8 (default: torch)",
+    )
     sub.add_argument("--normalize", action="store_true", help="vectors of length 1 (default: as the model was saved)")
     sub.add_argument("--overwrite", action="store_true", help="replace an existing output")
     add_resume_option(sub)

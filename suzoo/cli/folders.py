@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
+from pathlib import Path
 
 from suzoo.cli._files import check_output
 from suzoo.cli._models import add_trust_option, loading, positive
@@ -40,12 +42,46 @@ def push(options: argparse.Namespace) -> int:
 def export_onnx(options: argparse.Namespace) -> int:
     from suzoo.hub.export_onnx import export_model, load_model
 
+    if options.compare and not options.int8:
+        raise ValueError("--compare says what --int8 costs: give both")
     path = check_output(options.output, (".onnx",), options.overwrite)
     with loading(options.folder):
         model = load_model(options.folder, trust_remote_code=options.trust_remote_code)
         model.tokenizer  # noqa: B018 loaded on first use, and it may need code, too
-    print(export_model(model, path))
+    if not options.int8:
+        print(export_model(model, path))
+        return 0
+    from suzoo.hub.onnx_encoder import quantize, with_onnx
+    from suzoo.models import CoSENTModel
+
+    if not isinstance(model, CoSENTModel):
+        raise ValueError("--int8 is for encoders; a cross-encoder exports in float32")
+    pairs = _pairs(options.compare) if options.compare else None
+    exact = _spearman(model, pairs) if pairs else 0.0
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        print(quantize(export_model(model, Path(folder) / "model.onnx"), path))
+    if pairs:
+        rounded = _spearman(with_onnx(model, path), pairs)
+        print(
+            f"Spearman on {len(pairs)} pairs: {exact:.4f} in float32, {rounded:.4f} in int8, "
+            f"{rounded - exact:+.4f} for int8",
+            file=sys.stderr,
+        )
     return 0
+
+
+def _pairs(source: str):
+    from suzoo.data import read_pairs
+
+    return read_pairs(source)
+
+
+def _spearman(model, pairs) -> float:
+    import numpy as np
+
+    from suzoo.evaluation import pair_cosines, pair_metrics
+
+    return pair_metrics(pair_cosines(model.encode, pairs), np.array([pair.label for pair in pairs]))["spearman"]
 
 
 def _add_check_options(parser: argparse.ArgumentParser) -> None:
@@ -75,5 +111,9 @@ def add_commands(command) -> None:
     sub = command("export-onnx", export_onnx, "An ONNX file of a saved encoder or cross-encoder.")
     sub.add_argument("folder", help="folder of the saved model")
     sub.add_argument("output", help="*.onnx")
+    sub.add_argument("--int8", action="store_true", help="weights in int8, a scale per channel (encoders)")
+    sub.add_argument(
+        "--compare", metavar="PAIRS", help="with --int8: pairs with a score, to print Spearman before and after"
+    )
     add_trust_option(sub)
     sub.add_argument("--overwrite", action="store_true", help="replace an existing output")

@@ -138,17 +138,33 @@ def prompt_budget(model, recipe) -> int:
     return min(recipe.max_length, positions - recipe.max_new_tokens)
 
 
-def replies(model, tokenizer, rules: DialogueLayout, dialogues, recipe, **generation: Any) -> list[str]:
-    """What the model says in place of each dialogue's last turn."""
-    found, budget = [], prompt_budget(model, recipe)
+def replies(
+    model, tokenizer, rules: DialogueLayout, dialogues, recipe, batch_size: int = 16, **generation: Any
+) -> list[str]:
+    """What the model says in place of each dialogue's last turn; `batch_size` of similar length are read at once."""
+    budget, prompts = prompt_budget(model, recipe), []
     for turns in dialogues:
         heard = [Turn.of_text(tokenizer, text, place % 2) for place, text in enumerate(turns[:-1])]
-        prompt = rules.render_prompt(rules.newest(heard, budget), (len(turns) - 1) % 2)
-        inputs = {"input_ids": torch.tensor([prompt.input_ids], device=model.device)}
+        prompts.append(rules.render_prompt(rules.newest(heard, budget), (len(turns) - 1) % 2))
+    found = [""] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row].input_ids))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        longest = len(prompts[rows[-1]].input_ids)
+
+        def on_the_left(name: str, padding: int, rows=rows, longest=longest) -> torch.Tensor:
+            values = [getattr(prompts[row], name) for row in rows]
+            padded = [[padding] * (longest - len(value)) + list(value) for value in values]
+            return torch.tensor(padded, device=model.device)
+
+        inputs = {"input_ids": on_the_left("input_ids", tokenizer.pad_token_id)}
+        lengths = torch.tensor([len(prompts[row].input_ids) for row in rows], device=model.device)
+        mask = torch.arange(longest, device=model.device) >= longest - lengths[:, None]
         if rules.name == "blog":
-            inputs["token_type_ids"] = torch.tensor([prompt.token_type_ids], device=model.device)
-        output = model.generate(**inputs, attention_mask=torch.ones_like(inputs["input_ids"]), **generation)
-        found.append(tokenizer.decode(output[0, len(prompt.input_ids) :], skip_special_tokens=True))
+            inputs["token_type_ids"] = on_the_left("token_type_ids", 0)
+        output = model.generate(**inputs, attention_mask=mask.long(), **generation)
+        for row, text in zip(rows, tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True), strict=True):
+            found[row] = text
     return found
 
 
