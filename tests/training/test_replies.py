@@ -21,8 +21,6 @@ def test_a_batch_writes_what_single_ones_do(layout):
     model.generation_config.update(eos_token_id=rules.sep_id, pad_token_id=tokenizer.pad_token_id, max_new_tokens=6)
     recipe = SimpleNamespace(max_length=40, max_new_tokens=6)
     dialogues = [TALK[:end] for end in (2, 7, 3, 4, 6)]
-    batched, single = (
-        replies(model, tokenizer, rules, dialogues, recipe, batch_size=size, do_sample=False, min_new_tokens=4)
-        for size in (3, 1)
-    )
+    options = {"do_sample": False, "min_new_tokens": 4}
+    batched, single = (replies(model, tokenizer, rules, dialogues, recipe, size, **options) for size in (3, 1))
     assert batched == single and any(batched)
