@@ -1,4 +1,4 @@
-"""What must hold on a GPU: `pytest -m gpu` there. Elsewhere the same code runs on the CPU: so it is known to run."""
+"""Vectors and gradients of ragged batches, replays of dropout, and a loss that reads nothing."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from suzoo.regularizers import vat_loss
 from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.gpu
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # 64 tokens and one: where a backward of cuDNN had NaN
 ROWS = [[5, 6, 7], list(range(5, 37)) * 2, [8], [9, 5, 6, 7, 8] * 3]
 
 
 @pytest.fixture
-def model():
+def model(device):
     torch.manual_seed(0)
-    return CoSENTModel(tiny_config(), pooling="mean").to(DEVICE)
+    return CoSENTModel(tiny_config(), pooling="mean").to(device)
 
 
 def test_vectors_and_gradients_are_those_of_the_cpu(model):
@@ -38,7 +37,7 @@ def test_vectors_and_gradients_are_those_of_the_cpu(model):
             assert (ours.grad.cpu() - exact.grad).norm() <= 1e-3 * exact.grad.norm() + 1e-9, name
 
 
-def test_a_replay_draws_the_same_dropout(model):
+def test_a_replay_draws_the_same_dropout(model, device):
     model.train()
     passes = []
 
@@ -46,8 +45,8 @@ def test_a_replay_draws_the_same_dropout(model):
         passes.append(model(**batch).sentence_embedding)
         return passes[-1]
 
-    parts = [flat_batch(ROWS[start : start + 2], device=DEVICE) for start in (0, 2)]
-    accelerator = Accelerator(cpu=DEVICE.type == "cpu")
+    parts = [flat_batch(ROWS[start : start + 2], device=device) for start in (0, 2)]
+    accelerator = Accelerator(cpu=device.type == "cpu")
     batch_coupled_backward(accelerator, model, parts, embed, lambda vectors: vectors.square().mean())
     for first, again in zip(passes[:2], passes[2:], strict=True):
         torch.testing.assert_close(first, again)
@@ -55,7 +54,7 @@ def test_a_replay_draws_the_same_dropout(model):
     assert float(divergence.detach()) < 1e-6
 
 
-def test_the_loss_reads_nothing_and_is_that_of_the_cpu():
+def test_the_loss_reads_nothing_and_is_that_of_the_cpu(device):
     scores, labels = torch.linspace(-1, 1, 9), torch.arange(9.0) % 4
-    found = cosent_loss(scores.to(DEVICE), labels.to(DEVICE))
+    found = cosent_loss(scores.to(device), labels.to(device))
     torch.testing.assert_close(found.cpu(), cosent_loss(scores.double(), labels).float())
