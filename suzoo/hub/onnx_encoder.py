@@ -82,5 +82,5 @@ def with_onnx(model: CoSENTModel, graph: str | Path, *, threads: int = 0) -> CoS
         (vectors,) = session.run(["sentence_embedding"], {name: given[name] for name in names})
         return SentenceEncoderOutput(sentence_embedding=torch.from_numpy(vectors))
 
-    model.forward = forward  # ty: ignore[invalid-assignment]
+    model.forward = forward
     return model
