@@ -1,0 +1,100 @@
+"""The site: every page is in the navigation, the guides' code runs, and the flags that they name exist."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from suzoo import cli
+from suzoo.cli.train import names as scripts
+from suzoo.data import read_dialogues, read_pairs, read_seq2seq
+from suzoo.models import CoSENTModel
+from tests.hub.folders import make_cross_encoder, make_language_model
+from tests.pages import ROOT, blocks, check_command, commands, recipes_of, run_python
+from tests.tiny import tiny_config, tiny_tokenizer
+
+DOCS = ROOT / "docs"
+CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+GUIDES = ["docs/start.md", *sorted(path.relative_to(ROOT).as_posix() for path in DOCS.glob("guides/*.md"))]
+READERS = {"sentence_encoder": read_pairs, "reranker": read_pairs, "chat": read_dialogues, "titles": read_seq2seq}
+# not suzoo's: pip's, accelerate's and torchrun's
+FOREIGN = {"--help", "--num_processes", "--config_file", "--nproc-per-node"}
+
+
+def entries(nav) -> list[str]:
+    """The pages of the navigation, in its order."""
+    if isinstance(nav, str):
+        return [nav]
+    return [page for part in (nav.values() if isinstance(nav, dict) else nav) for page in entries(part)]
+
+
+def test_every_page_is_in_the_navigation_once_and_every_entry_exists():
+    own = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")]
+    outside = CONFIG["extra"]["pages"]
+    assert [path for path in outside if not (ROOT / path).is_file()] == []
+    assert sorted(entries(CONFIG["nav"])) == sorted([*own, *outside.values()])
+
+
+def test_the_reference_has_every_package():
+    for path in (DOCS / "reference").glob("*.md"):
+        (package,) = re.findall(r"^::: (\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert importlib.import_module(package).__all__ and package == f"suzoo.{path.stem}"
+    with_names = {path.parent.name for path in ROOT.glob("suzoo/*/__init__.py") if "__all__" in path.read_text()}
+    assert with_names == {path.stem for path in (DOCS / "reference").glob("*.md")}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with tiny models where the guides have their trained ones."""
+    folder = tmp_path_factory.mktemp("guides")
+    for name in ("quickstart", "finetune"):
+        encoder = CoSENTModel(tiny_config(hidden_size=128), pooling="mean").eval()  # as wide as the quickstart's
+        encoder.save_pretrained(folder / "out" / name, tokenizer=tiny_tokenizer())
+    make_cross_encoder().save_pretrained(folder / "out/cross-finetune", tokenizer=tiny_tokenizer())
+    language_models = {"dialogpt-history": "dialogue", "dialogpt-backward": "dialogue", "unilm": "unilm", "tta": "tta"}
+    for name, kind in language_models.items():
+        model, tokenizer = make_language_model(kind)
+        model.save_pretrained(folder / "out" / name)
+        tokenizer.save_pretrained(folder / "out" / name)
+    return folder
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_python_blocks_print_what_they_say(workplace, monkeypatch, page):
+    monkeypatch.chdir(workplace)
+    names: dict = {}
+    for block in blocks(page, "python"):
+        assert run_python(page, block, names) or "print" not in block or "for " in block
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_commands_and_flags_exist(page):
+    for command in commands(page):
+        check_command(command)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))
+    assert named - known_flags() - FOREIGN == set()
+
+
+def known_flags() -> set[str]:
+    """Of the commands and of every recipe."""
+    with_recipes = [name for name in scripts() if name != "tokenizer"]
+    recipes = [next(iter(recipes_of(name).values()))() for name in with_recipes]
+    flags = {f"--{field.name.replace('_', '-')}" for recipe in recipes for field in dataclasses.fields(recipe)}
+    (subcommands,) = (action for action in cli._parser()._actions if isinstance(action.choices, dict))
+    return flags.union(*(parser._option_string_actions for parser in subcommands.choices.values()))
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_rows_that_the_guides_show_can_be_read(tmp_path, page):
+    for number, block in enumerate(blocks(page, "json")):
+        for place, line in enumerate(block.splitlines()):  # several forms of a row may stand together
+            path = tmp_path / f"{number}-{place}.jsonl"
+            path.write_text(f"{json.dumps(json.loads(line))}\n", encoding="utf-8")
+            assert len(READERS[Path(page).stem](path)) >= 1
