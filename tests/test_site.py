@@ -13,7 +13,7 @@ import yaml
 
 from suzoo import cli
 from suzoo.cli.train import names as scripts
-from suzoo.data import read_dialogues, read_pairs, read_seq2seq
+from suzoo.data import read_classes, read_dialogues, read_pairs, read_queries, read_seq2seq
 from suzoo.models import CoSENTModel
 from tests.hub.folders import make_cross_encoder, make_language_model
 from tests.pages import ROOT, blocks, check_command, commands, recipes_of, run_python
@@ -22,7 +22,14 @@ from tests.tiny import tiny_config, tiny_tokenizer
 DOCS = ROOT / "docs"
 CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
 GUIDES = ["docs/start.md", *sorted(path.relative_to(ROOT).as_posix() for path in DOCS.glob("guides/*.md"))]
-READERS = {"sentence_encoder": read_pairs, "reranker": read_pairs, "chat": read_dialogues, "titles": read_seq2seq}
+READERS = {
+    "sentence_encoder": read_pairs,
+    "reranker": read_pairs,
+    "hard_negatives": read_queries,
+    "long_tails": read_classes,
+    "chat": read_dialogues,
+    "titles": read_seq2seq,
+}
 # not suzoo's: pip's, accelerate's and torchrun's
 FOREIGN = {"--help", "--num_processes", "--config_file", "--nproc-per-node"}
 
