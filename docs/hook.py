@@ -13,6 +13,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parent.parent
+CODE = re.compile(r"(```.*?```)", re.DOTALL)
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
 
 
@@ -40,4 +41,6 @@ def on_page_markdown(markdown, page, config, files):
             raise PluginError(f"{source} links to {match[1]}, which has no page: add it to extra.pages of mkdocs.yml")
         return posixpath.relpath(uri, posixpath.dirname(own) or ".")
 
-    return LINK.sub(moved, markdown)
+    # every second part is a block of code, where `](` is no link
+    parts = CODE.split(markdown)
+    return "".join(part if number % 2 else LINK.sub(moved, part) for number, part in enumerate(parts))
