@@ -158,7 +158,11 @@ def told(read, path, caplog, **options) -> tuple[object, list[str]]:
     return (list(rows), list(rows.sizes)), caplog.messages
 
 
-@pytest.mark.parametrize(("read", "make", "suffix"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("read", "make", "suffix"),
+    CASES,
+    ids=lambda part: part if isinstance(part, str) else getattr(part, "__name__", "other_names"),
+)
 def test_blocks_give_what_rows_give(small, tmp_path, monkeypatch, caplog, read, make, suffix):
     caplog.set_level(logging.INFO)
     by_blocks = readers._as_a_whole
