@@ -124,7 +124,8 @@ def put_into_card(folder: Path, scores: dict[str, dict[str, float]]) -> None:
     path = folder / "metrics.json"
     metrics = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(metrics | scores, indent=2) + "\n", encoding="utf-8")
-    write_card(folder, AutoConfig.from_pretrained(folder), load_tokenizer(str(folder)))
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    write_card(folder, config, load_tokenizer(str(folder)))
 
 
 def add_commands(command) -> None:
