@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -280,7 +281,13 @@ def test_good_folders_have_no_fault(prompted_folders):
 
 def documents_forgotten(mask: Callable) -> Callable:
     """A mask that knows neither positions nor documents."""
-    return lambda *inputs, **options: mask(*inputs[:4], **options | {"position_ids": None, "documents": None})
+
+    def forgetful(*args, **kwargs):
+        given = signature(mask).bind(*args, **kwargs)
+        given.arguments |= {"position_ids": None, "documents": None}
+        return mask(*given.args, **given.kwargs)
+
+    return forgetful
 
 
 CODE = {  # which function of which model has the fault, the function with it, part of the sentence
