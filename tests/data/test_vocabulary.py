@@ -224,7 +224,7 @@ def test_texts_give_the_same_logits_with_fewer_tokens(make, tmp_path):
     keep = tokens_to_keep(original, CORPUS)
     rows = model.get_input_embeddings().weight.detach().clone()
     asked = [text for text in ASKED if set(original(text).input_ids) <= set(keep) and original(text).input_ids]
-    assert len(asked) >= 7 and len(keep) <= num_ids(original) - 15
+    assert len(asked) >= 7 and len(keep) <= num_ids(original) - 10
     with torch.no_grad():
         before = [model(torch.tensor([original(text).input_ids])).logits[..., keep] for text in asked]
     slim = slim_vocabulary(model, original, keep)
