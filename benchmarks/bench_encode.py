@@ -121,7 +121,8 @@ def main() -> None:
             lengths = [len(row) for row in model.tokenizer(texts)["input_ids"]]
             print(f"{kind}: {len(texts)} texts of {np.mean(lengths):.1f} tokens, the longest {max(lengths)}")
             for name, encode in {**ours, **peers}.items():
-                cosine = (encode(texts) * expected).sum(1) / np.linalg.norm(encode(texts), axis=1)
+                vectors = encode(texts)
+                cosine = (vectors * expected).sum(1) / np.linalg.norm(vectors, axis=1)
                 print(f"  {name}: smallest cosine to sentence-transformers {cosine.min():.5f}")
             for mine, theirs in [("suzoo", name) for name in peers] + [("suzoo, onnx int8", "onnxruntime int8")]:
                 print(f"  {mine} / {theirs}: {compared(ours[mine], peers[theirs], texts, options)}", flush=True)

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +29,7 @@ from transformers import BertConfig, BertModel
 from suzoo.data import flat_batch
 from suzoo.losses import cosent_loss
 from suzoo.models import CoSENTModel
+from suzoo.models import _matmul as matmul
 from suzoo.models import _ragged as ragged
 from suzoo.optimizers import AdaFactor, AdaX, Lion, Tiger
 
@@ -77,11 +77,11 @@ def said(name: str, times: list[float]) -> None:
     print(f"  {name}: median {np.median(times):.2f} ms, q90 {np.quantile(times, 0.9):.2f}, {tail}", flush=True)
 
 
-def bert(options: Options, device: torch.device, **kwargs: Any) -> CoSENTModel:
+def bert(options: Options, device: torch.device) -> CoSENTModel:
     """BERT-base, or a small one, of random weights."""
     torch.manual_seed(0)
     small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
-    config = BertConfig(**(small if options.dry else {}), **kwargs)
+    config = BertConfig(**(small if options.dry else {}))
     return CoSENTModel(config, BertModel(config), pooling="mean").to(device)
 
 
@@ -154,12 +154,12 @@ def ragged_steps(options: Options, device: torch.device, clock: Clock) -> None:
     from contextlib import nullcontext
 
     plan = ((32, 60), (512, 20)) if not options.dry else ((4, 3),)
-    kernels, layout = ragged.attention_kernels, ragged.ragged_layout
+    kernels, layout = matmul.attention_kernels, ragged.ragged_layout
     for num_pairs, num_steps in plan:
         for name, groups, with_cudnn in (("1 group", 1, False), ("4 groups", 4, False), ("1 group, cuDNN", 1, True)):
             model = bert(options, device).train()
             step = stepping(model, torch.optim.AdamW(model.parameters(), lr=1e-5))
-            ragged.attention_kernels = (lambda _: nullcontext()) if with_cudnn else kernels
+            matmul.attention_kernels = (lambda _: nullcontext()) if with_cudnn else kernels
             _set_layout(lambda *given, groups=groups, **more: layout(*given, **{**more, "num_groups": groups}))
             try:
                 times = []
@@ -168,7 +168,7 @@ def ragged_steps(options: Options, device: torch.device, clock: Clock) -> None:
                     if clock.is_up:
                         break
             finally:
-                ragged.attention_kernels = kernels
+                matmul.attention_kernels = kernels
                 _set_layout(layout)
             said(f"{num_pairs} pairs, {name}, {len(times)} steps", times)
             if clock.is_up:

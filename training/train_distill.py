@@ -30,6 +30,7 @@ from suzoo.data import (
 from suzoo.distributed import together
 from suzoo.engine import RandomBatches, fit, run_script
 from suzoo.evaluation import pair_cosines, pair_metrics, spearman
+from suzoo.models._devices import to_device
 
 
 def main() -> None:
@@ -62,9 +63,8 @@ def main() -> None:
 
     def collate(examples):
         batch = flat_batch([text["input_ids"] for text, _ in examples], device=accelerator.device)
-        return {**batch, **left_out}, torch.from_numpy(np.stack([vector for _, vector in examples])).to(
-            accelerator.device
-        )
+        targets = torch.from_numpy(np.stack([vector for _, vector in examples]))
+        return {**batch, **left_out}, to_device(targets, accelerator.device)
 
     left_out = {"prompt_length": model.prompt_tokens(tokenizer, prompt)}  # of the pooling
     key = ["texts", recipe.max_length, model.as_read(["Aa"], prompt), tokenizer_key(tokenizer)]

@@ -51,12 +51,13 @@ def export_onnx(options: argparse.Namespace) -> int:
     if not options.int8:
         print(export_model(model, path))
         return 0
+    from suzoo.data import read_pairs
     from suzoo.hub.onnx_encoder import quantize, with_onnx
     from suzoo.models import CoSENTModel
 
     if not isinstance(model, CoSENTModel):
         raise ValueError("--int8 is for encoders; a cross-encoder exports in float32")
-    pairs = _pairs(options.compare) if options.compare else None
+    pairs = read_pairs(options.compare) if options.compare else None
     exact = _spearman(model, pairs) if pairs else 0.0
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         print(quantize(export_model(model, Path(folder) / "model.onnx"), path))
@@ -70,18 +71,11 @@ def export_onnx(options: argparse.Namespace) -> int:
     return 0
 
 
-def _pairs(source: str):
-    from suzoo.data import read_pairs
-
-    return read_pairs(source)
-
-
 def _spearman(model, pairs) -> float:
-    import numpy as np
-
+    from suzoo.data import numbers
     from suzoo.evaluation import pair_cosines, pair_metrics
 
-    return pair_metrics(pair_cosines(model.encode, pairs), np.array([pair.label for pair in pairs]))["spearman"]
+    return pair_metrics(pair_cosines(model.encode, pairs), numbers(pairs, "label"))["spearman"]
 
 
 def _add_check_options(parser: argparse.ArgumentParser) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ._batching import optimal_cuts
-from ._devices import all_to_device, attention_kernels
+from ._devices import all_to_device
 from ._dropout import dropout as dropout_of
 from ._matmul import attend_plainly
 
@@ -132,24 +132,11 @@ def ragged_attention(
         if dropout and query.device.type == "cpu":
             out = _with_dropout(*padded, mask, dropout, scaling)
         else:
-            with attention_kernels(query.device):
-                out = F.scaled_dot_product_attention(*padded, attn_mask=mask, dropout_p=dropout, scale=scaling)
+            out = F.scaled_dot_product_attention(*padded, attn_mask=mask, dropout_p=dropout, scale=scaling)
         out = out.transpose(1, 2).flatten(0, 1)
         outputs.append(out if group.slots is None else out.index_select(0, group.slots))
     return torch.cat(outputs)[None], None
 
 
-def _attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *args: Any,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
-    return attend_plainly(ragged_attention, module, query, key, value, attention_mask, *args, **kwargs)
-
-
-AttentionInterface.register(RAGGED_SDPA, _attend)
+AttentionInterface.register(RAGGED_SDPA, partial(attend_plainly, ragged_attention))
 AttentionMaskInterface.register(RAGGED_SDPA, sdpa_mask)

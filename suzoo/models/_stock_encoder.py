@@ -14,6 +14,7 @@ import numpy as np
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 
+from ._ragged import RAGGED_ENCODERS, RAGGED_SDPA
 from ._tokenizer_files import load_tokenizer, only_hub_options, save_tokenizer
 from ._versions import COMMON_KEYWORDS, SAVE_KEYWORDS, refuse_unknown
 
@@ -70,6 +71,8 @@ class StockEncoderWrapper(PreTrainedModel):
         self._tokenizer = None
         self._source: tuple[str, dict[str, Any]] | None = None  # where its files are, and how they are read
         self.post_init()
+        if config.model_type in RAGGED_ENCODERS and config._attn_implementation == "sdpa":
+            self.encoder.set_attn_implementation(RAGGED_SDPA)  # of padded batches sdpa, without the fast product inside
         self._no_split_modules = sharded_units(self, self._no_split_modules)
 
     def _init_weights(self, module) -> None:

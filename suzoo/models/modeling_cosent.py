@@ -28,7 +28,7 @@ from ._matmul import fast_matmul  # noqa: F401
 from ._modes import evaluating
 from ._pooling import POOLINGS, without_prompt
 from ._projection import Projection, read_projection, write_projection
-from ._ragged import RAGGED_ENCODERS, RAGGED_SDPA, ragged_layout
+from ._ragged import RAGGED_SDPA, ragged_layout
 from ._sentence_files import ST_POOLING, SentenceSettings, in_subfolder, read_modules, read_settings, write_settings
 from ._stock_encoder import StockEncoderWrapper, check_texts, tokenize
 from ._tokenizer_files import hub_options
@@ -91,8 +91,6 @@ class CoSENTModel(StockEncoderWrapper):
         pooler = getattr(self.encoder, "pooler", None)
         if pooler is not None:  # stock classes expect its weights in the folder, but no vector depends on them
             pooler.requires_grad_(False)
-        if config.model_type in RAGGED_ENCODERS and config._attn_implementation == "sdpa":
-            self.encoder.set_attn_implementation(RAGGED_SDPA)
 
     @property
     def embedding_size(self) -> int:

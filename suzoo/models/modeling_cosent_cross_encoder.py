@@ -24,7 +24,7 @@ from ._devices import batch_to_device, to_device
 from ._dropout import dropout  # noqa: F401
 from ._matmul import fast_matmul  # noqa: F401
 from ._modes import evaluating
-from ._ragged import RAGGED_ENCODERS, RAGGED_SDPA
+from ._ragged import ragged_layout  # noqa: F401
 from ._sentence_files import in_subfolder, read_lengths, read_modules, read_prompts, write_cross_encoder_settings
 from ._stock_encoder import StockEncoderWrapper, check_texts
 from ._tokenizer_files import hub_options
@@ -48,8 +48,6 @@ class CoSENTCrossEncoder(StockEncoderWrapper):
         config.problem_type = "regression"  # the text-classification pipeline then gives the score, not its sigmoid
         config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
         super().__init__(config, encoder)
-        if config.model_type in RAGGED_ENCODERS and config._attn_implementation == "sdpa":
-            self.encoder.set_attn_implementation(RAGGED_SDPA)  # the same, and without the fast product inside
 
     @classmethod
     def from_pretrained(

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel
-from suzoo.models.modeling_cosent import RAGGED_ENCODERS
+from suzoo.models._ragged import RAGGED_ENCODERS
 from tests.reference.cosent_models import encode_one_by_one, predict_one_by_one
 from tests.tiny import FAMILIES, PAIRS, SENTENCES, flatten, tiny_config, tiny_tokenizer
 

@@ -12,9 +12,11 @@ from types import ModuleType
 from recipes import frame
 
 import pytest
+import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.state import AcceleratorState
 from accelerate.utils.launch import prepare_multi_gpu_env
+from safetensors.torch import load_file
 
 from suzoo.engine import run_script
 from suzoo.hub.verify import Door, check_promised_door, read_promise
@@ -27,6 +29,26 @@ def run(monkeypatch, script, *arguments: str) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # one process runs several scripts here
     monkeypatch.setattr(sys, "argv", [script.__name__ + ".py", *map(str, arguments)])
     run_script(script.main)
+
+
+def cut_and_resumed(monkeypatch, script, tmp_path: Path, *flags) -> None:
+    """A quickstart that loses its power in the fourth step and is resumed, in tmp_path / "cut", has the weights of one
+    that does not, in tmp_path / "whole"."""
+    run(monkeypatch, script, "quickstart", "--output-dir", tmp_path / "whole", *flags)
+    steps, step_of = [], torch.optim.AdamW.step
+
+    def power_cut(*arguments, **options):
+        steps.append(1)
+        if len(steps) == 4:
+            raise RuntimeError("power cut")
+        return step_of(*arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(torch.optim.AdamW, "step", power_cut)
+        run(patch, script, "quickstart", "--output-dir", tmp_path / "cut", *flags)
+    run(monkeypatch, script, "quickstart", "--output-dir", tmp_path / "cut", "--resume", *flags)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
 def run_on_two_ranks(

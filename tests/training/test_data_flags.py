@@ -7,7 +7,6 @@ import json
 from recipes import frame
 
 import pytest
-import torch
 import train_classifier
 import train_contrastive
 import train_cosent
@@ -16,10 +15,9 @@ import train_dialogpt
 import train_tta
 import train_two_tasks
 import train_unilm
-from safetensors.torch import load_file
 
 from suzoo.data import embedded
-from tests.training.scripts import refused, run
+from tests.training.scripts import cut_and_resumed, refused, run
 
 TINY = ["--hidden-size", "32", "--num-layers", "1", "--cpu-threads", "1", "--vocab-size", "300"]
 CORPORA = {
@@ -97,21 +95,7 @@ def test_a_run_with_weights_that_was_cut_resumes_to_the_same_bits(tmp_path, monk
         *stream,
     ]
     flags += ["--max-scored", "0"] if script is train_unilm else []
-    run(monkeypatch, script, "quickstart", "--output-dir", tmp_path / "whole", *flags)
-    steps, step_of = [], torch.optim.AdamW.step
-
-    def power_cut(*arguments, **options):
-        steps.append(1)
-        if len(steps) == 4:
-            raise RuntimeError("power cut")
-        return step_of(*arguments, **options)
-
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        patch.setattr(torch.optim.AdamW, "step", power_cut)
-        run(patch, script, "quickstart", "--output-dir", tmp_path / "cut", *flags)
-    run(monkeypatch, script, "quickstart", "--output-dir", tmp_path / "cut", "--resume", *flags)
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
-    assert all(torch.equal(value, other[key]) for key, value in one.items())
+    cut_and_resumed(monkeypatch, script, tmp_path, *flags)
     record = json.loads((tmp_path / "cut/run.json").read_text())
     assert record["data"]["train"]["weights"] == [2.0, 0.5] and record["settings"]["data_weights"] == [2.0, 0.5]
     train = record["data"]["train"]

@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 import torch
 import train_distill
-from safetensors.torch import load_file
 from transformers import AutoModel
 
 from suzoo.data import embedded, fingerprint
 from suzoo.models import CoSENTModel
 from tests.ranks import run_ranks
 from tests.tiny import SENTENCES, tiny_config, tiny_tokenizer
-from tests.training.scripts import open_doors_here, refused, run, run_on_two_ranks
+from tests.training.scripts import cut_and_resumed, open_doors_here, refused, run, run_on_two_ranks
 
 FLAGS = ["--max-train-samples", "300", "--max-dev-samples", "64", "--batch-size", "32", "--cpu-threads", "1"]
 
@@ -88,21 +87,7 @@ def test_a_run_that_was_cut_resumes_to_the_same_bits_with_vectors_from_the_cache
     tmp_path, monkeypatch, unpublished, folder
 ):
     flags = ["--teacher", folder, "--max-steps", "6", "--save-every", "2", *FLAGS, "--hidden-size", "16"]
-    run(monkeypatch, train_distill, "quickstart", "--output-dir", tmp_path / "whole", *flags)
-    steps, step_of = [], torch.optim.AdamW.step
-
-    def power_cut(*arguments, **options):
-        steps.append(1)
-        if len(steps) == 4:
-            raise RuntimeError("power cut")
-        return step_of(*arguments, **options)
-
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        patch.setattr(torch.optim.AdamW, "step", power_cut)
-        run(patch, train_distill, "quickstart", "--output-dir", tmp_path / "cut", *flags)
-    run(monkeypatch, train_distill, "quickstart", "--output-dir", tmp_path / "cut", "--resume", *flags)
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
-    assert all(torch.equal(value, other[key]) for key, value in one.items())
+    cut_and_resumed(monkeypatch, train_distill, tmp_path, *flags)
 
 
 def test_two_ranks_train_and_save(tmp_path, folder):

@@ -6,7 +6,7 @@ import ast
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from recipes.base import PairTraining, SentenceEncoding, Training
 
@@ -139,6 +139,18 @@ def modernbert_config(recipe: SentenceEncoding, tokenizer: Any) -> ModernBertCon
     return ModernBertConfig(**fields, attention_dropout=0.1, embedding_dropout=0.1, mlp_dropout=0.1)
 
 
+M = TypeVar("M", CoSENTModel, CoSENTCrossEncoder)
+
+
+def made_ready(recipe: Training, model: M, tokenizer: Any) -> M:
+    """The encoder with its tokenizer, --dropout and what `configure` puts into it."""
+    model.tokenizer = tokenizer
+    check_belongs_together(recipe, model.encoder, tokenizer)
+    set_dropout(recipe, model)
+    model.encoder = configure(recipe, model.encoder, tokenizer, ragged=True)
+    return model
+
+
 def make_encoder(recipe: SentenceEncoding, tokenizer: Any) -> CoSENTModel:
     """The sentence encoder of --model or from scratch."""
     options: dict[str, Any] = {"pooling": recipe.pooling} if recipe.pooling else {}
@@ -155,11 +167,7 @@ def make_encoder(recipe: SentenceEncoding, tokenizer: Any) -> CoSENTModel:
             options = {"pooling": "mean" if config.bidirectional else "last"} | options
         model = CoSENTModel(config, **options)
         model.max_seq_length = recipe.max_length
-    model.tokenizer = tokenizer
-    check_belongs_together(recipe, model.encoder, tokenizer)
-    set_dropout(recipe, model)
-    model.encoder = configure(recipe, model.encoder, tokenizer, ragged=True)
-    return model
+    return made_ready(recipe, model, tokenizer)
 
 
 def choose_prompt(recipe: PairTraining, accelerator: Accelerator, model: CoSENTModel | CoSENTCrossEncoder) -> str:
@@ -187,11 +195,7 @@ def make_cross_encoder(recipe: PairTraining, tokenizer: Any) -> CoSENTCrossEncod
     else:
         model = CoSENTCrossEncoder(BertConfig(**sizes(recipe, tokenizer)))
         model.max_seq_length = recipe.max_length
-    model.tokenizer = tokenizer
-    check_belongs_together(recipe, model.encoder, tokenizer)
-    set_dropout(recipe, model)
-    model.encoder = configure(recipe, model.encoder, tokenizer, ragged=True)
-    return model
+    return made_ready(recipe, model, tokenizer)
 
 
 def make_classifier(recipe: Training, tokenizer: Any, names: Sequence[str], *, several: bool) -> PreTrainedModel:

@@ -146,24 +146,16 @@ def replies(
     for turns in dialogues:
         heard = [Turn.of_text(tokenizer, text, place % 2) for place, text in enumerate(turns[:-1])]
         prompts.append(rules.render_prompt(rules.newest(heard, budget), (len(turns) - 1) % 2))
+    names = ("input_ids", "token_type_ids") if rules.name == "blog" else ("input_ids",)
     found = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row].input_ids))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        longest = len(prompts[rows[-1]].input_ids)
-
-        def on_the_left(name: str, padding: int, rows=rows, longest=longest) -> torch.Tensor:
-            values = [getattr(prompts[row], name) for row in rows]
-            padded = [[padding] * (longest - len(value)) + list(value) for value in values]
-            return torch.tensor(padded, device=model.device)
-
-        inputs = {"input_ids": on_the_left("input_ids", tokenizer.pad_token_id)}
-        lengths = torch.tensor([len(prompts[row].input_ids) for row in rows], device=model.device)
-        mask = torch.arange(longest, device=model.device) >= longest - lengths[:, None]
-        if rules.name == "blog":
-            inputs["token_type_ids"] = on_the_left("token_type_ids", 0)
-        output = model.generate(**inputs, attention_mask=mask.long(), **generation)
-        for row, text in zip(rows, tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True), strict=True):
+        parts = {name: [list(getattr(prompts[row], name)) for row in rows] for name in names}
+        batch = tokenizer.pad(parts, padding_side="left", return_attention_mask=True, return_tensors="pt")
+        output = model.generate(**batch.to(model.device), **generation)
+        new_tokens = output[:, batch["input_ids"].shape[1] :]
+        for row, text in zip(rows, tokenizer.batch_decode(new_tokens, skip_special_tokens=True), strict=True):
             found[row] = text
     return found
 

@@ -90,9 +90,7 @@ def choose_class_loss(
         losses |= {
             "ce": lambda z, y: cross_entropy_loss(z, y, label_smoothing=recipe.label_smoothing),
             "focal": lambda z, y: focal_loss(z, y, gamma=recipe.gamma),
-            "logit_adjustment": lambda z, y: logit_adjusted_cross_entropy(
-                z, y, to_device(log_prior, z.device).to(z), tau=recipe.tau
-            ),
+            "logit_adjustment": logit_adjusted,
             "class_balanced": class_balanced,
         }
     if recipe.loss not in losses:
@@ -186,7 +184,7 @@ def distillation_loss(recipe: Distillation, size: int, teacher_size: int) -> Sen
         )
 
     def of(local: Tensor, teacher: Tensor) -> Tensor:
-        student, teacher = gather(local), gather(teacher)
+        student, teacher = gather_all(local, teacher)
         total = student.new_zeros(())
         if recipe.cosine_weight:
             total = total + recipe.cosine_weight * cosine_distillation_loss(student, teacher)

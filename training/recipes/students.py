@@ -9,13 +9,14 @@ import copy
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recipes.choices import check_belongs_together, configure, make_encoder, set_dropout
+from recipes.choices import made_ready, make_encoder
 from recipes.distill import Distillation
 
 import numpy as np
@@ -122,10 +123,7 @@ def make_student(recipe: Distillation, teacher: CoSENTModel, texts: Sequence[str
         if back is not None:
             _fit(student, sample, teacher.encode(sample, normalize=True, output="torch"))
     student.max_seq_length = recipe.max_length
-    check_belongs_together(recipe, student.encoder, tokenizer)
-    set_dropout(recipe, student)
-    student.encoder = configure(recipe, student.encoder, tokenizer, ragged=True)
-    return student, tokenizer
+    return made_ready(recipe, student, tokenizer), tokenizer
 
 
 def _projection(size: int, vector: int) -> Projection | None:
@@ -168,19 +166,23 @@ def narrow(encoder: Any, size: int, sample: dict[str, Tensor]) -> Any:
     smaller.hidden_size, smaller.num_attention_heads = size, size // width
     smaller.intermediate_size = config.intermediate_size * size // config.hidden_size
     made = type(encoder)(smaller)
-    for name, parameter in made.named_parameters():
-        old = encoder.get_parameter(name).detach()
-        parts = name.split(".")
-        if "layer" in parts:
-            layer = encoder.encoder.layer[int(parts[parts.index("layer") + 1])]
-            heads, inner = _heads(layer, size // width, width), _inner(layer, smaller.intermediate_size)
-            own = name.partition(f"layer.{parts[parts.index('layer') + 1]}.")[2]
-            rows, columns = {
-                "attention.self": (heads, kept_K),
-                "attention.output.dense": (kept_K, heads),
+    # the rows and columns of a layer's weights that stay, by the beginning of their names
+    places = []
+    for layer in encoder.encoder.layer:
+        heads_K, inner = _heads(layer, size // width, width), _inner(layer, smaller.intermediate_size)
+        places.append(
+            {
+                "attention.self": (heads_K, kept_K),
+                "attention.output.dense": (kept_K, heads_K),
                 "intermediate.dense": (inner, kept_K),
                 "output.dense": (kept_K, inner),
-            }.get(next((key for key in _PLACES if own.startswith(key)), ""), (kept_K, None))
+            }
+        )
+    for name, parameter in made.named_parameters():
+        old = encoder.get_parameter(name).detach()
+        if found := re.match(r"encoder\.layer\.(\d+)\.(.*)", name):
+            of_layer = places[int(found[1])].items()
+            rows, columns = next((both for key, both in of_layer if found[2].startswith(key)), (kept_K, None))
         else:  # tables of embeddings keep all rows; a pooler is square
             is_table = name.endswith("embeddings.weight")
             rows, columns = (None, kept_K) if is_table else (kept_K, kept_K if old.dim() == 2 else None)
@@ -188,9 +190,6 @@ def narrow(encoder: Any, size: int, sample: dict[str, Tensor]) -> Any:
         with torch.no_grad():
             parameter.copy_(value if columns is None or value.dim() == 1 else value[:, columns])
     return made
-
-
-_PLACES = ("attention.self", "attention.output.dense", "intermediate.dense", "output.dense")
 
 
 def _largest(weights: Tensor, number: int) -> Tensor:

@@ -10,9 +10,10 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from suzoo.data import Pair, read_pairs
+if TYPE_CHECKING:
+    from suzoo.data import Pair
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,14 @@ class Part(NamedTuple):
         return rows[: self.first]
 
 
+ATEC_TESTED = 4000  # rows at the end of the file, which has no dev part
 TESTS = {
     "STS-B zh": Part("stsb-test"),
     "LCQMC": Part("lcqmc-test", first=1500),
     "BQ": Part("bq-test", first=1500),
-    "ATEC": Part("atec", last=4000, first=1500),
+    "ATEC": Part("atec", last=ATEC_TESTED, first=1500),
     "PAWS-X zh": Part("pawsx-test", first=1500),
 }
-ATEC_TESTED = 4000  # rows at the end of the file, which has no dev part
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,8 @@ def prepare(member: Member, sources: Path, out: Path) -> None:
 
     Grades are from 0 to 1. A training row with a text of a test is left out.
     """
+    from suzoo.data import Pair, read_pairs
+
     rows = {
         name: read_pairs(str(sources / SOURCES[name].file), columns=("text1=text1", "text2=text2", "score=label"))
         for name in dict.fromkeys(part.source for part in (*member.train.values(), *member.tests.values()))
