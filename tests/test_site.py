@@ -25,6 +25,7 @@ GUIDES = ["docs/start.md", *sorted(path.relative_to(ROOT).as_posix() for path in
 READERS = {
     "sentence_encoder": read_pairs,
     "reranker": read_pairs,
+    "from_sentence_transformers": read_queries,
     "hard_negatives": read_queries,
     "long_tails": read_classes,
     "chat": read_dialogues,
@@ -61,7 +62,8 @@ def workplace(tmp_path_factory):
     """A folder with tiny models where the guides have their trained ones."""
     folder = tmp_path_factory.mktemp("guides")
     for name in ("quickstart", "finetune"):
-        encoder = CoSENTModel(tiny_config(hidden_size=128), pooling="mean").eval()  # as wide as the quickstart's
+        config = tiny_config(hidden_size=128, num_hidden_layers=1)  # as wide as the quickstart's
+        encoder = CoSENTModel(config, pooling="mean").eval()
         encoder.save_pretrained(folder / "out" / name, tokenizer=tiny_tokenizer())
     make_cross_encoder().save_pretrained(folder / "out/cross-finetune", tokenizer=tiny_tokenizer())
     language_models = {"dialogpt-history": "dialogue", "dialogpt-backward": "dialogue", "unilm": "unilm", "tta": "tta"}
