@@ -22,6 +22,7 @@ from tests.tiny import tiny_config, tiny_tokenizer
 DOCS = ROOT / "docs"
 CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
 GUIDES = ["docs/start.md", *sorted(path.relative_to(ROOT).as_posix() for path in DOCS.glob("guides/*.md"))]
+CHINESE = {page: page.replace("docs/", "docs/zh/", 1) for page in GUIDES}
 READERS = {
     "sentence_encoder": read_pairs,
     "reranker": read_pairs,
@@ -80,6 +81,38 @@ def test_python_blocks_print_what_they_say(workplace, monkeypatch, page):
     names: dict = {}
     for block in blocks(page, "python"):
         assert run_python(page, block, names) or "print" not in block or "for " in block
+
+
+def outline(page: str) -> dict[str, list[str]]:
+    """What two languages have in common: levels of headings, blocks, code within the text, and the size of tables."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    return {
+        "headings": re.findall(r"^(#+) ", prose, re.MULTILINE),
+        "blocks": re.findall(r"^```.*?^```", text, re.DOTALL | re.MULTILINE),
+        "code": sorted(re.findall(r"`([^`]+)`", prose)),
+        "rows of tables": re.findall(r"^(\|)", prose, re.MULTILINE),
+        "items": re.findall(r"^(- )", prose, re.MULTILINE),
+    }
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_both_languages_have_the_same_headings_and_the_same_code(page):
+    """So the blocks of the Chinese pages need no run of their own."""
+    english, chinese = outline(page), outline(CHINESE[page])
+    for part in english:
+        assert english[part] == chinese[part], part
+
+
+def test_every_chinese_page_has_an_english_one_and_each_leads_to_the_other():
+    pages = {path.relative_to(ROOT).as_posix() for path in DOCS.glob("zh/**/*.md")}
+    assert pages == set(CHINESE.values())
+    for english, chinese in CHINESE.items():
+        for page, other in ((english, chinese), (chinese, english)):
+            text = (ROOT / page).read_text(encoding="utf-8")
+            targets = [(ROOT / page).parent / link for link in re.findall(r"\]\(([^)#:]+\.md)\)", text)]
+            assert (ROOT / other).resolve() in [target.resolve() for target in targets], page
+    assert "(docs/zh/start.md)" in (ROOT / "README_zh.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", GUIDES)
