@@ -4,10 +4,10 @@
 Reads what Keras writes (`save_weights`, HDF5; needs h5py) and TensorFlow checkpoints (`bert_model.ckpt`, Google's and
 Huawei's; needs tensorflow). Writes a transformers folder with its tokenizer: a stock `BertForMaskedLM` or
 `RoFormerForMaskedLM`, or with `--as` one of ours; `--as cosent` is the sentence encoder of SimBERT and RoFormer-Sim.
-Before it writes, it reads fixed texts twice, by the new tokenizer and as bert4keras does, and computes the logits (or
-vectors) of fixed sentences twice, by the new model and straight from the old arrays in NumPy; a text that is read
-otherwise, or numbers that differ by more than 1e-3, are an error.
-docs/from_bert4keras.md says what becomes of which call.
+Before it writes, it reads fixed texts twice, by the new tokenizer and as bert4keras does. It computes the logits (or
+vectors) of fixed sentences twice, by the new model and straight from the old arrays in NumPy. A text that is read
+otherwise, or numbers that differ by more than 1e-3, are an error. What becomes of which call is said in
+docs/from_bert4keras.md.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def main() -> None:
     def collate(examples):
         is_ours = isinstance(model, DialoGPTForCausalLM)
         batch = dialogue_batch(examples, pad_token_id=tokenizer.pad_token_id, token_types=is_ours)
-        # padding stands behind what it could change: without a mask, attention is one causal kernel and nobody waits
+        # padding stands behind what it could change: without a mask, attention is one causal kernel without a wait
         del batch["attention_mask"]
         return {**batch, "labels": next_token(batch["labels"])}
 

@@ -15,8 +15,8 @@ def embedding_entropy(dim: float) -> float:
     """h_n in nats: the entropy of the skip-gram model with N words and n dimensions is about 2 log N + h_n.
 
     The model is p(i, j) = e^{<u_i, v_j>} / Z over the N^2 pairs of words, whose entropy is log Z - E_p <u, v>. Sums
-    over the pairs become N^2 times an expectation, and vectors whose coordinates are about 1 in size are uniform on a
-    sphere of radius sqrt(n): <u, v> = n cos a, where the angle a has a density proportional to sin^{n-2} a. So
+    over the pairs become N^2 times an expectation. Vectors whose coordinates are about 1 in size are uniform on a
+    sphere of radius sqrt(n). So <u, v> = n cos a, where the angle a has a density proportional to sin^{n-2} a. So
 
         h_n = log E e^{n cos a} - E[n cos a e^{n cos a}] / E e^{n cos a}
 

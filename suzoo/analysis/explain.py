@@ -120,7 +120,7 @@ def explain(
     if (kind == "masked token") != (position is not None):
         raise ValueError("position= goes with masked language models: which token of the text is to be explained")
     if kind == "similarity" and (target is not None or probability):
-        raise ValueError("a similarity has no target and no probability")
+        raise ValueError("a similarity has no target and no probability: leave both out")
     reads = inspect.signature(model.forward).parameters
     if kind == "similarity":
         encodings = [_encode(tokenizer, reads, part, None) for part in (text, str(text_pair))]
@@ -191,14 +191,14 @@ def _encode(tokenizer: PreTrainedTokenizerBase, reads: Any, text: str, text_pair
     """What the model reads of the tokenizer's output, (1, L) each, and `special_tokens_mask`."""
     encoding = tokenizer(text, text_pair, return_special_tokens_mask=True, return_tensors="pt")
     if bool(encoding["special_tokens_mask"].all()):
-        raise ValueError(f"{text!r} has no tokens to explain")
+        raise ValueError(f"{text!r} has no tokens to explain: give a text that the tokenizer knows something of")
     return {name: row for name, row in encoding.items() if name in reads or name == "special_tokens_mask"}
 
 
 def _special_id(tokenizer: PreTrainedTokenizerBase, name: Literal["pad", "mask"]) -> int:
     number = getattr(tokenizer, f"{name}_token_id")
     if number is None:
-        raise ValueError(f"the tokenizer has no [{name.upper()}]")
+        raise ValueError(f"the tokenizer has no [{name.upper()}]: choose another baseline")
     return number
 
 

@@ -1,7 +1,7 @@
 """An explanation in colour: for the terminal, as HTML and as a picture.
 
-Orange adds to the score and blue takes from it, two colours of Okabe and Ito's palette that readers with any kind of
-colour vision tell apart; the strength of the colour is the size of the value.
+Orange adds to the score and blue takes from it. These are two colours of Okabe and Ito's palette that readers with any
+kind of colour vision tell apart. The strength of the colour is the size of the value.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Growing:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(f"another process writes {path}") from None
+            raise ValueError(f"another process writes {path}: wait for it, or choose another --output") from None
         self.rows, self._size, self.totals = 0, 0, Counter()
         self._begun_with = json.loads(json.dumps(begun_with))
         if resume and self._state.exists() and self._partial.exists():

@@ -51,7 +51,7 @@ def _read(path: Path) -> dict:
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is not what a run writes")
+        raise ValueError(f"{path} is not what a run writes: give the folder of a training run")
     return content
 
 

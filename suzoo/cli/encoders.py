@@ -56,7 +56,7 @@ def _embeddings_schema(num_dimensions: int):
 
 def _embeddings_as(suffix: str, texts: list[str], vectors) -> bytes:
     """One chunk: rows of an .npy, lines of a .jsonl, or a message of an Arrow stream, of which `_to_parquet` makes a
-    .parquet in the end: that has its table of contents behind the last row, so it can't be continued."""
+    .parquet in the end. A .parquet itself can't be continued: its table of contents is behind the last row."""
     import pyarrow as pa
 
     if suffix == ".npy":

@@ -1,8 +1,8 @@
 """The files of one data set by the numbers in their names: put in order, and refused where one is missing or double.
 
-Known are the names of the Hub (train-00000-of-00002.parquet, with a hash behind it in old ones; 0000.parquet), of
-TensorFlow's data sets (c4-train.00000-of-01024.json.gz), of Spark (part-00000-<job>-c000.snappy.parquet) and of split
-(train_00.jsonl, train.1.tsv).
+Known are the names of the Hub (train-00000-of-00002.parquet, with a hash behind it in old ones; 0000.parquet) and of
+TensorFlow's data sets (c4-train.00000-of-01024.json.gz). So are those of Spark (part-00000-<job>-c000.snappy.parquet)
+and of split (train_00.jsonl, train.1.tsv).
 """
 
 from __future__ import annotations

@@ -131,9 +131,8 @@ def _whole_sets(names: list[str], where: str) -> list[str]:
 
 
 def _files_of_split(folder: str, inside: dict[str, bool], split: str) -> list[str]:
-    """The files of a folder that belong to a split: by their own names (train.tsv, stsb.train.jsonl.gz, shards of
-    train), by that of a folder in it (train/part-0.parquet), or else shards that name no split, which are those of
-    train."""
+    """The files of a folder that belong to a split. Their own names say so (train.tsv, stsb.train.jsonl.gz, shards of
+    train), or that of a folder in it (train/part-0.parquet). Else shards that name no split are those of train."""
     files = [name for name, is_folder in inside.items() if format_of(name) and not is_folder and name[0] not in "._"]
     known_whole = "_SUCCESS" in inside
     aliases = SPLIT_NAMES.get(split, (split,))

@@ -65,7 +65,7 @@ def encode_dialogues(
     if learn not in LEARNED_TURNS.values():
         raise ValueError(f"learn is one of {sorted(LEARNED_TURNS.values())}, not {learn!r}")
     if not all(dialogues):
-        raise ValueError("a dialogue without turns")
+        raise ValueError("a dialogue without turns: it needs one text or more")
     ids = iter(pieces(tokenizer, [text.strip() for turns in dialogues for text in turns]))
     columns: dict[str, list[list[int]]] = {"input_ids": [], "token_type_ids": [], "labels": []}
     for turns in dialogues:

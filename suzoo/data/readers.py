@@ -2,10 +2,10 @@
 
 Every reader takes the same arguments:
 
-- `source`: `embedded:<name>`; a file (.jsonl, .json, .csv, .tsv, .parquet, .txt, each also with .gz) or a pattern of
-  several (`data/*.jsonl`); a folder that holds `train.*`, `dev.*`, … or their shards; a URL of any of these (https://,
-  hf://, s3:// and what else fsspec knows); a Hub dataset, `owner/name` or `owner/name:config`; or a list of sources,
-  read one after the other. csv and tsv have a header; tsv has no quoting.
+- `source`: `embedded:<name>`, or a file (.jsonl, .json, .csv, .tsv, .parquet, .txt, each also with .gz), or a pattern
+  of several (`data/*.jsonl`). Or a folder that holds `train.*`, `dev.*`, … or their shards. Or a URL of any of these
+  (https://, hf://, s3:// and what else fsspec knows). Or a Hub dataset, `owner/name` or `owner/name:config`. Or a list
+  of sources, read one after the other. Files of csv and tsv have a header; tsv has no quoting.
 - `split`: train (the default), dev, test or any other name the source has. A single file is its own train split.
 - `columns`: our field -> their column, as a dict or as `("text1=sentence1", …)`. Usual names are recognised without. If
   all columns are numbers, a csv or tsv file is taken to have no header, and they count its columns from 0.

@@ -1,7 +1,7 @@
 """Rows that are read while they are trained on: files, URLs and datasets of the Hub that are larger than the disk.
 
-The rows of a source are divided over the readers (`part` of `num_parts`) as `datasets.distributed` does it, and where a
-reader is in them is a small state of `datasets`, from which another goes on with the very next row.
+The rows of a source are divided over the readers (`part` of `num_parts`) as `datasets.distributed` does it. Where a
+reader is in them is a small state of `datasets`: another reader goes on from it with the very next row.
 """
 
 from __future__ import annotations

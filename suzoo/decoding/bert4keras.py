@@ -1,9 +1,9 @@
 """Beam search as bert4keras does it, for numbers comparable with those published with it.
 
 Source: bojone/bert4keras, snippets.py, `AutoRegressiveDecoder.beam_search`; behind kexue.fm/archives/6933 and 7758. It
-is not transformers' beam search: scores are sums without length normalisation, a finished beam is returned only if it
-is the best at that moment, and is otherwise thrown away for good, with its place. `num_beams=1` is greedy search. A
-rule in `model.config.self_terminating` is at work here, too.
+is not transformers' beam search: scores are sums without length normalisation. A finished beam is returned only if it
+is the best at that moment; else it is thrown away for good, with its place. `num_beams=1` is greedy search. A rule in
+`model.config.self_terminating` is at work here, too.
 
 Shapes: N beams, S source, V vocabulary.
 """

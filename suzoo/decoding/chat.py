@@ -51,11 +51,10 @@ class ReplyNoRepeatNGram(LogitsProcessor):
 class ChatSession:
     """Talk with a dialogue model, turn by turn.
 
-    Keys and values of what was said are kept, so a turn costs its own tokens only, and its logits are those of the
-    whole dialogue computed anew: the history is kept as tokens, and the cache is cut to the part that the new prompt
-    shares with it. When the budget is full, the oldest turns are dropped until half of it is free, so that the
-    recomputation (which is exact, unlike cutting the cache) happens once in several turns. Who said what is never
-    forgotten.
+    Keys and values of what was said are kept, so a turn costs its own tokens only. Its logits are those of the whole
+    dialogue computed anew: the history is kept as tokens, and the cache is cut to what the new prompt shares with it.
+    When the budget is full, the oldest turns are dropped until half of it is free, so that the recomputation (which is
+    exact, unlike cutting the cache) happens once in several turns. Who said what is never forgotten.
 
     Args:
         model: a causal language model, `DialoGPTForCausalLM` or a stock one; in evaluation mode.

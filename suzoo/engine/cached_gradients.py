@@ -26,9 +26,9 @@ def batch_coupled_backward(
 ) -> Tensor:
     """Backward of `loss(embed(all examples))`, the examples given in micro-batches; returns the loss, detached.
 
-    With one micro-batch this is a plain backward. With more, every micro-batch is embedded without a graph, the loss is
-    taken over all of them, and each is embedded again with its own random numbers to carry its part of the gradient:
-    the same gradient as one large batch, in the memory of one micro-batch.
+    With one micro-batch this is a plain backward. With more, every micro-batch is embedded without a graph, and the
+    loss is taken over all of them. Then each is embedded again, with its own random numbers, to carry its part of the
+    gradient. The gradient is that of one large batch, in the memory of one micro-batch.
 
     Args:
         accelerator: the run's Accelerator.

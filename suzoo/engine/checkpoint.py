@@ -1,10 +1,10 @@
 """Checkpoints: safetensors and JSON with a manifest of checksums, renamed into place. No pickle is read or written.
 
-A folder `step-00000120/` holds `shard-00000.safetensors` (weights, optimizer and schedule state; where they are
-sharded, every rank writes its own part as `shard-<rank>`), `state.json` (what is not a tensor, with references into the
-shards), `random.json` (the generators of every rank) and `manifest.json` (SHA-256 of every file). It appears under its
-name only when complete, so a killed run leaves the last complete one. Machines without a shared disk each keep what
-their own ranks need, see `suzoo.engine.disks`.
+A folder `step-00000120/` holds `shard-00000.safetensors`: weights, optimizer and schedule state. Where they are
+sharded, every rank writes its own part as `shard-<rank>`. Beside it are `state.json` (what is not a tensor, with
+references into the shards), `random.json` (the generators of every rank) and `manifest.json` (SHA-256 of every file).
+It appears under its name only when complete, so a killed run leaves the last complete one. Machines without a shared
+disk each keep what their own ranks need, see `suzoo.engine.disks`.
 """
 
 from __future__ import annotations

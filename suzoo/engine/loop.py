@@ -149,9 +149,9 @@ def fit(
             that wrote it the run goes on to the same bits, on CPUs: kernels of GPUs add up in other orders.
 
     Raises:
-        ValueError: the loss is not finite (names the step and rows; the last checkpoint stays), or the optimizer
-            accumulates by itself and was given clipping, fp16, DeepSpeed, or another number of micro-batches, or the
-            checkpoint is of another model or optimizer.
+        ValueError: the loss is not finite (names the step and rows; the last checkpoint stays), or the checkpoint is
+            of another model or optimizer. Or the optimizer accumulates by itself and was given clipping, fp16,
+            DeepSpeed, or another number of micro-batches.
         Interrupted: after SIGTERM or Ctrl-C, with a checkpoint written.
     """
     window = _accumulation_steps(optimizer, accelerator, max_grad_norm)
@@ -348,7 +348,7 @@ def _step(optimizer: Any, grad_norm: Any) -> None:
         optimizer.step()
         return
     if isinstance(grad_norm, Tensor) and grad_norm.device.type != "cpu" and not isinstance(grad_norm, DTensor):
-        own.found_inf = (~grad_norm.isfinite()).float()  # known there, so that nobody waits for it
+        own.found_inf = (~grad_norm.isfinite()).float()  # on the device, so that the CPU does not wait for it
     else:
         own.found_inf = torch.tensor(float(not math.isfinite(grad_norm)))
     try:

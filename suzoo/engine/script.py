@@ -19,8 +19,9 @@ from suzoo.terminal import is_full_disk, is_mistake, is_quiet, prepare_streams, 
 def end_training(accelerator: Accelerator) -> None:
     """Close the trackers; the process group stays for `run_script` to leave behind.
 
-    `Accelerator.end_training` would destroy it. Its last owner is then the DDP module, which dies with the GIL held and
-    waits for gloo's threads, one of which may want the GIL to free a tensor: one process in some hundred runs hung.
+    `Accelerator.end_training` would destroy it. Its last owner is then the DDP module, which dies with the GIL held
+    and waits for gloo's threads. One of these may want the GIL to free a tensor: one process in some hundred runs
+    hung.
     """
     for tracker in accelerator.trackers:
         tracker.finish()

@@ -18,7 +18,7 @@ class TokenBatches:
     """Micro-batches of examples of like length, `batches[step]` for `suzoo.engine.fit`; almost nothing is padding.
 
     Each epoch draws anew who meets whom among examples of one length (with a mixture, of about one), and the order of
-    the micro-batches; those that do not fill a last step are left out, others in every epoch. Lengths are sorted, so
+    the micro-batches. Those that do not fill a last step are left out, others in every epoch. Lengths are sorted, so
     that the cuts and the number of steps are the same in all epochs, and a step is a pure function of the seed and its
     number. A rank holds 8 bytes per example. Do not use it where the loss compares the examples of a batch (CoSENT,
     SimCSE): labels go with length, use `RandomBatches`.

@@ -14,10 +14,11 @@ No number is typed: everything comes from the saved folder. The training scripts
 
     {"dev": {"spearman": 0.81, "pearson": 0.80, ...}, "train": {...}}      splits of numbers
 
-Optional: `data.<split>.hub_id` ("owner/name" of a Hub dataset; only such splits can appear on the Hub's leaderboards),
-`data.<split>.task_id` (the task in that benchmark, default the split's name), `data.<split>.languages` (ISO codes),
-`recipe.license` (of the weights, an SPDX name) and `recipe.language` (ISO codes, in place of those of the data). The
-card, as all that is pushed, names files and folders without where they lie.
+Optional are of a split `data.<split>.hub_id` ("owner/name" of a Hub dataset; only such splits can appear on the Hub's
+leaderboards), `data.<split>.task_id` (the task in that benchmark, default the split's name) and
+`data.<split>.languages` (ISO codes). Of the recipe they are `recipe.license` (of the weights, an SPDX name) and
+`recipe.language` (ISO codes, in place of those of the data). The card, as all that is pushed, names files and folders
+without where they lie.
 """
 
 from __future__ import annotations

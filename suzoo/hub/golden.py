@@ -1,8 +1,8 @@
 """Golden tensors: fixed inputs and what the trained model answers to them, kept beside the weights.
 
-`golden.safetensors` holds the answers and, in its metadata under "golden", a JSON object: `kind`, `doors` (the ways of
-opening the folder that are promised, names as in `suzoo.hub.verify.WAYS`), `inputs`, and the settings a reader without
-suzoo needs. The tensors of each kind, N inputs, V tokens in the vocabulary:
+`golden.safetensors` holds the answers and, in its metadata under "golden", a JSON object: `kind`, `doors`, `inputs`,
+and the settings a reader without suzoo needs. `doors` are the ways of opening the folder that are promised, by their
+names in `suzoo.hub.verify.WAYS`. The tensors of each kind, N inputs, V tokens in the vocabulary:
 
     sentence-embedding   output, and output.<name> for every prompt
     cross-encoder        output

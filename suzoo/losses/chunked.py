@@ -30,9 +30,10 @@ def chunked_loss(
         chunked_loss(cross_entropy_loss, model.lm_head, hidden[:, :-1], labels[:, 1:])
 
     The logits of a chunk are computed, used, dropped, and computed again in the backward: chunk_size x V of them exist
-    instead of all, for the time of one more pass of the head. Ignored tokens never reach the head. Works for every loss
-    here that takes logits and labels, on every device and dtype; `torch.nn.functional.linear_cross_entropy` is faster
-    where plain cross-entropy is all one wants, but turns the weights to NaN when all labels are ignored. Trim the
+    instead of all, for the time of one more pass of the head. Ignored tokens never reach the head. Works for every
+    loss here that takes logits and labels, on every device and dtype. Where plain cross-entropy is all one wants,
+    `torch.nn.functional.linear_cross_entropy` is faster, but it turns the weights to NaN when all labels are ignored.
+    Trim the
     vocabulary first: that saves the embedding too. How many tokens are left is known only when it runs, so that
     `torch.compile` of a function with it breaks the graph, and refuses `fullgraph=True`: compile the head or the loss.
 

@@ -79,8 +79,8 @@ def binary_focal_loss(
         num_items: divisor of the mean; detectors divide by the number of positives. 0 counts as 1.
 
     Raises:
-        ValueError: shapes differ, gamma < 0, alpha is outside [0, 1], or a target is neither 0, 1 nor `ignore_index`;
-            on an accelerator and under `torch.compile`, where a look would wait or break the graph, the loss of such a
+        ValueError: shapes differ, gamma < 0, alpha is outside [0, 1], or a target is neither 0, 1 nor `ignore_index`.
+            On an accelerator and under `torch.compile` a look would wait or break the graph: there the loss of such a
             target is NaN.
     """
     check_options("binary_focal_loss", gamma=gamma)

@@ -77,8 +77,8 @@ def sparse_multilabel_cross_entropy(
         threshold, reduction, num_items: as in `multilabel_cross_entropy`.
 
     Raises:
-        ValueError: the leading shapes differ, or an index is neither a class nor `pad_index`; on an accelerator and
-            under `torch.compile`, where a look would wait or break the graph, the loss of such a row is NaN.
+        ValueError: the leading shapes differ, or an index is neither a class nor `pad_index`. On an accelerator and
+            under `torch.compile` a look would wait or break the graph: there the loss of such a row is NaN.
     """
     if scores.shape[:-1] != indices.shape[:-1]:
         raise ValueError(

@@ -172,7 +172,7 @@ class SelfAttention(nn.Module):
     ) -> Tensor:
         """(B, L, D). `key_mask` and `is_source` (B, L) are what other attention has in its mask."""
         if kwargs.get("output_attentions"):
-            raise ValueError("linear attention has no attention weights to return")
+            raise ValueError("linear attention has no attention weights to return: leave output_attentions out")
         source_BLD = hidden_BLD if memory_BLD is None else memory_BLD
         states = self.query(hidden_BLD), self.key(source_BLD), self.value(source_BLD)
         query_BHLK, key_BHLK, value_BHLK = map(self._heads, states)

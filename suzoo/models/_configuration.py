@@ -149,8 +149,8 @@ class BackboneConfig(PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As in `PreTrainedConfig`, but a folder of a sibling (BERT itself, or one of our models) gives the fields we
-        share and the dtype of its weights, and nothing else: not its class, not its code, not its `model_type`."""
+        """As in `PreTrainedConfig`, but a folder of a sibling (BERT itself, or one of our models) gives only the
+        fields we share and the dtype of its weights. It does not give its class, its code or its `model_type`."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         source = config_dict.get("model_type", cls.model_type)
         if source == cls.model_type:

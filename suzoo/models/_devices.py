@@ -1,4 +1,4 @@
-"""What an accelerator wants otherwise than a CPU: copies that nobody waits for, random states, a choice of kernels.
+"""What an accelerator wants otherwise than a CPU: copies without a wait, random states, a choice of kernels.
 
 A copy from pageable memory makes the CPU wait until the accelerator has done all that was asked of it before. From
 pinned memory it does not, and torch keeps that memory until the copy is done.

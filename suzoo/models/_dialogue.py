@@ -4,9 +4,9 @@
     cdial      [CLS] [speaker1] u1 [speaker2] u2 … [SEP]    speakers are tags in the text; [SEP] ends the last turn only
     dialogpt   u1 [SEP] u2 [SEP] …                          no sign of the speaker
 
-Source: blog is kexue.fm/archives/7718 and bojone/nezha_gpt_dialog; cdial is thu-coai/CDial-GPT (arXiv 2008.03946),
-without the tag's embedding on every token of its turn, so that the model stays a stock BERT; dialogpt is
-arXiv 1911.00536, with [SEP] for its end-of-text token.
+Source: blog is kexue.fm/archives/7718 and bojone/nezha_gpt_dialog; cdial is thu-coai/CDial-GPT (arXiv 2008.03946). The
+tag's embedding is not added to every token of its turn, so that the model stays a stock BERT. The layout dialogpt is
+that of arXiv 1911.00536, with [SEP] for its end-of-text token.
 """
 
 from __future__ import annotations

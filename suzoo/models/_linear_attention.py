@@ -297,7 +297,7 @@ def linear_layer(cache: Cache, layer_idx: int) -> LinearLayer:
         raise ValueError("linear attention has a cache of its own, of constant size: leave cache_implementation out")
     if layer_idx == 0 and not (cache.layers and isinstance(cache.layers[0], LinearLayer)):
         if cache.get_seq_length() > 0:
-            raise ValueError("the cache was filled by another kind of attention")
+            raise ValueError("the cache was filled by another kind of attention: begin with an empty one")
         cache.layers = []
     while len(cache.layers) <= layer_idx:
         cache.layers.append(LinearLayer())

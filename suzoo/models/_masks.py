@@ -6,10 +6,10 @@
     off-diagonal    every token sees every token but itself                   T-TA
 
 Nobody ever sees padding. With `config.attention_window` a token also sees only what is nearer than that, and the first
-`config.attention_sinks` tokens. All four return what the attention implementation of `config` wants: a boolean (B, 1,
-L, S) with True = may attend for sdpa, the same as 0 / lowest float for eager, a BlockMask for flex, or None where sdpa
-needs no mask. A mask that already has four dimensions is returned untouched. `inputs_embeds` only gives batch, length,
-dtype and device.
+`config.attention_sinks` tokens. All four return what the attention implementation of `config` wants. For sdpa that is
+a boolean (B, 1, L, S) with True = may attend, or None where it needs no mask. For eager it is the same as 0 / lowest
+float, for flex a BlockMask. A mask that already has four dimensions is returned untouched. `inputs_embeds` only gives
+batch, length, dtype and device.
 
 Shapes: B batch, L new tokens (queries), S keys (cached and new), D hidden.
 """

@@ -8,8 +8,8 @@ Source: kexue.fm/archives/7500; self-terminating models (arXiv 2002.02492) and t
 
 and the other tokens share the rest as before. Both are at least 1 - (1 - epsilon)^(t + 1), so that greedy search has
 ended after ln 2 / -ln(1 - epsilon) steps. The articles take 1 - s_t = sigmoid(w h_t + b) from a layer of its own; here
-it is what the softmax says, so that a trained model needs no new weights, epsilon -> 0 of the non-monotonic form is the
-model as it was, and the rule is the same on logits and on the log-probabilities that beam search works with.
+it is what the softmax says. So a trained model needs no new weights, and epsilon -> 0 of the non-monotonic form is the
+model as it was. The rule is the same on logits and on the log-probabilities of beam search.
 
 Shapes: N rows, B batch, L tokens, V vocabulary.
 """

@@ -37,7 +37,7 @@ def generalized_mean(losses: Tensor, gamma: float) -> Tensor:
     not positive or not finite, unless γ is 1, and where γ is NaN.
     """
     if math.isnan(gamma):
-        raise ValueError("generalized_mean: gamma is NaN")
+        raise ValueError("generalized_mean: gamma is NaN; give a number, also inf or -inf")
     means = all_reduce_mean(losses)
     if gamma == 1:
         return (losses - losses.detach() + means).mean()

@@ -31,8 +31,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     What every subclass promises, and `tests/optimizers/test_conformance.py` checks:
 
-    - state is created at a parameter's first gradient; a parameter without gradient is not touched and does not count
-      the step; state_dict holds tensors and plain JSON types and resumes to the same bits, also for bf16 parameters;
+    - state is created at a parameter's first gradient. A parameter without gradient is not touched and does not count
+      the step. state_dict holds tensors and plain JSON types and resumes to the same bits, also for bf16 parameters;
     - `lr` of the group is read at every step, so any torch scheduler drives it;
     - FSDP2 (DTensor) parameters give what unsharded ones give;
     - rounding: how a bf16 or fp16 parameter takes a new value. "nearest" loses every update smaller than half a unit in
@@ -44,10 +44,10 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     With `accumulation_steps` above 1 (where a class has it) gradients hide in the momentum: `step()` follows every
     micro-batch, and every `accumulation_steps`-th call moves the parameters. The training loop itself must not
-    accumulate, and steps its schedule when `at_boundary` is True. It must not clip gradients (the mean of clipped
-    gradients is not the clipped mean), not use GradScaler (a skipped step would leave half a window in the momentum)
-    and, on several ranks, not use `no_sync` (each gradient is folded in for good, so it must be the reduced one).
-    GradScaler is refused; gradients changed between backward and `step` are refused in a single process.
+    accumulate, and steps its schedule when `at_boundary` is True. It must not clip gradients: the mean of clipped
+    gradients is not the clipped mean. It must not use GradScaler: a skipped step would leave half a window in the
+    momentum. On several ranks it must not use `no_sync`: each gradient is folded in for good, so it must be the
+    reduced one. GradScaler is refused; gradients changed between backward and `step` are refused in a single process.
 
     With `free_gradients=True` a hook folds each gradient into the state the moment backward has it, and frees it: a
     full set of gradients never exists. Nothing can be clipped or logged then. `close()` removes the hooks. Where
@@ -409,8 +409,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         return super().state_dict()
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """As torch's, hooks included, but state keeps the dtype it was saved in (torch would cut the float32 state of a
-        bf16 parameter down to bf16), and `foreach` and `compile` stay as they are here: they change the speed, not the
+        """As torch's, hooks included, but state keeps the dtype it was saved in: torch would cut the float32 state of
+        a bf16 parameter down to bf16. `foreach` and `compile` stay as they are here: they change the speed, not the
         result.
 
         Raises:

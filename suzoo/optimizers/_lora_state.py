@@ -1,7 +1,7 @@
 """The state of a LoRAOptimizer by the parameters of the model, as torch and torch.distributed.checkpoint expect it.
 
-The state of an adapted matrix has A, B, what they are measured from, and the inner optimizer's states of A as
-"a.momentum" and of B as "b.momentum", or whatever their names; the groups have the number of steps.
+The state of an adapted matrix has A, B, and what they are measured from. The inner optimizer's states of A are in it
+as "a.momentum" and of B as "b.momentum", or whatever their names. The groups have the number of steps.
 """
 
 from __future__ import annotations

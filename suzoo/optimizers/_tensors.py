@@ -61,9 +61,9 @@ def cache_size() -> int:
 
 
 def cache_pieces(*lists: list[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
-    """Lists of tensors of equal shapes, on one device, to be worked on together: all at once, but a large tensor on a
-    CPU in slices along its first dimension, each of which goes through a whole rule while it is in the cache. Tensors
-    with fewer rows than the first list's (a number, say) are passed whole."""
+    """Lists of tensors of equal shapes, on one device, to be worked on together. They come all at once; but a large
+    tensor on a CPU comes in slices along its first dimension, so that each goes through a whole rule while it is in
+    the cache. Tensors with fewer rows than the first list's (a number, say) are passed whole."""
     if lists[0] and lists[0][0].device.type != "cpu":
         yield lists
         return

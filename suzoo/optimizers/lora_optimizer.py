@@ -66,11 +66,11 @@ class LoRAOptimizer(OptimizerWrapper):
             it: a full set of gradients never exists. Nothing can be clipped or scaled then; refused under DDP, which
             averages later. `close()` removes the hooks.
 
-    `param_groups` shows the parameters of the model; A and B are the inner optimizer's. bf16 and fp16 matrices are
-    recomputed from a copy of their first value, so that no small step is lost; weights that somebody else sets in place
-    (`load_state_dict`) are taken over at the next step. "projection" refuses low precision. Flat parameters (FSDP1,
-    ZeRO) are not adapted, since they are vectors. FSDP2 works, also where `accelerator.prepare` shards the model after
-    this optimizer was made.
+    `param_groups` shows the parameters of the model; A and B are the inner optimizer's. Matrices in bf16 and fp16 are
+    recomputed from a copy of their first value, so that no small step is lost. Weights that somebody else sets in
+    place (`load_state_dict`) are taken over at the next step. "projection" refuses low precision. Flat parameters
+    (FSDP1, ZeRO) are not adapted, since they are vectors. FSDP2 works, also where `accelerator.prepare` shards the
+    model after this optimizer was made.
 
     Raises:
         ValueError: an option out of range, no parameter to adapt, or an inner optimizer that wraps another one.
@@ -96,7 +96,7 @@ class LoRAOptimizer(OptimizerWrapper):
         one_of("symmetric", "peft").check(name, "init", init)
         optional(POSITIVE).check(name, "alpha", alpha)
         if alpha is not None and variant == "additive":
-            raise ValueError("the additive variant has no alpha")
+            raise ValueError("the additive variant has no alpha: leave it out, and change lr")
         if init == "peft" and variant != "lora":
             raise ValueError("init='peft' is for variant='lora'; the others have no B that starts at zero")
         self.r, self.variant, self.init, self.refresh, self.seed = r, variant, init, refresh, seed
@@ -105,7 +105,7 @@ class LoRAOptimizer(OptimizerWrapper):
         self._adapters: list[Adapter] = []
         groups = as_groups(params)
         if not groups:
-            raise ValueError("LoRAOptimizer got no parameters")
+            raise ValueError("LoRAOptimizer got no parameters: pass model.parameters(), or groups of them")
         self.optimizer = inner([self._adapted_group(index, group) for index, group in enumerate(groups)])
         if isinstance(self.optimizer, OptimizerWrapper):
             wrapper = type(self.optimizer).__name__
@@ -114,7 +114,7 @@ class LoRAOptimizer(OptimizerWrapper):
                 f"gradients: give LoRAOptimizer the plain optimizer, and put {wrapper} around it"
             )
         if not self._adapters:
-            raise ValueError(f"LoRAOptimizer found no matrix larger than r={r} on both sides")
+            raise ValueError(f"LoRAOptimizer found no matrix larger than r={r} on both sides: choose a smaller r")
         self._groups = [ShownGroup(self, index, group["params"]) for index, group in enumerate(groups)]
         if free_gradients:
             for adapter in self._adapters:
@@ -424,9 +424,9 @@ class LoRAOptimizer(OptimizerWrapper):
             base: name or path of the base model for the config.
 
         Raises:
-            ValueError: not variant "lora", an adapted matrix that is not the weight of an nn.Linear of `model` or is
-                tied to something else (an embedding), or other parameters were trained too, which an adapter cannot
-                hold.
+            ValueError: the variant is not "lora"; an adapted matrix is not the weight of an nn.Linear of `model`, or
+                is tied to something else (an embedding); other parameters were trained too. An adapter cannot hold
+                them.
         """
         if self.variant != "lora":
             raise ValueError(f"peft has no adapter for variant={self.variant!r}: save the whole model")

@@ -87,9 +87,9 @@ def param_groups(
         model: the model, not a list of parameters: the kind comes from the modules.
         weight_decay: for the kinds that decay; the kinds in `no_decay` get 0.
         lr: base rate. None leaves the rate to the optimizer.
-        layer_decay: each level down costs one factor (the layer-wise decay of ELECTRA and BEiT): what follows the last
-            numbered layer (pooler, head) gets lr, the last layer lr * layer_decay, and so on down to what precedes the
-            first numbered layer (the embeddings). In (0, 1]; 1 is off.
+        layer_decay: each level down costs one factor (the layer-wise decay of ELECTRA and BEiT). What follows the last
+            numbered layer (pooler, head) gets lr, the last layer lr * layer_decay, and so on. What precedes the first
+            numbered layer (the embeddings) is the lowest level. In (0, 1]; 1 is off.
         no_decay: kinds without weight decay. The default is bert4keras' and transformers' convention; add "embedding"
             to keep rare words from shrinking.
 

@@ -2,9 +2,10 @@
 
 Source: Su, kexue.fm/archives/9512, github.com/bojone/tiger. One state of the parameters' size, which also accumulates.
 
-Departures from the author's code: kinds of parameters come from modules instead of names; infinite gradients are
-caught like NaN; the decision is taken for a whole sharded matrix; inside a window the shrinking waits for the window's
-end, and the window's decay happens at its first finite gradient (his is lost when the first micro-gradient is bad).
+Departures from the author's code: kinds of parameters come from modules instead of names. Infinite gradients are
+caught like NaN, and the decision is taken for a whole sharded matrix. Inside a window the shrinking waits for the
+window's end. The window's decay happens at its first finite gradient; his is lost when the first micro-gradient is
+bad.
 """
 
 from __future__ import annotations

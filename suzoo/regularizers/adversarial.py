@@ -28,16 +28,16 @@ def fgm(
     Two forwards and two backwards. The weights are never touched. Padding (the layer's `padding_idx`) is not moved.
 
     The article moves the embedding matrix by one step of length `epsilon`, so that a token moves less the larger the
-    batch is; that is `norm="matrix"`, except that a tied output layer does not move here. Widely copied code adds the
+    batch is. That is `norm="matrix"`, except that a tied output layer does not move here. Widely copied code adds the
     clean gradient (`include_clean=True`); the article trains on the disturbed loss alone.
 
     Args:
         compute_loss: runs the model and returns its scalar loss; called twice, with dropout drawn anew.
         embedding: the layer that looks up the ids, `model.get_input_embeddings()`; below DDP or FSDP as well.
         epsilon: length of the step, in units of the embeddings.
-        norm: what moves by `epsilon`: "token", each token; "sample", each row of the batch (with flat input (1, T), as
-            `CoSENTModel` takes it, that is everything: use "token"); "batch", the whole batch of all ranks; "matrix",
-            the embedding matrix, every occurrence of a token alike, also across ranks.
+        norm: what moves by `epsilon`. "token": each token. "sample": each row of the batch; with flat input (1, T), as
+            `CoSENTModel` takes it, that is everything, so use "token" there. "batch": the whole batch of all ranks.
+            "matrix": the embedding matrix, every occurrence of a token alike, also across ranks.
         include_clean: return the sum of the clean and the disturbed loss.
 
     Returns:

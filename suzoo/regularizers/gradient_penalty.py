@@ -30,8 +30,8 @@ def gradient_penalty(
 
     The squares are summed over every occurrence of a token, as bert4keras does, and not over the rows of the matrix.
 
-    Needs a second derivative of the attention, which only the plain implementations have: SDPA is switched to its math
-    kernel for the call, `attn_implementation="eager"` works as it is, and flash attention, flex attention and compiled
+    Needs a second derivative of the attention, which only the plain implementations have. SDPA is switched to its math
+    kernel for the call, and `attn_implementation="eager"` works as it is. Flash attention, flex attention and compiled
     models are refused.
 
     Args:
@@ -42,9 +42,9 @@ def gradient_penalty(
             that it does not depend on the batch size. None is the published code.
 
     Raises:
-        ValueError: the attention has no second derivative, or is SDPA inside a checkpointed region, the model is
-            compiled or sharded by FSDP2, the embedding was not called or was inside a checkpointed region, or epsilon
-            is negative or not finite.
+        ValueError: the attention has no second derivative, or is SDPA inside a checkpointed region; the model is
+            compiled or sharded by FSDP2. Or the embedding was not called or was inside a checkpointed region, or
+            epsilon is negative or not finite.
     """
     if any(isinstance(parameter, DTensor) for parameter in embedding.parameters()):
         raise ValueError("gradient_penalty needs second derivatives, which FSDP2 does not support; use DDP")

@@ -44,5 +44,5 @@ def weissi_penalty(weights: Iterable[Tensor], *, log_weight: float = 1e-4, direc
         term = log_weight * length.log() + direction_weight * torch.where(short, 0.0, weight.abs().sum() / length)
         total = term if total is None else total + term
     if total is None:
-        raise ValueError("weissi_penalty got no weights")
+        raise ValueError("weissi_penalty got no weights: pass the matrices of the model's layers")
     return total

@@ -1,7 +1,7 @@
 """Recipes: which model, data and numbers a script trains with, as flags; and the frame that all scripts share.
 
 Scripts import this package before torch (pyproject.toml sorts it so). Then `--help` need not wait for torch, and its
-threads wait for each other without holding a core: on one core less than there are threads, those that spin keep the
+threads wait for each other without holding a core. With one core less than there are threads, those that spin keep the
 one that computes from running. Beside a busy process on two cores a step took three times as long.
 """
 

@@ -96,7 +96,7 @@ class Steps:
     micro_batches: Annotated[int, POSITIVE] = 1
     """Parts in which each process computes its share of a step; the gradient stays that of the whole step."""
     optimizer: str = "adamw"
-    """adamw, lazy_adamw (embeddings of words that a step lacks stay as they are), adafactor, adax, adaxw,
+    """adamw, lazy_adamw (embeddings of words that do not occur in a step stay as they are), adafactor, adax, adaxw,
     lion, tiger, accumulated_sgd or accumulated_adamw."""
     optimizer_options: tuple[str, ...] = ()
     """Arguments of the optimizer's class: betas=(0.95,0.98) rounding=kahan momentum_dtype=bfloat16. With

@@ -40,8 +40,8 @@ class DialoGPT(CausalTraining):
 def quickstart() -> DialoGPT:
     """accelerate launch training/train_dialogpt.py quickstart
 
-    A small model from scratch on embedded Chinese dialogues (synthetic), whose last answer needs an earlier turn: it
-    learns to answer in kind, and not yet to look back (perplexity of the last turn 1.33 with and without the history);
+    A small model from scratch on embedded Chinese dialogues (synthetic), whose last answer needs an earlier turn. It
+    learns to answer in kind, and not yet to look back: perplexity of the last turn 1.33 with and without the history;
     see `history`.
     """
     return DialoGPT(

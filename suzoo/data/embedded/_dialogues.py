@@ -1,7 +1,7 @@
 """Dialogues whose last answer needs an earlier turn: `embedded:dialogues_zh` and `embedded:dialogues_en`. Synthetic.
 
-Two speakers tell each other facts about themselves, sometimes correct one, chat a little, and at the end the first asks
-for some of the facts: of the first speaker or of the second, or one that was never told. The question alone says
+Two speakers tell each other facts about themselves, sometimes correct one, and chat a little. At the end the first
+asks for some of the facts: of the first speaker or of the second, or one that was never told. The question alone says
 neither the answer nor where it stands, and who said a thing is as important as what was said.
 """
 

@@ -10,9 +10,9 @@ at all. The second sentence of a pair tells of the same event or of one that dif
     1  the same people do something else
     0  nothing in common
 
-How many words two sentences share says little about the grade: an event told again gets other words, another sentence
+How many words two sentences share says little about the grade. An event told again gets other words, another sentence
 structure, and often the other person as its subject ("Alice sold 3 books to Bruno", "Bruno bought three volumes from
-Alice"), while a changed event is often told in the words of the first. Train and dev share the words and no template.
+Alice"). A changed event is often told in the words of the first. Train and dev share the words and no template.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Sentences, `embedded:text_zh` and `embedded:text_en`, and some with typos, `embedded:typos_zh`. Synthetic.
 
-The sentences are those of the embedded pairs. A typo puts a character of the same or a like sound or shape into a word,
-so that the rest of the word and the sentence tell what is meant; names and numbers, of which any could stand there, are
-left alone.
+The sentences are those of the embedded pairs. A typo puts a character of the same or a like sound or shape into a
+word, so that the rest of the word and the sentence tell what is meant. Names and numbers are left alone, because any
+of them could stand there.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A language model asked for the golden answers in the other ways that programs have: in one batch padded on either
-side, with and without a cache, and, where suzoo's code promises it, packed into one row.
+"""A language model is asked for the golden answers in the other ways that programs have. These are one batch padded on
+either side, with and without a cache and, where suzoo's code promises it, rows packed into one.
 
 Shapes: N inputs of at most L tokens, V tokens in the vocabulary.
 """
