@@ -13,6 +13,7 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
     TOKENIZERS_PARALLELISM="false",
+    LANGUAGE="en",  # also where the developer's locale is Chinese
     OMP_NUM_THREADS="1",  # tiny models lose more to threads than they gain
 )
 

@@ -9,22 +9,29 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import NoReturn
 
 from suzoo import __version__
+from suzoo.chinese import local
 from suzoo.cli import chat, compare, completion, encoders, explain, folders, language_models, train, vocabulary, zoo
 from suzoo.terminal import be_quiet, is_mistake, prepare_streams, sentence
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its errors in the user's language; subcommands are of the same class."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(local(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="suzoo", description="Use, check and publish suzoo's models.", allow_abbrev=False
-    )
+    parser = _Parser(prog="suzoo", description=local("Use, check and publish suzoo's models."), allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"suzoo {__version__}")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars and no notes; errors stay")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, function, help: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        sub = commands.add_parser(name, help=local(help), description=local(help), allow_abbrev=False)
         sub.set_defaults(function=function)
         return sub
 
@@ -45,10 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(local("interrupted"), file=sys.stderr)
         return 130
     except Exception as error:
         if os.environ.get("SUZOO_TRACEBACK") or not is_mistake(error):
             raise
-        print(f"suzoo {options.command}: {sentence(error)}", file=sys.stderr)
+        print(f"suzoo {options.command}: {local(sentence(error))}", file=sys.stderr)
         return 2

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from suzoo.chinese import local
 from suzoo.cli._files import replacing
 from suzoo.cli._models import (
     add_model_options,
@@ -36,7 +37,7 @@ def chat(options: argparse.Namespace) -> int:
         session.load(history)
     interactive = sys.stdin.isatty()
     if interactive:
-        print(f"Say something; {HELP}.", file=sys.stderr)
+        print(local(f"Say something; {HELP}."), file=sys.stderr)
     try:
         for line in _lines(interactive):
             if line.startswith("/"):
@@ -126,11 +127,11 @@ def _reply(session, text: str, interactive: bool) -> None:
     except KeyboardInterrupt:
         if not interactive:
             raise
-        print("\n(stopped; this turn is forgotten)", file=sys.stderr)
+        print("\n" + local("(stopped; this turn is forgotten)"), file=sys.stderr)
     except ValueError as error:
         if not interactive:
             raise
-        print(error, file=sys.stderr)
+        print(local(str(error)), file=sys.stderr)
 
 
 def _obey(session, options: argparse.Namespace, line: str, interactive: bool) -> None:
@@ -141,7 +142,7 @@ def _obey(session, options: argparse.Namespace, line: str, interactive: bool) ->
         elif command == "/save" and name:
             path = Path(name.strip())
             _save(session, path)
-            print(f"saved {len(session.turns)} turns to {path.absolute()}", file=sys.stderr)
+            print(local(f"saved {len(session.turns)} turns to {path.absolute()}"), file=sys.stderr)
         elif command == "/load" and name:
             session.load(name.strip())
         elif command == "/set" and name:
@@ -151,7 +152,7 @@ def _obey(session, options: argparse.Namespace, line: str, interactive: bool) ->
     except (ValueError, OSError) as error:
         if not interactive:
             raise
-        print(error, file=sys.stderr)
+        print(local(str(error)), file=sys.stderr)
 
 
 def _set(session, options: argparse.Namespace, text: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from suzoo.chinese import local
 from suzoo.cli._chunks import add_resume_option, run_in_chunks
 from suzoo.cli._files import check_output, iterate_rows, iterate_texts, json_lines, read_texts
 from suzoo.cli._models import add_model_options, load_tokenizer, loading, on_device, positive, source
@@ -128,7 +129,7 @@ def encode(options: argparse.Namespace) -> int:
         complete=complete,
     )
     note = f", {totals['cut']} of them cut to the model's length" if totals["cut"] else ""
-    print(f"{num_texts} texts{note}: {num_dimensions} dimensions, written to {path}", file=sys.stderr)
+    print(local(f"{num_texts} texts{note}: {num_dimensions} dimensions, written to {path}"), file=sys.stderr)
     return 0
 
 
@@ -186,7 +187,7 @@ def rerank(options: argparse.Namespace) -> int:
     if not num_queries:
         raise ValueError(f"{options.input} has no rows")
     if path:
-        print(f"{num_queries} queries, {totals['documents']} documents, written to {path}", file=sys.stderr)
+        print(local(f"{num_queries} queries, {totals['documents']} documents, written to {path}"), file=sys.stderr)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from suzoo.chinese import local
 from suzoo.cli._files import check_output, replacing
 from suzoo.cli._models import add_model_options, load_tokenizer, loading, on_device, positive, source
 
@@ -40,7 +41,7 @@ def explain(options: argparse.Namespace) -> int:
                 save_png(explanation, temporary)
             else:
                 temporary.write_text(to_html(explanation), encoding="utf-8")
-        print(f"written to {path}", file=sys.stderr)
+        print(local(f"written to {path}"), file=sys.stderr)
     return 0
 
 

@@ -8,6 +8,7 @@ import io
 import math
 import sys
 
+from suzoo.chinese import local
 from suzoo.cli._chunks import add_resume_option, run_in_chunks
 from suzoo.cli._files import check_output, iterate_texts, json_lines
 from suzoo.cli._models import (
@@ -68,7 +69,7 @@ def score(options: argparse.Namespace) -> int:
     )
     note = f", {totals['cut']} of them cut to the model's length" if totals["cut"] else ""
     perplexity = f", pseudo-perplexity {math.exp(-totals['score'] / totals['tokens']):.2f}" if totals["tokens"] else ""
-    print(f"{num_texts} texts{note}, {totals['tokens']} tokens{perplexity}", file=sys.stderr)
+    print(local(f"{num_texts} texts{note}, {totals['tokens']} tokens{perplexity}"), file=sys.stderr)
     return 0
 
 
@@ -134,7 +135,7 @@ def summarize(options: argparse.Namespace) -> int:
         chunk=BATCHES_PER_CHUNK * options.batch_size,
     )
     if path is not None:
-        print(f"{num_texts} texts, written to {path}", file=sys.stderr)
+        print(local(f"{num_texts} texts, written to {path}"), file=sys.stderr)
     return 0
 
 

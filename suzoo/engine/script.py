@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from accelerate import Accelerator
 
+from suzoo.chinese import local
 from suzoo.distributed import leave_word, word_of_another, world_size
 from suzoo.engine import lock
 from suzoo.terminal import is_full_disk, is_mistake, is_quiet, prepare_streams, sentence
@@ -57,7 +58,7 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        print(f"interrupted{process}", file=sys.stderr, flush=True)
+        print(f"{local('interrupted')}{process}", file=sys.stderr, flush=True)
         code = 130
     except Exception as error:
         if os.environ.get("SUZOO_TRACEBACK") == "1":
@@ -71,7 +72,7 @@ def run_script(main: Callable[[], None]) -> None:
             leave_word(message)
         if told is None and not mistake:
             raise
-        print(f"error{process}: {told or message}", file=sys.stderr, flush=True)
+        print(f"error{process}: {told or local(message)}", file=sys.stderr, flush=True)
         code = 2
     finally:
         lock.release_all()
