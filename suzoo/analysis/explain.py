@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from suzoo.analysis.integrated_gradients import integrated_gradients
+from suzoo.models._stock_encoder import num_positions
 
 Baseline = Literal["zero", "mean", "pad", "mask"]
 KINDS = ("classification", "similarity", "next token", "masked token")
@@ -112,7 +113,8 @@ def explain(
 
     Raises:
         ImportError: captum is not installed.
-        ValueError: the text has no tokens, arguments do not fit the model's kind, or the target is unknown.
+        ValueError: the text has no tokens, or more than the model has positions; arguments do not fit the model's
+            kind; the target is unknown.
     """
     kind = kind_of(model)
     if (kind == "similarity") != (text_pair is not None) and kind != "classification":
@@ -127,6 +129,10 @@ def explain(
     else:
         encodings = [_encode(tokenizer, reads, text, text_pair)]
     ids = [encoding["input_ids"].to(model.device) for encoding in encodings]
+    length, limit = max(row.shape[1] for row in ids), num_positions(model.config)
+    is_absolute = getattr(model.config, "position_embedding_type", "absolute") == "absolute"
+    if is_absolute and limit is not None and length > limit:
+        raise ValueError(f"the text has {length} tokens and the model has positions for {limit}: explain a part of it")
     keep = [encoding.pop("special_tokens_mask").bool().to(model.device) for encoding in encodings]
     place, truth = None, None
     if position is not None:

@@ -47,17 +47,22 @@ def summary(explanation: Explanation) -> str:
     return f"{explanation.target}: {scores}; orange adds, blue takes; completeness error {explanation.error:+.1e}"
 
 
-def to_html(explanation: Explanation) -> str:
-    """A page of its own, values as tooltips."""
+def tokens_to_html(explanation: Explanation) -> str:
+    """The tokens as coloured spans with the values as tooltips, for a page that has its own styles."""
     spans = []
     for token, value, (red, green, blue), starts_second in _parts(explanation):
         spans.append("<br>" * starts_second)
         text = html.escape(token)
         spans.append(f'<span style="background:rgb({red},{green},{blue})" title="{value:+.4f}">{text}</span>')
+    return "".join(spans)
+
+
+def to_html(explanation: Explanation) -> str:
+    """A page of its own."""
     return (
         '<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>suzoo explain</title><style>'
         "body{font:1.1em sans-serif;margin:2em;color:#000;background:#fff}span{padding:.2em .3em;white-space:pre-wrap;"
-        f"line-height:2}}</style></head><body>\n<p>{''.join(spans)}</p>\n<p>{html.escape(summary(explanation))}</p>\n"
+        f"line-height:2}}</style></head><body>\n<p>{tokens_to_html(explanation)}</p>\n<p>{html.escape(summary(explanation))}</p>\n"
         "</body></html>\n"
     )
 

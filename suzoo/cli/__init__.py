@@ -13,7 +13,19 @@ from typing import NoReturn
 
 from suzoo import __version__
 from suzoo.chinese import local
-from suzoo.cli import chat, compare, completion, encoders, explain, folders, language_models, train, vocabulary, zoo
+from suzoo.cli import (
+    chat,
+    compare,
+    completion,
+    demo,
+    encoders,
+    explain,
+    folders,
+    language_models,
+    train,
+    vocabulary,
+    zoo,
+)
 from suzoo.terminal import be_quiet, is_mistake, prepare_streams, sentence
 
 
@@ -35,7 +47,19 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         return sub
 
-    for module in (train, encoders, language_models, vocabulary, chat, explain, compare, folders, zoo, completion):
+    for module in (
+        train,
+        encoders,
+        language_models,
+        vocabulary,
+        chat,
+        explain,
+        demo,
+        compare,
+        folders,
+        zoo,
+        completion,
+    ):
         module.add_commands(command)
     commands.choices["completion"].set_defaults(commands=commands.choices)
     return parser

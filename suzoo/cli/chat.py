@@ -59,13 +59,13 @@ def _session(options: argparse.Namespace):
 
     if (options.backward is None) != (options.candidates == 1):
         raise ValueError("--backward and --candidates (2 or more) go together: one chooses among the others")
-    model, tokenizer = _load(options)
+    model, tokenizer = load(options)
     if options.layout is None and getattr(model.config, "layout", None) is None:
         raise ValueError(f"{options.model} does not say how its dialogues were laid out: give --layout")
     reranker = None
     if options.backward is not None:
         named = {**vars(options), "model": options.backward, "revision": None}
-        backward, backward_tokenizer = _load(argparse.Namespace(**named))
+        backward, backward_tokenizer = load(argparse.Namespace(**named))
         reranker = MMIReranker(backward, backward_tokenizer, layout=getattr(backward.config, "layout", options.layout))
     set_self_terminating(model, options.self_terminating)
     if options.seed is not None:
@@ -88,7 +88,7 @@ def _sampling(options: argparse.Namespace) -> dict:
     return {"do_sample": not options.greedy, "consistent": options.consistent, **values}
 
 
-def _load(options: argparse.Namespace):
+def load(options: argparse.Namespace):
     """(model, tokenizer) of a causal language model, ready on its device."""
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -18,7 +18,7 @@ CHUNK = 4096  # texts, or documents, that are computed and written together
 ROW_GROUP_CHUNKS = 16  # chunks in a row group of a parquet file
 
 
-def _load(kind: str, options: argparse.Namespace):
+def load(kind: str, options: argparse.Namespace):
     """The encoder or cross-encoder of `options.model`, ready on its device."""
     with loading(options.model):
         from transformers import AutoConfig
@@ -92,7 +92,7 @@ def _to_parquet(path: Path) -> None:
 
 def encode(options: argparse.Namespace) -> int:
     path = check_output(options.output, EMBEDDING_FORMATS, options.overwrite)
-    model = _load("encoder", options)
+    model = load("encoder", options)
     if options.backend == "onnx":
         from suzoo.hub.onnx_encoder import graph_of, with_onnx
 
@@ -158,7 +158,7 @@ def rerank(options: argparse.Namespace) -> int:
     if one == many or (many and (options.query is not None or options.documents is not None)):
         raise ValueError("give --query and --documents for one query, or --input with a jsonl file of many")
     path = check_output(options.output, (".jsonl",), options.overwrite) if options.output else None
-    model = _load("cross-encoder", options)
+    model = load("cross-encoder", options)
 
     def compute(rows: list[dict]) -> tuple[bytes, dict[str, float]]:
         scores = model.predict(

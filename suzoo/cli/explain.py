@@ -16,7 +16,7 @@ def explain(options: argparse.Namespace) -> int:
         from suzoo.analysis.render import font_for
 
         font_for(options.text + (options.pair or ""))  # before the work
-    model, tokenizer = _load(options)
+    model, tokenizer = load(options)
     from suzoo.analysis import explain as explain_text
     from suzoo.analysis.render import save_png, to_html, to_terminal
 
@@ -45,7 +45,7 @@ def explain(options: argparse.Namespace) -> int:
     return 0
 
 
-def _load(options: argparse.Namespace):
+def load(options: argparse.Namespace):
     """(model, tokenizer) by what the model was saved from; a folder without a head is a sentence encoder."""
     import transformers
 

@@ -25,7 +25,7 @@ from suzoo.cli._models import (
 BATCHES_PER_CHUNK = 16  # batches that are computed and written together
 
 
-def _load(model_type: str, otherwise: str, options: argparse.Namespace):
+def load(model_type: str, otherwise: str, options: argparse.Namespace):
     """(model, tokenizer) of one of our models, ready on its device; `otherwise` is what is said of another."""
     with loading(options.model):
         from transformers import AutoConfig
@@ -43,7 +43,7 @@ def _load(model_type: str, otherwise: str, options: argparse.Namespace):
 
 def score(options: argparse.Namespace) -> int:
     path = check_output(options.output, (".jsonl", ".tsv"), options.overwrite) if options.output else None
-    model, tokenizer = _load("tta", "it is not a T-TA model, which score needs", options)
+    model, tokenizer = load("tta", "it is not a T-TA model, which score needs", options)
     limit, num_special = model.config.max_position_embeddings, tokenizer.num_special_tokens_to_add()
     columns = ["score", "tokens", "per_token", "text"]
 
@@ -81,7 +81,7 @@ def _table(columns: list[str], rows: list[dict]) -> bytes:
 
 def summarize(options: argparse.Namespace) -> int:
     path = check_output(options.output, (".jsonl", ".txt"), options.overwrite) if options.output else None
-    model, tokenizer = _load("unilm", "it is not a UniLM model, which summarize needs", options)
+    model, tokenizer = load("unilm", "it is not a UniLM model, which summarize needs", options)
     set_self_terminating(model, options.self_terminating)
     defaults = model.generation_config
     num_beams = options.num_beams or defaults.num_beams or 1

@@ -11,7 +11,7 @@ from suzoo.models.modeling_cosent import CoSENTModel
 from suzoo.models.modeling_cosent_cross_encoder import CoSENTCrossEncoder
 from suzoo.models.modeling_dialogpt import DialoGPTForCausalLM, DialoGPTModel
 from suzoo.models.modeling_gru import GRUEncoderModel
-from suzoo.models.modeling_tta import Suggestion, TTAForMaskedLM, TTAModel
+from suzoo.models.modeling_tta import Suggestion, TokenScore, TTAForMaskedLM, TTAModel
 from suzoo.models.modeling_unilm import UniLMForCausalLM, UniLMModel
 
 for _config, _backbone, _auto_class, _model in (
@@ -44,6 +44,7 @@ __all__ = [
     "TTAConfig",
     "TTAForMaskedLM",
     "TTAModel",
+    "TokenScore",
     "UniLMConfig",
     "UniLMForCausalLM",
     "UniLMModel",

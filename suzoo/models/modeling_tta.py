@@ -144,6 +144,15 @@ class Suggestion(NamedTuple):
     gain: float
 
 
+class TokenScore(NamedTuple):
+    """`text[start:end]` has the log-probability `log_prob`, in nats, given all other tokens."""
+
+    start: int
+    end: int
+    text: str
+    log_prob: float
+
+
 class TTAForMaskedLM(TTAPreTrainedModel, MLMHeadPreTrainedModel):
     """T-TA with BERT's MLM head. Any BERT folder with its MLM head loads, as a start for training.
 
@@ -235,6 +244,22 @@ class TTAForMaskedLM(TTAPreTrainedModel, MLMHeadPreTrainedModel):
         return (scores_N, counts_N) if return_counts else scores_N
 
     @torch.no_grad()
+    def score_tokens(self, text: str, *, tokenizer: PreTrainedTokenizerBase | None = None) -> list[TokenScore]:
+        """log p(token | all others) of each token of one text, in its order; their sum is what `score` gives.
+
+        Args:
+            text: a longer one than the model is cut at its end.
+            tokenizer: a fast tokenizer, default the one saved with the model.
+        """
+        encoding, log_probs_LV = self._read(text, tokenizer or self._own_tokenizer())
+        rows = zip(encoding["input_ids"], encoding["special_tokens_mask"], encoding["offset_mapping"], strict=True)
+        return [
+            TokenScore(start, end, text[start:end], float(log_probs_LV[place, token_id]))
+            for place, (token_id, special, (start, end)) in enumerate(rows)
+            if not special
+        ]
+
+    @torch.no_grad()
     def encode(
         self, texts: Sequence[str], *, tokenizer: PreTrainedTokenizerBase | None = None, batch_size: int = 32
     ) -> Tensor:
@@ -273,18 +298,11 @@ class TTAForMaskedLM(TTAPreTrainedModel, MLMHeadPreTrainedModel):
         if not 0 < error_rate < 1:
             raise ValueError(f"error_rate is a probability between 0 and 1, not {error_rate}")
         tokenizer = tokenizer or self._own_tokenizer()
-        encoding = tokenizer(
-            text, truncation=True, max_length=self.config.max_position_embeddings, return_offsets_mapping=True,
-            return_special_tokens_mask=True, split_special_tokens=True,
-        )  # fmt: skip
-        ids = torch.tensor(encoding["input_ids"])
-        inputs = {"input_ids": ids[None].to(self.device)}
-        if "token_type_ids" in encoding:
-            inputs["token_type_ids"] = torch.tensor(encoding["token_type_ids"])[None].to(self.device)
-        with evaluating(self):
-            log_probs_LV = self(**inputs).logits[0].float().log_softmax(-1).cpu()
+        encoding, log_probs_LV = self._read(text, tokenizer)
         suggestions = []
-        for place, (token_id, special) in enumerate(zip(ids.tolist(), encoding["special_tokens_mask"], strict=True)):
+        for place, (token_id, special) in enumerate(
+            zip(encoding["input_ids"], encoding["special_tokens_mask"], strict=True)
+        ):
             if special:
                 continue
             if confusion is None:
@@ -326,6 +344,17 @@ class TTAForMaskedLM(TTAPreTrainedModel, MLMHeadPreTrainedModel):
         if scores is not None:
             total_N = total_N + torch.tensor(scores)
         return total_N.argsort(descending=True, stable=True).tolist()
+
+    def _read(self, text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[BatchEncoding, Tensor]:
+        """One text's tokens with their places in it, and (L, V) log-probabilities of each given all others."""
+        encoding = tokenizer(
+            text, truncation=True, max_length=self.config.max_position_embeddings, return_offsets_mapping=True,
+            return_special_tokens_mask=True, split_special_tokens=True,
+        )  # fmt: skip
+        names = [name for name in ("input_ids", "token_type_ids") if name in encoding]
+        inputs = {name: torch.tensor(encoding[name])[None].to(self.device) for name in names}
+        with evaluating(self):
+            return encoding, self(**inputs).logits[0].float().log_softmax(-1).cpu()
 
     def _batches(
         self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None, batch_size: int

@@ -115,6 +115,16 @@ def test_encode_is_the_mean_of_the_real_tokens():
         torch.testing.assert_close(vector, expected, rtol=0, atol=1e-5)
 
 
+def test_scores_of_tokens_sum_to_the_score():
+    model, tokenizer = tiny("tta", double=False).eval(), tiny_tokenizer()
+    for text in ("今天天气很好", "a man, 他 plays", "", "a man [SEP]"):
+        found = model.score_tokens(text, tokenizer=tokenizer)
+        assert [token.text for token in found] == [text[token.start : token.end] for token in found]
+        assert len(found) == len(tokenizer(text, split_special_tokens=True)["input_ids"]) - 2
+        total = sum(token.log_prob for token in found)
+        assert total == pytest.approx(float(model.score([text], tokenizer=tokenizer)[0]), abs=1e-4)
+
+
 def trained_on(sentence: str) -> TTAForMaskedLM:
     """A model that knows one sentence by heart."""
     model, tokenizer = tiny("tta", double=False, initializer_range=0.1, num_hidden_layers=2), tiny_tokenizer()
