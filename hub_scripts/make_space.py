@@ -34,7 +34,7 @@ if __name__ == "__main__":
     launch({models}, {options})
 '''
 CARD = """---
-title: {title}
+title: {quoted}
 emoji: 🦁
 colorFrom: blue
 colorTo: yellow
@@ -96,7 +96,8 @@ def write_space(options: argparse.Namespace) -> None:
     (output / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements()), encoding="utf-8")
     hub = [name for name in options.models if name not in folders]
     card = CARD.format(
-        title=json.dumps(options.title, ensure_ascii=False)[1:-1],
+        title=options.title,
+        quoted=json.dumps(options.title, ensure_ascii=False),
         gradio=metadata.version("gradio"),
         models="".join(["models:\n", *(f"- {name}\n" for name in hub)]) if hub else "",
         list="\n".join(f"- `{name}`" for name in names),

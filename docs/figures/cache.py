@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from _svg import BLUE, GREY, QUIET, Axes, Picture, save
 
-from suzoo.data.embedded import load, tokenizer
+from suzoo.data.embedded import load
+from suzoo.data.tokenizer import train_wordpiece
 from suzoo.data.vocabulary import chat_tokenizer
 from suzoo.decoding import ChatSession
 from suzoo.models import DialoGPTConfig, DialoGPTForCausalLM
@@ -16,7 +17,7 @@ NUM_TURNS, MAX_TOKENS, MAX_NEW_TOKENS = 14, 160, 8
 
 def tokens_read(reuse_cache: bool) -> list[int]:
     """Tokens of the prompt that the model reads before it replies, turn by turn."""
-    words = tokenizer("zh")
+    words = train_wordpiece((text for row in load("dialogues_zh")[:300] for text in row["turns"]), vocab_size=400)
     chat = chat_tokenizer(words, DialogueLayout.of_tokenizer("dialogpt", words))
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     torch.manual_seed(0)

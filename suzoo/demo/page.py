@@ -163,14 +163,14 @@ def _chat(models: list[Opened]) -> None:
     def reply(
         model: str, session: Any, talk: list, message: str, top_k: int, top_p: float, temperature: float
     ) -> Iterator[tuple]:
-        before = talk if session is not None else []
+        before = shown = talk if session is not None else []
         session = session_of(session, model)
         try:
             session.set_sampling(do_sample=True, top_k=int(top_k), top_p=top_p, temperature=temperature)
             for said in answers.stream_reply(session, message):
-                turn = [{"role": "user", "content": message}, {"role": "assistant", "content": said}]
-                yield session, before + turn, "", "", gr.skip()
-            yield session, gr.skip(), "", "", download(session)
+                shown = [*before, {"role": "user", "content": message}, {"role": "assistant", "content": said}]
+                yield session, shown, "", "", gr.skip()
+            yield session, shown, "", "", download(session)
         except Exception as error:
             if not is_mistake(error):
                 raise

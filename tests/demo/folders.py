@@ -25,4 +25,5 @@ def make_folders(root: Path) -> dict[str, str]:
             model.generation_config.suppress_tokens = [3]
         model.save_pretrained(root / kind)
         tokenizer.save_pretrained(root / kind)
-    return {path.name: str(path) for path in sorted(root.iterdir())}
+    kinds = ("encoder", "cross-encoder", "classifier", "chat", "unilm", "tta", "masked-lm")
+    return {kind: str(root / kind) for kind in kinds}

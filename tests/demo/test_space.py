@@ -63,6 +63,7 @@ def test_mistakes_are_said_before_anything_is_written(script, folders, tmp_path,
     assert not space.exists() and (tmp_path / "precious.txt").exists()
 
 
+@pytest.mark.slow
 def test_the_space_runs_by_itself(script, folders, tmp_path):
     import gradio_client
 
