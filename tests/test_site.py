@@ -26,6 +26,7 @@ CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
 GUIDES = ["docs/start.md", *sorted(path.relative_to(ROOT).as_posix() for path in DOCS.glob("guides/*.md"))]
 METHODS = [f"docs/{page}.md" for page in ("losses", "regularizers", "multitask", "optimizers")]
 METHODS += sorted(path.relative_to(ROOT).as_posix() for path in DOCS.glob("methods/*.md"))
+OTHERS = [f"docs/{page}.md" for page in ("data", "hub", "zoo", "from_bert4keras")]
 CHINESE = {page: page.replace("docs/", "docs/zh/", 1) for page in GUIDES}
 READERS = {
     "sentence_encoder": read_pairs,
@@ -132,7 +133,7 @@ def test_every_chinese_page_has_an_english_one_and_each_leads_to_the_other():
     assert "(docs/zh/start.md)" in (ROOT / "README_zh.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", [*GUIDES, *METHODS])
+@pytest.mark.parametrize("page", [*GUIDES, *METHODS, *OTHERS])
 def test_commands_and_flags_exist(page):
     for command in commands(page):
         check_command(command)
@@ -146,8 +147,14 @@ def known_flags() -> set[str]:
     with_recipes = [name for name in scripts() if name != "tokenizer"]
     recipes = [next(iter(recipes_of(name).values()))() for name in with_recipes]
     flags = {f"--{field.name.replace('_', '-')}" for recipe in recipes for field in dataclasses.fields(recipe)}
-    (subcommands,) = (action for action in cli._parser()._actions if isinstance(action.choices, dict))
-    return flags.union(*(parser._option_string_actions for parser in subcommands.choices.values()))
+    scripts_of_hub = [path.read_text(encoding="utf-8") for path in ROOT.glob("hub_scripts/*.py")]
+    return flags.union(flags_of(cli._parser()), *(re.findall(r'"(--[a-z][\w-]*)"', text) for text in scripts_of_hub))
+
+
+def flags_of(parser) -> set[str]:
+    """Of a parser and all its subcommands."""
+    below = [sub for action in parser._actions if isinstance(action.choices, dict) for sub in action.choices.values()]
+    return {*parser._option_string_actions}.union(*map(flags_of, below))
 
 
 @pytest.mark.parametrize("page", GUIDES)
