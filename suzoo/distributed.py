@@ -73,10 +73,15 @@ def gather(local: Tensor) -> Tensor:
 
 def gather_all(*locals: Tensor) -> list[Tensor]:
     """`gather` of tensors of equally many rows, as scores and their labels; how many a rank has is asked once."""
+    return gather_placed(*locals)[0]
+
+
+def gather_placed(*locals: Tensor) -> tuple[list[Tensor], int]:
+    """`gather_all`, and where this rank's rows start in the result."""
     if not is_distributed():
-        return list(locals)
+        return list(locals), 0
     sizes = _sizes(len(locals[0]), locals[0].device)
-    return [_Gather.apply(local, sizes) for local in locals]
+    return [_Gather.apply(local, sizes) for local in locals], sum(sizes[: rank()])
 
 
 def gather_numbers(local: np.ndarray) -> np.ndarray:

@@ -31,6 +31,19 @@ CASES: dict[str, tuple[list[str], int]] = {
     "tta": (["quickstart"], 248),
     "two_tasks": (["quickstart", *PAIRS], 248),
     "encode": ([], 100),
+    "unilm, chunks": (["quickstart", "--chunk-size", "64"], 1000),
+    # 97 tensors of five shapes, two micro-steps
+    "lazy_adamw": ([], 359),
+    "AccumulatedAdamW, k=2": ([], 276),
+    "AdaFactor": ([], 417),
+    "AdaX, bf16": ([], 323),
+    "Lion, bf16 kahan": ([], 313),
+    "Tiger": ([], 357),
+    "Tiger, k=2": ([], 501),
+    "Accumulated": ([], 211),
+    "ParameterSearch": ([], 16663),
+    "losses": ([], 598),
+    "multitask_backward": ([], 194),
 }
 
 
@@ -46,7 +59,7 @@ def check(cases: list[str]) -> None:
 
 
 def test_a_step_waits_three_times_at_most():
-    check(["encode", "cosent, micro-batches", "unilm"])
+    check(["encode", "cosent, micro-batches", "unilm", "losses", "multitask_backward", "lazy_adamw", "Tiger, k=2"])
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ def chunked_loss(
     chunk_size: int = 1024,
     ignore_index: int = -100,
     num_items: int | Tensor | None = None,
+    places: Tensor | None = None,
 ) -> Tensor:
     """`loss(head(hidden), labels)`, the mean over the labels that are not ignored, `chunk_size` tokens at a time.
 
@@ -44,6 +45,8 @@ def chunked_loss(
         chunk_size: tokens per chunk.
         ignore_index: this label is left out.
         num_items: divisor instead of the number of labels that count: that of the whole step. 0 counts as 1.
+        places: (N,) where the labels that are not ignored are among the flattened ones, if that is known, as where a
+            batch is made: looked up here, an accelerator would be waited for.
 
     Returns:
         Scalar, float32 at least; an attached 0 if all labels are ignored.
@@ -61,8 +64,9 @@ def chunked_loss(
         raise ValueError(
             f"chunked_loss leaves labels out and counts by itself: give ignore_index={of_loss} to it, not to the loss"
         )
-    keep = labels != ignore_index
-    hidden, labels = hidden[keep], labels[keep]
+    if places is None:
+        places = (labels.flatten() != ignore_index).nonzero()[:, 0]
+    hidden, labels = hidden.flatten(0, -2).index_select(0, places), labels.flatten().index_select(0, places)
 
     def of_chunk(hidden_chunk: Tensor, labels_chunk: Tensor) -> Tensor:
         return loss(head(hidden_chunk), labels_chunk, reduction="sum")

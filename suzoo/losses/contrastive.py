@@ -55,17 +55,35 @@ def contrastive_logits(
     if negatives not in ("cross", "all"):
         raise ValueError(f"contrastive_logits: negatives must be 'cross' or 'all', not {negatives!r}")
     size = len(anchors)
-    all_positives_GD = distributed.gather(positives)
-    rows_B = torch.arange(size, device=anchors.device) + _offset(size, anchors.device)
+    if ids is not None and (ids.shape[:1] != (size,) or ids.dim() > 2):
+        raise ValueError(f"contrastive_logits takes ids ({size},) or ({size}, I), not {(*ids.shape,)}")
+    if hard_negatives is not None and (
+        hard_negatives.shape[:1] != (size,) or hard_negatives.shape[-1:] != anchors.shape[-1:]
+    ):
+        raise ValueError(
+            f"contrastive_logits takes hard_negatives (B, D) or (B, K, D) with B, D = {(*anchors.shape,)}, "
+            f"not {(*hard_negatives.shape,)}"
+        )
+    ids_BI = ids[:, None] if ids is not None and ids.dim() == 1 else ids
+    hard_BKD = hard_negatives[:, None] if hard_negatives is not None and hard_negatives.dim() == 2 else hard_negatives
+    wanted = {"positives": positives}
+    if ids_BI is not None:
+        wanted["ids"] = ids_BI
+    if hard_BKD is not None:
+        wanted["hard"] = hard_BKD
+    if negatives == "all":
+        wanted["anchors"] = anchors
+    # all at once: how many rows a rank has is asked of the device once
+    gathered, first_row = distributed.gather_placed(*wanted.values())
+    of_all = dict(zip(wanted, gathered, strict=True))
+    all_positives_GD = of_all["positives"]
+    rows_B = torch.arange(size, device=anchors.device) + first_row
     columns_G = torch.arange(len(all_positives_GD), device=anchors.device)
 
     is_self_BG = rows_B[:, None] == columns_G
     duplicate_BG = torch.zeros_like(is_self_BG)
-    if ids is not None:
-        if ids.shape[:1] != (size,) or ids.dim() > 2:
-            raise ValueError(f"contrastive_logits takes ids ({size},) or ({size}, I), not {(*ids.shape,)}")
-        ids_BI = ids if ids.dim() == 2 else ids[:, None]
-        duplicate_BG = (ids_BI[:, None] == distributed.gather(ids_BI)).any(-1) & ~is_self_BG
+    if ids_BI is not None:
+        duplicate_BG = (ids_BI[:, None] == of_all["ids"]).any(-1) & ~is_self_BG
 
     if negatives == "cross":
         logits_NM = cosine_matrix(anchors, all_positives_GD) * scale
@@ -74,23 +92,17 @@ def contrastive_logits(
         target_N = rows_B
     else:
         both_ND = torch.cat([anchors, positives])
-        candidates_MD = torch.cat([distributed.gather(anchors), all_positives_GD])
+        candidates_MD = torch.cat([of_all["anchors"], all_positives_GD])
         other_side = torch.cat([duplicate_BG, duplicate_BG], 1)  # row i is no negative in either view
         own_side = torch.cat([is_self_BG, torch.zeros_like(is_self_BG)], 1)
         masked_NM = torch.cat([other_side | own_side, other_side | own_side.roll(len(columns_G), 1)])
         logits_NM = (cosine_matrix(both_ND, candidates_MD) * scale).masked_fill(masked_NM, -torch.inf)
         target_N = torch.cat([rows_B + len(columns_G), rows_B])
 
-    if hard_negatives is not None:
-        if hard_negatives.shape[:1] != (size,) or hard_negatives.shape[-1:] != anchors.shape[-1:]:
-            raise ValueError(
-                f"contrastive_logits takes hard_negatives (B, D) or (B, K, D) with B, D = {(*anchors.shape,)}, "
-                f"not {(*hard_negatives.shape,)}"
-            )
-        hard_BKD = hard_negatives if hard_negatives.dim() == 3 else hard_negatives[:, None]
+    if hard_BKD is not None:
         num_hard = hard_BKD.shape[1]
         views_ND = anchors if negatives == "cross" else torch.cat([anchors, positives])
-        hard_NM = cosine_matrix(views_ND, distributed.gather(hard_BKD).flatten(0, 1)) * scale
+        hard_NM = cosine_matrix(views_ND, of_all["hard"].flatten(0, 1)) * scale
         own = is_self_BG.repeat_interleave(num_hard, 1).repeat(len(views_ND) // max(size, 1), 1)
         logits_NM = torch.cat([logits_NM, hard_NM + hard_negative_weight * own], 1)
     return logits_NM, target_N
@@ -147,8 +159,8 @@ def supcon_loss(embeddings: Tensor, labels: Tensor, *, scale: float = 10.0, igno
         raise ValueError(
             f"supcon_loss takes embeddings (B, D) and labels (B,), not {(*embeddings.shape,)} and {(*labels.shape,)}"
         )
-    all_GD, labels_G = distributed.gather(embeddings), distributed.gather(labels)
-    rows_B = torch.arange(len(labels), device=labels.device) + _offset(len(labels), labels.device)
+    (all_GD, labels_G), first_row = distributed.gather_placed(embeddings, labels)
+    rows_B = torch.arange(len(labels), device=labels.device) + first_row
     is_self_BG = rows_B[:, None] == torch.arange(len(labels_G), device=labels.device)
     positive_BG = (labels[:, None] == labels_G) & ~is_self_BG & (labels != ignore_index)[:, None]
     count_B = positive_BG.sum(1)
@@ -161,14 +173,6 @@ def supcon_loss(embeddings: Tensor, labels: Tensor, *, scale: float = 10.0, igno
     log_p_BG = scores_BG.masked_fill(~keep_B[:, None], 0.0).log_softmax(1)
     losses_B = -torch.where(positive_BG, log_p_BG, 0.0).sum(1) / count_B.clamp_min(1)
     return losses_B.sum() / _mean_count(keep_B.sum())
-
-
-def _offset(size: int, device: torch.device) -> int:
-    """Where this rank's rows start among those of all ranks."""
-    if not distributed.is_distributed():
-        return 0
-    ranks = distributed.gather(torch.full((size,), distributed.rank(), device=device))
-    return int((ranks < distributed.rank()).sum())
 
 
 def _mean_count(count: Tensor) -> Tensor:

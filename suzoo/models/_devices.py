@@ -53,6 +53,19 @@ def set_random_states(states: tuple[Tensor, Tensor | None], device: torch.device
         module.set_rng_state(states[1]) if device.type == "mps" else module.set_rng_state(states[1], device)
 
 
+def seed_generator(device: torch.device, seed: int) -> None:
+    """Seed the generator of one device, which may not be the current one."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+        return
+    module: Any = torch.get_device_module(device)
+    generators = getattr(module, "default_generators", None)
+    if generators:
+        generators[device.index].manual_seed(seed)
+    else:  # MPS has one
+        module.manual_seed(seed)
+
+
 @contextmanager
 def replayed(device: torch.device) -> Generator[None]:
     """The random state is put back at the end, so that the next pass draws the same dropout."""

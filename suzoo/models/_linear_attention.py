@@ -222,7 +222,9 @@ def prefix_linear_attention(
         is_source: (B, L) boolean; None where all is target, that is causal.
         state: of the tokens before, behind which everything is target.
     """
-    if state is not None or is_source is None or not (torch.compiler.is_compiling() or bool(is_source.any())):
+    if state is None and is_source is not None and is_source.device.type == "cpu" and not torch.compiler.is_compiling():
+        is_source = is_source if bool(is_source.any()) else None  # on an accelerator a look would wait
+    if state is not None or is_source is None:
         return linear_attention(query, key, value, kind=kind, is_causal=True, key_mask=key_mask, state=state)
     real = is_source if key_mask is None else key_mask.bool()
     of_source, source = linear_attention(query, key, value, kind=kind, is_causal=False, key_mask=is_source & real)

@@ -167,7 +167,8 @@ def rerope_correction(
     key_far = turned(key_BHSK, key_positions * factor, theta)
     for side in (1, -1):  # keys to the left, keys to the right
         is_far = side * distance_BHLS >= window
-        if not torch.compiler.is_compiling() and not bool(is_far.any()):
+        # where a look does not wait, it may save the products
+        if is_far.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(is_far.any()):
             continue
         queries = query_positions * factor + side * window * (1 - factor)
         far_BHLS = turned(query_BHLK, queries, theta) @ key_far.transpose(2, 3)

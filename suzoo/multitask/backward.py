@@ -54,7 +54,11 @@ def multitask_backward(
     collect = _by_backward if any(isinstance(parameter, DTensor) for parameter in shared) else _by_grad
     task_grads, of_others = collect(losses, shared)
 
-    gramian_TT = torch.stack([torch.stack([_inner(g, h) for h in task_grads]) for g in task_grads])
+    rows = range(len(losses))
+    products = {(i, j): _inner(task_grads[i], task_grads[j]) for i in rows for j in rows if i <= j}
+    entries = [products[min(i, j), max(i, j)] for i in rows for j in rows]
+    # one read of the device, where each would wait
+    gramian_TT = torch.stack([entry.to(entries[0].device) for entry in entries]).view(len(rows), -1).cpu()
     if bool(gramian_TT.isfinite().all()):
         weights_T = weighting(gramian_TT).to(gramian_TT)
         if weights_T.shape != (len(losses),):
@@ -63,7 +67,7 @@ def multitask_backward(
             )
         if is_distributed():  # those of the first rank, should the weighting have drawn random numbers
             of_first = weights_T if rank() == 0 else torch.zeros_like(weights_T)
-            weights_T = all_reduce_sum(of_first.to(losses[0].device)).to(gramian_TT)
+            weights_T = all_reduce_sum(of_first.to(losses[0].device, non_blocking=True)).to(gramian_TT)
     else:
         weights_T = torch.ones(len(losses), dtype=torch.float64)
 
@@ -87,8 +91,8 @@ def automatic_weight_decay(parameters: Iterable[Tensor]) -> float:
     # each once, as above
     pairs = [(p.grad, p.detach()) for p in dict.fromkeys(parameters) if p.grad is not None]
     grads, values = [grad for grad, _ in pairs], [value for _, value in pairs]
-    square = float(_inner(values, values))
-    coefficient = max(-float(_inner(grads, values)), 0.0) / square if square > 0 else 0.0
+    square, product = torch.stack([_inner(values, values), _inner(grads, values)]).tolist()
+    coefficient = max(-product, 0.0) / square if square > 0 else 0.0
     for grad, value in pairs:
         grad.add_(value, alpha=coefficient)
     return coefficient
@@ -170,12 +174,13 @@ def _leaves(losses: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _inner(grads: Sequence[Tensor | None], others: Sequence[Tensor | None]) -> Tensor:
-    """Inner product over all parameters; a missing gradient is 0."""
+    """Inner product over all parameters, where they are; a missing gradient is 0."""
     terms = []
     for grad, other in zip(grads, others, strict=True):
         if grad is not None and other is not None:
             product = (_wide(grad) * _wide(other)).sum()
-            terms.append((product.full_tensor() if isinstance(product, DTensor) else product).cpu())
+            product = product.full_tensor() if isinstance(product, DTensor) else product
+            terms.append(product.to(terms[0].device) if terms else product)
     return torch.stack(terms).sum() if terms else torch.zeros((), dtype=torch.float64)
 
 

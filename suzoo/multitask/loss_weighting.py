@@ -9,6 +9,7 @@ DDP's averaged gradient is that of one process. Report the losses themselves too
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,9 @@ def running_loss(losses: Tensor) -> Tensor:
     """Sum of L / sg(L), gradient sum of g/L: as for the product of the losses. Blind to the scale of each loss.
 
     Raises:
-        ValueError: a loss is not positive or not finite.
+        ValueError: a loss is not positive or not finite; on an accelerator, where a look would wait, the result is NaN.
     """
-    return (losses / _positive("running_loss", losses)).sum()
+    return (losses / _positive("running_loss", losses, look=losses.device.type == "cpu")).sum()
 
 
 def geometric_mean(losses: Tensor) -> Tensor:
@@ -34,14 +35,14 @@ def generalized_mean(losses: Tensor, gamma: float) -> Tensor:
     """(mean of L^γ)^(1/γ): 1 the arithmetic mean, 0 the geometric, -1 the harmonic, -inf the least, inf the largest.
 
     Below 1 it favours the tasks that are learnt already, above 1 those that are not. Raises ValueError where a loss is
-    not positive or not finite, unless γ is 1, and where γ is NaN.
+    not positive or not finite (on an accelerator, where a look would wait, the result is NaN), unless γ is 1, and where
+    γ is NaN.
     """
     if math.isnan(gamma):
         raise ValueError("generalized_mean: gamma is NaN; give a number, also inf or -inf")
-    means = all_reduce_mean(losses)
     if gamma == 1:
-        return (losses - losses.detach() + means).mean()
-    _positive("generalized_mean", losses)
+        return (losses - losses.detach() + all_reduce_mean(losses)).mean()
+    means = _positive("generalized_mean", losses, look=losses.device.type == "cpu")
     log_losses = (losses - losses.detach() + means).log()  # the value of all ranks, the gradient of this one
     if math.isinf(gamma):
         return (log_losses.amax() if gamma > 0 else log_losses.amin()).exp()
@@ -68,13 +69,20 @@ class InitialLoss(nn.Module):
         if initial is not None and (initial.shape != (num_tasks,) or not _all_positive(initial)):
             raise ValueError(f"InitialLoss: initial must be ({num_tasks},) positive finite numbers, not {initial}")
         self.register_buffer("initial", torch.zeros(num_tasks) if initial is None else initial.detach().clone())
+        self._is_known = False  # once it was seen: a look at every step would wait for an accelerator
 
     def forward(self, losses: Tensor) -> Tensor:
         if losses.shape != self.initial.shape:
             raise ValueError(f"InitialLoss: got losses {(*losses.shape,)} for {len(self.initial)} tasks")
-        if not bool(self.initial.any()):
-            self.initial.copy_(_positive("InitialLoss", losses))
+        if not self._is_known:
+            if not bool(self.initial.any()):
+                self.initial.copy_(_positive("InitialLoss", losses, look=True))
+            self._is_known = True
         return (losses / self.initial).sum()
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._is_known = False
 
 
 def label_entropy(counts: Tensor) -> Tensor:
@@ -89,8 +97,11 @@ def label_entropy(counts: Tensor) -> Tensor:
     return -torch.special.xlogy(p, p).sum()
 
 
-def _positive(name: str, losses: Tensor) -> Tensor:
+def _positive(name: str, losses: Tensor, *, look: bool) -> Tensor:
+    """Their means over the ranks; without a look, NaN where one is bad."""
     means = all_reduce_mean(losses)
+    if not look:
+        return torch.where((means > 0) & means.isfinite(), means, torch.nan)
     if not _all_positive(means):
         raise ValueError(
             f"{name}: every loss must be positive and finite, got {means.tolist()}; for losses that may be 0 or "

@@ -12,7 +12,7 @@ watches and takes gradients on their way to it.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -85,12 +85,18 @@ class SeenGradients:
         if not is_distributed() and param.grad.layout == torch.strided:
             self._seen[param] = (param.grad._version, _sample(param.grad))
 
-    def is_changed(self, param: Tensor) -> bool:
-        if param not in self._seen or param.grad is None:
-            return False
-        version, sample = self._seen[param]
-        # a new version alone may be a multiplication by 1: transformers' Trainer measures the norm that way
-        return param.grad._version != version and not torch.equal(_sample(param.grad), sample)
+    def any_changed(self, params: Iterable[Tensor]) -> bool:
+        by_device: dict[torch.device, list[Tensor]] = {}
+        for param in params:
+            if param not in self._seen or param.grad is None:
+                continue
+            version, sample = self._seen[param]
+            # a new version alone may be a multiplication by 1: transformers' Trainer measures the norm that way
+            if param.grad._version != version:
+                differs = (_sample(param.grad) != sample).any()
+                by_device.setdefault(differs.device, []).append(differs)
+        # one read, where each would wait
+        return any(bool(torch.stack(differ).any()) for differ in by_device.values())
 
     def clear(self) -> None:
         self._seen.clear()

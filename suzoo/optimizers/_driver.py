@@ -19,9 +19,11 @@ from suzoo.optimizers._compiled import compiled, run_eagerly, scalar
 from suzoo.optimizers._options import check_options, plain_types
 from suzoo.optimizers._rounding import low_precision_matrices, noise_of_step, warn_of_rounding
 from suzoo.optimizers._rule import Job, Rule, SquareSums, Work, momentum_dtype
+from suzoo.optimizers._stacks import can_stack, run_stacked, stacks
 from suzoo.optimizers._tensors import LOW_PARTS, Rounding, cache_pieces, compute_dtype, gradient_of, local, read
 from suzoo.optimizers.param_groups import is_flat_piece
 
+NOTHING: dict[str, Any] = {}  # what a fold is given of arguments
 COMPILE_FROM = 1 << 18  # elements; smaller tensors are not worth a compilation for their shape
 Ready = list[tuple[dict[str, Any], list[Tensor]]]  # groups with those of their parameters that a step is about
 
@@ -39,8 +41,9 @@ class RuleOptimizer(torch.optim.Optimizer):
       the last place (bf16: 0.4 % of the weight) and says so once. "kahan" keeps the lost part in one more low-precision
       tensor, "master" in a float32 one: together with the parameter that is float32 training to the bit. "stochastic"
       (bf16) rounds up or down at random so that the mean is right, on all ranks alike;
-    - foreach (in-place kernels on lists; off only with False) and compile (one pass over memory by inductor, for
-      large tensors) change the speed, not the result up to the last bits. `torch.compile` of `step` leaves it as it is.
+    - foreach (in-place kernels on lists, and on accelerators stacks of tensors of one shape; off only with False) and
+      compile (one pass over memory by inductor, for large tensors) change the speed, not the result but for last bits.
+      `torch.compile` of `step` leaves it as it is.
 
     With `accumulation_steps` above 1 (where a class has it) gradients hide in the momentum: `step()` follows every
     micro-batch, and every `accumulation_steps`-th call moves the parameters. The training loop itself must not
@@ -106,7 +109,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _check_options(self, options: dict[str, Any]) -> None:
         name, rule = type(self).__name__, self.rule
-        check_options(name, rule.options, rule.foreach is not None, options)
+        check_options(name, rule.options, rule.foreach is not None or rule.stack_up_to > 0, options)
         if rule.check is not None:
             rule.check(options)
         if rule.fold is None:
@@ -159,7 +162,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if folds:
             ready = self._fold(ready)
         jobs = self._jobs(ready, moves=folds)
-        alone, together, kernels = self._sorted(jobs)  # compiles, the last that can fail
+        alone, stacked, together, kernels = self._sorted(jobs)  # compiles, the last that can fail
 
         # update and store
         if not jobs:
@@ -169,6 +172,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         with noise_of_step(jobs):
             for job in alone:
                 self.rule.apply(job)
+            for alike in stacks(stacked):
+                run_stacked(alike, self.rule.apply, moves=True)
             for bucket in together:
                 self._update_together(bucket)
             self._run(kernels)
@@ -204,12 +209,12 @@ class RuleOptimizer(torch.optim.Optimizer):
                     f"{name} got a sparse gradient for a parameter of shape {(*param.shape,)}; build the embedding "
                     "with sparse=False"
                 )
-            if self._hooks is not None and self._hooks.seen.is_changed(param):
-                raise RuntimeError(
-                    f"{name} accumulates in its momentum, and a gradient was changed between backward and step: "
-                    "gradient clipping is not possible here (the mean of clipped gradients is not the clipped mean). "
-                    "Turn it off (in transformers' Trainer: max_grad_norm=0)"
-                )
+        if self._hooks is not None and self._hooks.seen.any_changed(params):
+            raise RuntimeError(
+                f"{name} accumulates in its momentum, and a gradient was changed between backward and step: "
+                "gradient clipping is not possible here (the mean of clipped gradients is not the clipped mean). "
+                "Turn it off (in transformers' Trainer: max_grad_norm=0)"
+            )
 
     def _make_states(self, group: dict[str, Any], params: list[Tensor]) -> None:
         rule = self.rule
@@ -254,9 +259,12 @@ class RuleOptimizer(torch.optim.Optimizer):
                 jobs.append(Job(rule, param, grad, states, state, group, kind, arguments[key], self._sums))
         return jobs
 
-    def _sorted(self, jobs: list[Job]) -> tuple[list[Job], list[list[Job]], list[tuple[Job, Work, Callable]]]:
-        """Jobs for the plain form, for multi-tensor kernels in buckets, and with compiled kernels of their own."""
-        alone, kernels = [], []
+    def _sorted(
+        self, jobs: list[Job]
+    ) -> tuple[list[Job], list[Job], list[list[Job]], list[tuple[Job, Work, Callable]]]:
+        """Jobs for the plain form alone and in stacks, for multi-tensor kernels in buckets, and with compiled kernels
+        of their own."""
+        alone, stacked, kernels = [], [], []
         together: dict[tuple, list[Job]] = {}
         for job in jobs:
             compiles = job.group["compile"] and local(job.param).numel() >= COMPILE_FROM
@@ -268,8 +276,8 @@ class RuleOptimizer(torch.optim.Optimizer):
                 # arguments are those of one group and device
                 together.setdefault((id(job.arguments), job.param.dtype), []).append(job)
             else:
-                alone.append(job)
-        return alone, list(together.values()), kernels
+                (stacked if can_stack(job) else alone).append(job)
+        return alone, stacked, list(together.values()), kernels
 
     def _can_foreach(self, job: Job) -> bool:
         """Multi-tensor kernels want one dtype throughout; a compiled optimizer uses them for its small tensors."""
@@ -281,8 +289,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             and not group.get("lazy")
             and grad.dtype == dtype == compute_dtype(param)
             and all([state.dtype == dtype for state in job.states.values()])
-            and param.numel() <= rule.foreach_up_to
-            and not (rule.needs_matrices and isinstance(param, DTensor))
+            # on an accelerator numbers of whole matrices take many launches each: stacks have them for all at once
+            and not (rule.needs_matrices and (isinstance(param, DTensor) or param.device.type != "cpu"))
         )
 
     def _update_together(self, jobs: list[Job]) -> None:
@@ -364,21 +372,31 @@ class RuleOptimizer(torch.optim.Optimizer):
         """A gradient out of backward."""
         self._check_gradients([param])
         self._make_states(self.param_groups[index], [param])
-        self._fold_one(self.param_groups[index], param)
+        self._fold_gradients(self.param_groups[index], [param])
 
-    def _fold_one(self, group: dict[str, Any], param: Tensor) -> None:
-        rule, state = self.rule, self.state[param]
-        assert rule.fold is not None
-        states, kind = {name: state[name] for name in rule.states}, rule.kind(group, param)
-        job = Job(rule, param, gradient_of(param), states, state, group, kind, {}, self._sums)
-        rule.fold(job, int(state["folded"]) == 0)
-        state["folded"] += 1
+    def _fold_gradients(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        rule, jobs = self.rule, []
+        for param in params:
+            state, kind = self.state[param], rule.kind(group, param)
+            states = {name: state[name] for name in rule.states}
+            jobs.append(Job(rule, param, gradient_of(param), states, state, group, kind, NOTHING, self._sums))
+
+        def fold(job: Job) -> None:
+            assert rule.fold is not None
+            rule.fold(job, int(job.state["folded"]) == 0)
+
+        for job in jobs:
+            if not can_stack(job):
+                fold(job)
+        for alike in stacks(job for job in jobs if can_stack(job)):
+            run_stacked(alike, fold, moves=False)
+        for job in jobs:
+            job.state["folded"] += 1
 
     def _fold(self, ready: Ready) -> Ready:
         """Count a micro-step and fold its gradients in; the parameters to move, none inside a window."""
         for group, params in ready:
-            for param in params:
-                self._fold_one(group, param)
+            self._fold_gradients(group, params)
         if self._hooks is not None:
             self._hooks.seen.clear()
             self._hooks.follow(self.param_groups)

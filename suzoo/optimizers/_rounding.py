@@ -51,8 +51,12 @@ def noise_of_step(jobs: list[Job]) -> Generator[None]:
     if not any(job.group["rounding"] == "stochastic" for job in jobs):
         yield
         return
-    devices = {job.param.device.index for job in jobs if job.param.is_cuda}
-    with torch.random.fork_rng(sorted(devices)):
-        for generator in (torch.default_generator, *(torch.cuda.default_generators[i] for i in devices)):
-            generator.manual_seed(int(jobs[0].state["step"]))
+    from suzoo.models._devices import replayed, seed_generator  # with transformers behind it, which others need not pay
+
+    seed = int(jobs[0].state["step"])
+    with contextlib.ExitStack() as stack:
+        for device in {job.param.device for job in jobs}:
+            stack.enter_context(replayed(device))
+            seed_generator(device, seed)
+        torch.default_generator.manual_seed(seed)
         yield

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -184,7 +183,8 @@ class Rule:
     """What the driver must know of an optimizer.
 
     Attributes:
-        update: `(param, grad, *states, **arguments) -> (new param, *new states)`, pure, in float32 or float64. Its
+        update: `(param, grad, *states, **arguments) -> (new param, *new states)`, pure, in float32 or float64, without
+            decisions on values (compiled, and on accelerators by `torch.vmap`, there are none). Its
             keyword-only parameters are options of the group (`betas` as beta1 and beta2), numbers of `derived`, or
             `finite`: a 0-d tensor of True where somebody knows that gradients are finite, else None.
         states: names of its states, of the parameter's shape, zero at first; "momentum" may be kept in bfloat16.
@@ -195,7 +195,8 @@ class Rule:
         derived: (group, kind, step) -> arguments that follow from the options; the first step is 1.
         new_state: (param, group, kind) -> states, where they are not all zeros of the parameter's shape.
         foreach: `update` on lists of tensors, in place, with the same arguments; None if there is no such form.
-        foreach_up_to: elements of the largest tensor that this form takes.
+        stack_up_to: elements of the largest tensor that is updated together with others of its shape on a CPU, too
+            (see `_stacks`).
         whole: (job, compile) -> arguments that tell of the whole tensor, for an `update` that is run on pieces of it,
             or compiled on this rank's part.
         apply: the plain form of a job.
@@ -216,7 +217,7 @@ class Rule:
     derived: Callable[[Group, Any, float], dict[str, Any]] | None = None
     new_state: Callable[[Tensor, Group, Any], dict[str, Tensor]] | None = None
     foreach: Callable | None = None
-    foreach_up_to: float = math.inf
+    stack_up_to: int = 0
     whole: Callable[[Job, bool], dict[str, Any]] | None = None
     apply: Callable[[Job], None] = apply_in_pieces
     kernel: Callable[[Job], Work | None] = kernel_of_update

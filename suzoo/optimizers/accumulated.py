@@ -19,6 +19,7 @@ from suzoo.distributed import all_reduce_sum, is_distributed, world_size
 from suzoo.optimizers._accumulation import SeenGradients, only_makes_state
 from suzoo.optimizers._compiled import run_eagerly
 from suzoo.optimizers._options import COUNT
+from suzoo.optimizers._tensors import local
 from suzoo.optimizers._wrapper import OptimizerWrapper
 
 
@@ -144,7 +145,7 @@ class Accumulated(OptimizerWrapper):
             return loss
         if not self.at_boundary and (weight is None) != (self.total_weight is None):
             raise ValueError("Accumulated.step: give a weight at every micro-step of a window, or at none")
-        if any(self._seen.is_changed(param) for param in self._params()):
+        if self._seen.any_changed(self._params()):
             raise RuntimeError(
                 "Accumulated: a gradient was changed between backward and step, where it is a partial sum. To clip the "
                 "mean gradient give Accumulated max_grad_norm= and turn other clipping off (in transformers' Trainer: "
@@ -175,13 +176,14 @@ class Accumulated(OptimizerWrapper):
     def _step_on_mean(self, params: list[Tensor], total_weight: float | None) -> None:
         divisor = float(self.accumulation_steps)
         if total_weight is not None:
-            total = torch.tensor(total_weight, dtype=torch.float64, device=params[0].device if params else "cpu")
-            divisor = float(all_reduce_sum(total)) / (world_size() if is_distributed() else 1)
+            divisor = total_weight
+            if is_distributed():
+                device = params[0].device if params else "cpu"
+                total = torch.full((), total_weight, dtype=torch.float64, device=device)
+                divisor = float(all_reduce_sum(total)) / world_size()
             if not divisor > 0:
                 raise ValueError("Accumulated.step: the weights of a window must have a positive sum")
-        for param in params:
-            assert param.grad is not None
-            param.grad.div_(divisor)
+        torch._foreach_div_([local(param.grad) for param in params], divisor)
         norm = None
         if self.max_grad_norm is not None:
             norm = torch.nn.utils.clip_grad_norm_(params, self.max_grad_norm)

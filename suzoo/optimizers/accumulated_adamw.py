@@ -130,7 +130,7 @@ def _fold(job: Job, first: bool) -> None:
         second_moment.mul_(beta2)
     momentum.add_(grad, alpha=(1 - beta1) / k)
     share = k if group["second_moment"] == "mean_sq" else k * k
-    second_moment.addcmul_(grad, grad, value=(1 - beta2) / share)
+    second_moment.add_(grad * ((1 - beta2) / share) * grad)  # addcmul_ has no batched form
 
 
 def _check(options: Group) -> None:

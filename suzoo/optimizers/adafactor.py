@@ -10,7 +10,6 @@ when a gradient is zero, and the weights become NaN.
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -100,19 +99,6 @@ def adafactor_update(
     return param - decay - step, *new
 
 
-def adafactor_update_foreach(params: list[Tensor], grads: list[Tensor], *moments: list[Tensor], **options: Any) -> None:
-    """`adafactor_update` on lists of small tensors, in place: those of one shape are stacked and updated as one."""
-    by_shape: dict[torch.Size, list[tuple[Tensor, ...]]] = {}
-    for tensors in zip(params, grads, *moments, strict=True):
-        by_shape.setdefault(tensors[0].shape, []).append(tensors)
-    for alike in by_shape.values():
-        olds, some_grads, *some_moments = (list(column) for column in zip(*alike, strict=True))
-        stacks = [torch.stack(column) for column in (olds, some_grads, *some_moments)]
-        news = torch.vmap(partial(adafactor_update, **options))(*stacks)
-        for column, new in zip((olds, *some_moments), news, strict=True):
-            torch._foreach_copy_(column, list(new.unbind()))
-
-
 def _derived(group: Group, dims: tuple[int, int] | None, step: float) -> dict[str, Any]:
     lr = group["lr"]
     if group["relative_step"]:
@@ -147,7 +133,7 @@ def _is_matrix(job: Job) -> bool:
 
 
 def _apply(job: Job) -> None:
-    if _is_matrix(job) and not job.param.is_cuda and job.param.numel() > cache_size():
+    if _is_matrix(job) and job.param.device.type == "cpu" and job.param.numel() > cache_size():
         passes_in_pieces(job)
     else:
         # whole, and as a DTensor where it is sharded: the sums go over the shards
@@ -227,8 +213,7 @@ class AdaFactor(RuleOptimizer):
         kind=lambda group, param: factored_dims(tuple(param.shape), group["factor"], group["min_dim_size_to_factor"]),
         derived=_derived,
         new_state=_new_state,
-        foreach=adafactor_update_foreach,
-        foreach_up_to=1 << 14,  # a larger tensor's arithmetic costs more than its calls
+        stack_up_to=1 << 14,  # a larger tensor's arithmetic costs more than its calls
         apply=_apply,
         kernel=lambda job: kernel_of_passes(job) if _is_matrix(job) else None,
         needs_matrices=True,

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate
 from torch.optim import Optimizer
 from torch.optim.optimizer import StateDict
 
-from suzoo.distributed import all_reduce_mean, all_true
+from suzoo.distributed import all_reduce_mean, all_true, is_distributed
 from suzoo.optimizers._accumulation import only_makes_state
 from suzoo.optimizers._compiled import run_eagerly
 from suzoo.optimizers._options import NOT_NEGATIVE
@@ -45,6 +45,19 @@ def mixture_log_density(square: Tensor, product: Tensor, guide_square: Tensor) -
 def search_weights(current: float, candidates: Tensor, log_density: Tensor, *, beta: float) -> Tensor:
     """(K,) weights softmax(β (l(θ) - l(θ + Δ_k)) - log q(Δ_k)) of candidates with task losses `candidates` (K,)."""
     return torch.softmax(beta * (current - candidates) - log_density, 0)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()  # MPS has no float64
+
+
+def _together(parts: list[Tensor]) -> Tensor:
+    """Stacked on the device of the first: a model may be on several."""
+    return torch.stack([part.to(parts[0].device) for part in parts])
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    return _together(parts).sum(0)
 
 
 @dataclass
@@ -193,30 +206,25 @@ class ParameterSearch(OptimizerWrapper):
             sigmas = [torch.full((), self.noise, dtype=g.dtype, device=g.device) for g in guides]
         current = self._evaluate(task_loss)
         start = [local(p).clone() for p in params]
-        losses, squares, products = [], [], []
+        losses, squares_and_products = [], []
         try:
             for k in range(self.num_candidates):
-                square = product = torch.zeros((), dtype=torch.float64)
+                dots = []
                 for p, origin, g, sigma, noise in zip(
                     params, start, guides, sigmas, self._noises(params, sigmas, k), strict=True
                 ):
                     delta = noise + g if k % 2 == 0 else noise
                     local(p).copy_(origin.to(delta.dtype) + delta)
-                    square, product = (
-                        square + self._dot(delta, delta, sigma, p),
-                        product + self._dot(delta, g, sigma, p),
-                    )
-                squares.append(square)
-                products.append(product)
+                    dots.append(torch.stack([self._dot(delta, delta, sigma, p), self._dot(delta, g, sigma, p)]))
+                squares_and_products.append(_total(dots))
                 losses.append(self._evaluate(task_loss))
         finally:
             for p, origin in zip(params, start, strict=True):
                 local(p).copy_(origin)
-        guide_square = sum(
-            (self._dot(g, g, s, p) for g, s, p in zip(guides, sigmas, params, strict=True)),
-            torch.zeros((), dtype=torch.float64),
-        )
-        log_density = mixture_log_density(torch.stack(squares), torch.stack(products), guide_square)
+        guide_square = _total([self._dot(g, g, s, p) for g, s, p in zip(guides, sigmas, params, strict=True)])
+        # all that the host must know, in one read
+        seen = torch.cat([guide_square.view(1), *squares_and_products]).cpu()
+        log_density = mixture_log_density(seen[1::2], seen[2::2], seen[0])
         weights = search_weights(
             current, torch.tensor(losses, dtype=torch.float64), log_density, beta=self.beta
         ).tolist()
@@ -236,14 +244,14 @@ class ParameterSearch(OptimizerWrapper):
 
     def _dot(self, a: Tensor, b: Tensor, sigma: Tensor, param: Tensor) -> Tensor:
         """a·b over all shards, in units of the density's σ²; a tensor without gradient has no noise and counts 0."""
-        value = self._sum((a.double() * b.double()).sum(), param).cpu()
+        value = self._sum((_wide(a) * _wide(b)).sum(), param)
         if self.density == "unit":
             return value
-        variance = sigma.double().square().cpu()
+        variance = _wide(sigma).square()
         return torch.where(variance > 0, value / variance, 0.0)
 
     def _check_finite(self, params: list[Tensor]) -> None:
-        finite = all(bool(local(p.grad).isfinite().all()) for p in params)
+        finite = bool(_together([local(p.grad).isfinite().all() for p in params]).all())
         if not all_true(finite, self._device()):  # with shards only one rank may see it
             raise ValueError(
                 "ParameterSearch.step got a gradient that is not finite, around which there is nothing to search: "
@@ -251,7 +259,9 @@ class ParameterSearch(OptimizerWrapper):
             )
 
     def _evaluate(self, task_loss: Callable[[], float]) -> float:
-        value = float(all_reduce_mean(torch.tensor(float(task_loss()), dtype=torch.float64, device=self._device())))
+        value = float(task_loss())
+        if is_distributed():
+            value = float(all_reduce_mean(torch.full((), value, dtype=torch.float64, device=self._device())))
         if not math.isfinite(value):
             raise ValueError(f"ParameterSearch: the task loss must be finite, got {value}")
         return value

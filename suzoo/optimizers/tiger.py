@@ -159,7 +159,7 @@ def _whole(job: Job, compile: bool) -> dict[str, Any]:
     rms = local(tiger_rms(read(param, compensation), kind)) if kind in SHAPED else None
     if grad is None:
         num_finite = job.state["num_finite"]
-        num_bad = job.state["folded"].to(num_finite.device) - num_finite
+        num_bad = float(job.state["folded"]) - num_finite  # a number of the CPU's: copied, it would be waited for
         shrink = job.group["shrink_ratio"] ** num_bad.to(job.state["momentum"].dtype)
         return {"rms": rms, "num_finite": num_finite, "shrink": shrink}
     finite = job.arguments["finite"]

@@ -137,7 +137,8 @@ class LabelledLoss(nn.Module):
         loss = self.loss if self.training else cross_entropy_loss
         if self.has_berts_parts and self.chunk_size:
             hidden = self.model.bert(**inputs, use_cache=False)[0]
-            return chunked_loss(loss, self.model.cls, hidden, labels, chunk_size=self.chunk_size, num_items=1)
+            options: dict[str, Any] = {"chunk_size": self.chunk_size, "num_items": 1, "places": places}
+            return chunked_loss(loss, self.model.cls, hidden, labels, **options)
 
         def labelled(values_BL: Tensor) -> Tensor:
             return values_BL.flatten(0, 1).index_select(0, places)
