@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ._cache import give_room
+from ._decoding import decoding_product
 from ._dropout import dropout as dropout_of
 from ._linear_attention import linear_attention_of_others, linear_layer, prefix_linear_attention
 from ._matmul import attend_plainly
@@ -130,14 +132,18 @@ class SelfAttention(nn.Module):
                 )
             kwargs["relative"] = relative
         source_BSD = hidden_BLD if memory_BSD is None else memory_BSD
-        query_BHLK = self._heads(self.query(hidden_BLD))
-        key_BHSK = self._heads(self.key(source_BSD))
-        value_BHSK = self._heads(self.value(source_BSD))
+        together = decoding_product((self.query, self.key, self.value), hidden_BLD) if memory_BSD is None else None
+        if together is None:
+            states = self.query(hidden_BLD), self.key(source_BSD), self.value(source_BSD)
+        else:
+            states = together.chunk(3, -1)
+        query_BHLK, key_BHSK, value_BHSK = map(self._heads, states)
         if query_scale is not None:
             query_BHLK = query_BHLK * query_scale
         if rotary is not None:
             query_BHLK, key_BHSK = rotate(query_BHLK, *rotary), rotate(key_BHSK, *rotary)
         if cache is not None:
+            give_room(cache, self.layer_idx)
             key_BHSK, value_BHSK = cache.update(key_BHSK, value_BHSK, self.layer_idx)
         if places is not None:
             query_BHLK, key_BHSK, position_bias = self._place(query_BHLK, key_BHSK, places)

@@ -17,6 +17,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ._attention import SelfAttention
+from ._decoding import forget_decoding_weights, linear
 from ._position_kinds import POSITIONS, Places, alibi_bias, distances, kerple_start, log_n_scale, sandwich_bias
 from ._positions import count_positions, relative_index, relative_sinusoids, rotary_angles
 from ._tokenizer_files import hub_options, load_tokenizer
@@ -72,31 +73,8 @@ class Residual(nn.Module):
         return self.LayerNorm(hidden_BLD) if self.norm_first else hidden_BLD
 
     def forward(self, update: Tensor, hidden_BLD: Tensor) -> Tensor:
-        hidden_BLD = self.dropout(self.dense(update)) + hidden_BLD
+        hidden_BLD = self.dropout(linear(self.dense, update)) + hidden_BLD
         return hidden_BLD if self.norm_first else self.LayerNorm(hidden_BLD)
-
-
-class WideLinear(nn.Linear):
-    """`nn.Linear` to more features than it takes, faster for the few rows of a decoding step on a CPU.
-
-    There it computes W h^T instead of h W^T. With one thread of MKL and weights that are not in the cache, that took .3
-    to .9 of the time for 1 to 8 rows (heads of 21128 and 30522, feed-forwards of 1024 to 3072 features), and more for
-    12 rows or 1024 x 4096. A single row is doubled, because W times one vector is the slow product.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        # first, or a look at the number of rows would bind an exported model to texts of as few or as many
-        if torch.compiler.is_compiling() or torch.is_grad_enabled():
-            return super().forward(input)
-        num_rows = input.numel() // self.in_features
-        is_step = 0 < num_rows <= 8 and input.device.type == "cpu" and input.dtype == torch.float32
-        # quantized and sharded weights are tensors of their own kinds
-        if not is_step or type(self.weight) is not nn.Parameter:
-            return super().forward(input)
-        rows = input.reshape(num_rows, self.in_features)
-        columns = (torch.cat([rows, rows]) if num_rows == 1 else rows).t()
-        output = torch.addmm(self.bias[:, None], self.weight, columns).t()[:num_rows].contiguous()
-        return output.view(*input.shape[:-1], self.out_features)
 
 
 class Layer(GradientCheckpointingLayer):
@@ -107,7 +85,7 @@ class Layer(GradientCheckpointingLayer):
         self.attention = nn.ModuleDict(
             {"self": SelfAttention(config, layer_idx, is_causal), "output": Residual(config, config.hidden_size)}
         )
-        self.intermediate = nn.ModuleDict({"dense": WideLinear(config.hidden_size, config.intermediate_size)})
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, config.intermediate_size)})
         self.output = Residual(config, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
 
@@ -126,7 +104,7 @@ class Layer(GradientCheckpointingLayer):
         )
         hidden_BLD = attention_output(attended_BLD, hidden_BLD)
         feed_forward: Residual = self.output
-        inner_BLF = self.activation(self.intermediate["dense"](feed_forward.before(hidden_BLD)))
+        inner_BLF = self.activation(linear(self.intermediate["dense"], feed_forward.before(hidden_BLD)))
         return feed_forward(inner_BLF, hidden_BLD)
 
 
@@ -235,12 +213,12 @@ class _Predictions(nn.Module):
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         self.transform = _Transform(config)
-        self.decoder: nn.Linear = WideLinear(config.hidden_size, config.vocab_size)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
         # BERT's name for decoder.bias, and tied to it; of its own it would be a weight that nothing uses
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.tie_word_embeddings else None
 
     def forward(self, hidden_BLD: Tensor) -> Tensor:
-        return self.decoder(self.transform(hidden_BLD))
+        return linear(self.decoder, self.transform(hidden_BLD))
 
 
 class MLMHead(nn.Module):
@@ -284,6 +262,11 @@ class BackbonePreTrainedModel(PreTrainedModel):
     @property
     def _supports_flex_attn(self) -> bool:
         return POSITIONS[self.config.position_embedding_type].flex
+
+    def train(self, mode: bool = True):
+        if mode:
+            forget_decoding_weights(self)
+        return super().train(mode)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -22,7 +22,9 @@ from transformers.utils.output_capturing import capture_outputs
 
 # some because transformers before 5.17 copies from a folder only what this file names
 from ._attention import SelfAttention  # noqa: F401
+from ._cache import RoomyLayer  # noqa: F401
 from ._configuration import BackboneConfig  # noqa: F401
+from ._decoding import decoding_weights
 from ._devices import to_device  # noqa: F401
 from ._dialogue import extend_speaker_types, speaker_types
 from ._dropout import dropout  # noqa: F401
@@ -232,7 +234,7 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
             if types is None or not types.any():
                 kwargs["token_type_ids"] = speaker_types(input_ids, self.config.turn_end_id)
         prompt = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
-        with prompt_of(0 if prompt is None else prompt.shape[1]), fast_matmul(self.device):
+        with prompt_of(0 if prompt is None else prompt.shape[1]), fast_matmul(self.device), decoding_weights(self):
             output = super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
         if num_past == 0:
             remember_move(output, cache, move)

@@ -29,7 +29,9 @@ from transformers.utils.output_capturing import capture_outputs
 
 # some because transformers before 5.17 copies from a folder only what this file names
 from ._attention import SelfAttention  # noqa: F401
+from ._cache import RoomyLayer  # noqa: F401
 from ._configuration import BackboneConfig  # noqa: F401
+from ._decoding import decoding_product  # noqa: F401
 from ._devices import to_device  # noqa: F401
 from ._dropout import dropout  # noqa: F401
 from ._linear_attention import refuse_packed

@@ -25,7 +25,9 @@ from transformers.utils.output_capturing import capture_outputs
 
 # some because transformers before 5.17 copies from a folder only what this file names
 from ._attention import SelfAttention  # noqa: F401
+from ._cache import RoomyLayer  # noqa: F401
 from ._configuration import BackboneConfig  # noqa: F401
+from ._decoding import decoding_weights
 from ._devices import to_device  # noqa: F401
 from ._dropout import dropout  # noqa: F401
 from ._generation import (
@@ -256,7 +258,7 @@ class UniLMForCausalLM(UniLMPreTrainedModel, MLMHeadPreTrainedModel, GenerationM
         num_source = num_past or (0 if prompt is None else prompt.shape[1])
         # of embeddings alone, generate() shows the new tokens only
         rules_count_the_target(kwargs, 0 if kwargs.get("input_ids") is None else num_source, *configs)
-        with prompt_of(num_source), fast_matmul(self.device):
+        with prompt_of(num_source), fast_matmul(self.device), decoding_weights(self):
             output = super().generate(None, generation_config, *args, **kwargs)  # ty: ignore[invalid-argument-type]  (self)
         if num_past == 0:
             remember_move(output, cache, move)

@@ -9,7 +9,6 @@ from torch import nn
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel
 
 from suzoo.models import DialoGPTForCausalLM, TTAForMaskedLM, UniLMForCausalLM
-from suzoo.models._transformer import WideLinear
 from tests.models.tiny import FAMILIES, POSITIONS, SIZES, source_target, tiny, tokens
 from tests.reference import transformer as reference
 
@@ -340,22 +339,6 @@ def test_too_many_tokens_is_one_sentence():
     with pytest.raises(ValueError, match="absolute positions"):
         tiny("tta")(tokens(1, 65))
     assert tiny("tta", position_embedding_type="rope")(tokens(1, 65)).logits.shape == (1, 65, 41)
-
-
-@pytest.mark.parametrize("num_rows", [0, 1, 2, 8, 9])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_the_product_of_a_decoding_step_is_that_of_linear(num_rows, dtype):
-    head = WideLinear(24, 301, dtype=dtype)
-    hidden_BLD = torch.randn(num_rows, 1, 24, dtype=dtype)
-    expected = torch.nn.functional.linear(hidden_BLD, head.weight, head.bias)
-    with torch.no_grad():
-        step = head(hidden_BLD)
-        assert step.shape == (num_rows, 1, 301) and step.dtype == dtype
-        torch.testing.assert_close(step, expected, rtol=0, atol=2e-6 if dtype == torch.float32 else 0)
-        torch.testing.assert_close(head(hidden_BLD.transpose(0, 1)), step.transpose(0, 1), rtol=0, atol=2e-6)
-    assert torch.equal(head(hidden_BLD), expected)  # with gradients it is the product itself
-    head(hidden_BLD).sum().backward()
-    assert head.weight.grad is not None
 
 
 class Int8(nn.Module):
