@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import find_adapter_config_file
 
 from ._ragged import RAGGED_ENCODERS, RAGGED_SDPA
 from ._tokenizer_files import load_tokenizer, only_hub_options, save_tokenizer
-from ._versions import COMMON_KEYWORDS, SAVE_KEYWORDS, refuse_unknown
+from ._versions import ADAPTERS_SAY_WHAT_THEY_LOAD, COMMON_KEYWORDS, SAVE_KEYWORDS, refuse_unknown
 
 # Weights that the saved folder may lack without any effect on the output
 _HARMLESS_MISSING = ("pooler.", "position_ids")
@@ -113,8 +114,10 @@ class StockEncoderWrapper(PreTrainedModel):
         if trust:  # a stock config stands for the stock encoder, also where the folder names our wrapper as its code
             config = AutoConfig.from_pretrained(path, trust_remote_code=True, **only_hub_options(kwargs))
             trust = not type(config).__module__.startswith("transformers.")
-        kwargs = {**kwargs, "trust_remote_code": trust, "output_loading_info": True}
-        encoder, info = cls._auto_model.from_pretrained(path, **kwargs)
+        kwargs = {**kwargs, "trust_remote_code": trust}
+        if not ADAPTERS_SAY_WHAT_THEY_LOAD and find_adapter_config_file(path, **only_hub_options(kwargs)):
+            return cls._auto_model.from_pretrained(path, **kwargs), {"missing_keys": [], "mismatched_keys": []}
+        encoder, info = cls._auto_model.from_pretrained(path, output_loading_info=True, **kwargs)
         prefix = "" if cls._auto_model is AutoModel else encoder.base_model_prefix + "."
         if missing := missing_weights(info, prefix):
             raise ValueError(f"{path} lacks encoder weights: {', '.join(missing[:5])} ({len(missing)} in all)")

@@ -11,6 +11,8 @@ from dataclasses import fields
 from inspect import signature
 from typing import Any
 
+import transformers
+from packaging.version import Version
 from transformers import Cache, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import create_causal_mask
@@ -23,6 +25,11 @@ CACHE = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWit
 # to the scores: they would leave a bias out silently
 MASKS_TAKE_BLOCKS = "block_sequence_ids" in signature(create_causal_mask).parameters
 SCORES_TAKE_BIAS = "position_bias" in signature(sdpa_attention_forward).parameters
+
+# From 5.4 on and before 5.17 the configuration of ModernBERT refuses layers of one kind when it is read
+MODERNBERT_OF_ONE_KIND = Version(transformers.__version__) >= Version("5.17")
+# Older ones load an adapter and fail when they are asked what they loaded
+ADAPTERS_SAY_WHAT_THEY_LOAD = signature(PreTrainedModel.load_adapter).return_annotation is not None
 
 # What transformers, its Trainer and its data collators pass to any model. The loss uses the number of items, attention
 # functions the lengths of packed rows; `seq_idx` says again what `position_ids` say. The Trainer switches the cache off

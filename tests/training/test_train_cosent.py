@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from suzoo.data import readers
-from suzoo.models import CoSENTModel
+from suzoo.models import CoSENTModel, _stock_encoder
+from suzoo.models._versions import MODERNBERT_OF_ONE_KIND
 from tests.hub.folders import make_cross_encoder, make_encoder
 from tests.tiny import tiny_tokenizer
 from tests.training.scripts import open_doors_here, refused, run, run_on_two_ranks
@@ -43,6 +44,8 @@ TINY = [
     "--cpu-threads",
     "1",
 ]
+
+needs_modernbert = pytest.mark.skipif(not MODERNBERT_OF_ONE_KIND, reason="refused: needs transformers 5.17")
 
 TINY_STEPS = ["--max-train-samples", "64", "--max-dev-samples", "16", "--epochs", "1", "--cpu-threads", "1"]
 
@@ -145,7 +148,7 @@ HIDDEN = (
         *(["--gradient-checkpointing"], ["--loss", "sbert"], HIDDEN.split()),
         ["--fgm", "0.01", "--rdrop", "1", "--weissi", "1e-5"],
         ["--gradient-penalty", "0.01", "--vat", "0.01"],
-        ["--encoder", "modernbert", "--window", "4"],
+        pytest.param(["--encoder", "modernbert", "--window", "4"], marks=needs_modernbert),
     ],
 )
 def test_every_way_of_training_learns_something(tmp_path, monkeypatch, flags):
@@ -156,6 +159,7 @@ def test_every_way_of_training_learns_something(tmp_path, monkeypatch, flags):
     assert losses[-1] < losses[0]
 
 
+@needs_modernbert
 @pytest.mark.parametrize("window", [1, 3])
 def test_the_window_of_a_stock_encoder_is_a_window(window):
     """With one layer the state of a token depends on those at a distance under it and on no others, padded or not."""
@@ -170,6 +174,12 @@ def test_the_window_of_a_stock_encoder_is_a_window(window):
         differs = (states[0].last_hidden_state != states[1].last_hidden_state)[0].any(-1)
         assert differs.nonzero().flatten().tolist() == list(range(7 - window, 6 + window))
     assert model.ragged
+
+
+def test_a_modernbert_that_transformers_cannot_read_again_is_refused(monkeypatch):
+    monkeypatch.setattr(choices, "MODERNBERT_OF_ONE_KIND", False)
+    with pytest.raises(ValueError, match=r"needs transformers 5\.17 or newer, and this is \d"):
+        choices.make_encoder(CoSENT(output_dir="", encoder="modernbert"), tiny_tokenizer())
 
 
 @pytest.mark.parametrize("script", [train_cosent, train_cross_encoder], ids=["encoder", "cross-encoder"])
@@ -209,6 +219,9 @@ def test_an_adapter_alone_is_saved_and_opens(tmp_path, monkeypatch):
     assert (folder / "adapter_model.safetensors").exists() and not (folder / "model.safetensors").exists()
     adapted, plain = CoSENTModel.from_pretrained(folder), CoSENTModel.from_pretrained(base)
     assert abs(adapted.encode(["今天天气很好"]) - plain.encode(["今天天气很好"])).max() > 1e-6
+    monkeypatch.setattr(_stock_encoder, "ADAPTERS_SAY_WHAT_THEY_LOAD", False)
+    asked_nothing = CoSENTModel.from_pretrained(folder)
+    assert (asked_nothing.encode(["今天天气很好"]) == adapted.encode(["今天天气很好"])).all()
 
 
 def launch(folder: Path, *arguments: str) -> subprocess.Popen:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from recipes.base import PairTraining, SentenceEncoding, Training
 
 import torch
+import transformers
 from accelerate import Accelerator
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from suzoo.data import added_ids, fingerprint, load_tokenizer, num_ids, train_wo
 from suzoo.engine import check_same_everywhere
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel, GRUEncoderConfig
 from suzoo.models._stock_encoder import missing_weights, num_positions
+from suzoo.models._versions import MODERNBERT_OF_ONE_KIND
 from suzoo.optimizers import (
     AccumulatedAdamW,
     AccumulatedSGD,
@@ -128,6 +130,11 @@ def gru_config(recipe: SentenceEncoding, tokenizer: Any) -> GRUEncoderConfig:
 
 def modernbert_config(recipe: SentenceEncoding, tokenizer: Any) -> ModernBertConfig:
     """ModernBERT of about as many weights as BERT of that size; with --window every layer has it."""
+    if not MODERNBERT_OF_ONE_KIND:
+        raise ValueError(
+            f"--encoder modernbert needs transformers 5.17 or newer, and this is {transformers.__version__}, which "
+            "cannot read the configuration again: update it, or leave --encoder"
+        )
     fields = sizes(recipe, tokenizer)
     fields["intermediate_size"] = fields["intermediate_size"] * 2 // 3  # its layers have three matrices for BERT's two
     first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
