@@ -11,9 +11,10 @@ A causal pre-norm model, two layers of 96, 16 x 64 tokens per step. The first ta
 64 tokens of blocks of that length, the second their accuracy in percent, the third the entropy of the trained attention
 as a share of log n.
 
-Verdict: holds in part: two seeds of RoPE, loss at 512 tokens 4.876 ± 0.042 as it is, 4.594 ± 0.026 with a window of 64,
-4.636 ± 0.027 with ReRoPE 32; log n at inference helps ReRoPE alone; ReRoPE's window may be the whole training length.
-Table in training/LOG.md.
+Verdict: holds in part: three seeds, loss at 512 tokens after 64 in training: RoPE 4.926 ± 0.028 (4.722 at 64), with a
+window of 64 4.721 ± 0.007, ReRoPE 32 4.749 ± 0.014, ALiBi 4.741 ± 0.011, KERPLE 4.725 ± 0.012, Sandwich 4.712 ±
+0.011; XPOS alone breaks down (4.874 ± 0.014), log n helps ReRoPE alone, more if trained (4.733 ± 0.016); ReRoPE's
+window may be the whole training length. Tables in training/LOG.md.
 """
 
 from __future__ import annotations
