@@ -28,6 +28,11 @@ VARIANTS = {
     "primary task alone": "",
     "sum of the losses": "--mix together",
     "primary and auxiliary": "--mix together --weighting primary_auxiliary",
+    "10 times the auxiliary loss, sum": "--mix together --also-weight 10",
+    "10 times, primary and auxiliary": "--mix together --also-weight 10 --weighting primary_auxiliary",
+    "10 times, least norm (MGDA)": "--mix together --also-weight 10 --weighting min_norm",
+    "10 times, gradients of equal norm": "--mix together --also-weight 10 --weighting inverse_gradient_norm",
+    "10 times, PCGrad": "--mix together --also-weight 10 --weighting pcgrad",
 }
 
 
@@ -54,8 +59,8 @@ def main() -> None:
     for name, flags in VARIANTS.items():
         second = ["--also", also, "--also-dev", also] if flags else []  # what it learns is on the training texts
         table(
-            "train_cosent",
-            "scratch",
+            "train_two_tasks" if flags else "train_cosent",
+            "quickstart",
             options.out,
             {name: [*flags.split(), *second]},
             **run,

@@ -1,11 +1,12 @@
-"""Decoding that does not end: plain, consistent and self-terminating, on a dialogue and a title model.
+"""Decoding that does not end: plain, consistent and self-terminating, on dialogues, titles and continuations.
 
 Claims (kexue.fm/archives/7500; arXiv 2002.02492, 2210.00660): greedy search, top-k and nucleus sampling may go on for
 ever and repeat themselves; consistent sampling ends; self-terminating models end also under greedy search, for a little
 perplexity, the non-monotonic form for less; neither does much about the repetition itself.
 
+    python reproductions/nontermination.py --texts texts.txt.gz --kinds continuations
     python reproductions/nontermination.py --dialogues train.jsonl --dialogues-dev dev.jsonl \
-        --titles train.tsv --titles-dev dev.tsv
+        --titles train.tsv --titles-dev dev.tsv --kinds dialogues titles
 
 Small models from scratch, so young that they do not always end. A continuation without an end within 150 tokens counts
 as not ending. Repetition is the share of 4-grams that the text has said before.
@@ -18,11 +19,14 @@ training/LOG.md.
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
-from _runs import spread, train
+from _runs import spread, train, write_jsonl
+from _small_lm import read_lines
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from suzoo.data import read_dialogues, read_seq2seq
@@ -40,6 +44,7 @@ MODELS = {
 SCRIPTS = {
     "dialogues": ("train_dialogpt", "--layout dialogpt --max-length 64 --learn all"),
     "titles": ("train_unilm", "--max-length 126 --max-target-length 24"),
+    "continuations": ("train_dialogpt", "--layout dialogpt --max-length 192 --learn all"),
 }
 
 
@@ -53,12 +58,25 @@ class Options:
     """Articles and titles to train on."""
     titles_dev: str | None = None
     """Articles to write titles for; default is the dev split of --titles."""
+    texts: str | None = None
+    """Texts, one per line; their first 16 characters are continued by the next 120."""
+    kinds: tuple[Literal["dialogues", "titles", "continuations"], ...] = ("dialogues", "titles")
     max_train_samples: int = 4000
     epochs: float = 1
     num_prompts: int = 100
     out: Path = Path("out/nontermination")
     """Folder of the runs; finished ones are kept."""
     seeds: tuple[int, ...] = (0, 1, 2)
+
+
+def write_continuations(texts: str, folder: Path, num_dev: int) -> tuple[Path, Path]:
+    """(train, dev): dialogues of two turns, a beginning and what follows; no text is in both."""
+    rows = [{"turns": [line[:16], line[16:136]]} for line in dict.fromkeys(read_lines(texts)) if len(line) >= 48]
+    random.Random(0).shuffle(rows)
+    dev, train = rows[:num_dev], rows[num_dev:]
+    return write_jsonl(folder / "continuations.train.jsonl", train), write_jsonl(
+        folder / "continuations.dev.jsonl", dev
+    )
 
 
 def decodings(name: str, end: int) -> dict[str, dict]:
@@ -71,7 +89,7 @@ def decodings(name: str, end: int) -> dict[str, dict]:
     return ways
 
 
-def prompts(kind: str, data: str, split: str, tokenizer, number: int) -> list[list[int]]:
+def prompts(kind: str, data: str | Path, split: str, tokenizer, number: int) -> list[list[int]]:
     if kind == "titles":
         rows = read_seq2seq(data, split=split, max_rows=number)
         return [tokenizer(row.source, truncation=True, max_length=102)["input_ids"] for row in rows]
@@ -81,7 +99,9 @@ def prompts(kind: str, data: str, split: str, tokenizer, number: int) -> list[li
     return [layout.render_prompt(layout.newest(heard, 64), 1).input_ids for heard in turns]
 
 
-def measure(folder: Path, kind: str, name: str, data: str, split: str, options: Options) -> dict[str, dict[str, float]]:
+def measure(
+    folder: Path, kind: str, name: str, data: str | Path, split: str, options: Options
+) -> dict[str, dict[str, float]]:
     path = folder / "nontermination.json"
     if not path.exists():
         model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
@@ -97,8 +117,14 @@ def measure(folder: Path, kind: str, name: str, data: str, split: str, options: 
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
-    for kind, (script, flags) in SCRIPTS.items():
-        data, dev = getattr(options, kind), getattr(options, f"{kind}_dev")
+    for kind in options.kinds:
+        script, flags = SCRIPTS[kind]
+        if kind == "continuations":
+            if options.texts is None:
+                raise SystemExit("--kinds continuations needs --texts")
+            data, dev = write_continuations(options.texts, options.out, options.num_prompts)
+        else:
+            data, dev = getattr(options, kind), getattr(options, f"{kind}_dev")
         given = ["--data", data, "--epochs", options.epochs, "--max-train-samples", options.max_train_samples]
         given += ["--dev", dev] if dev else []
         print(f"\n{kind}\n\n| model | perplexity | decoding | not ending | repetition | length |")

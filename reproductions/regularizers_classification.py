@@ -1,4 +1,4 @@
-"""R-Drop, FGM, gradient penalty and VAT on text classification.
+"""R-Drop, FGM, gradient penalty, VAT, WEISSI, flooding and focal loss on text classification.
 
 Claim (kexue.fm/archives/7234, 8496): on TNEWS, BERT-base has 56.58 % accuracy, with FGM 57.66, with the gradient
 penalty 57.81, with R-Drop 57.51. VAT is reported for little labelled data only (kexue.fm/archives/7466).
@@ -30,6 +30,11 @@ VARIANTS = {
     "FGM 0.1 of the matrix": "--fgm 0.1 --disturbance-norm matrix",
     "gradient penalty 0.01 per row": "--gradient-penalty 0.01",
     "VAT 0.02 of every token": "--vat 0.02",
+    "WEISSI 1e-5": "--weissi 1e-5",
+    "WEISSI 1e-4": "--weissi 1e-4",
+    "flooding at 0.2": "--flood 0.2",
+    "flooding at 0.6": "--flood 0.6",
+    "focal loss, gamma 2": "--loss focal --gamma 2",
 }
 
 
