@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,44 @@ def test_long_tailed_classes_and_a_dev_set_of_equal_ones(on_path):
     assert set(Counter(row["label"] for row in dev).values()) == {40}
     assert not {row["text"] for row in train} & {row["text"] for row in dev}
     assert long_tailed(rows, most=160, least=10) == (train, dev)
+
+
+PAIRS = ["--data", "pairs.tsv", "--dev", "pairs.tsv"]
+COMMANDS = {
+    "auxiliary_task": PAIRS,
+    "cosent_vs_sbert": PAIRS,
+    "exposure_bias": [],
+    "imbalance": ["--data", "classes.jsonl", "--most", "4", "--least", "2"],
+    "imbalance_multilabel": ["--data", "classes.jsonl", "--dev", "classes.jsonl"],
+    "parameter_search": [],
+    "regularizers_classification": ["--data", "classes.jsonl"],
+    "regularizers_cosent": PAIRS,
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_scripts_know_the_flags_of_an_experiment(on_path, monkeypatch, tmp_path, name):
+    from recipes import command_line
+
+    import _runs
+
+    def only_parsed(script: str, recipe: str, folder: Path, flags) -> dict:
+        monkeypatch.setattr(sys, "argv", [script, recipe, "--output-dir", str(folder), *map(str, flags)])
+        parsed.append(command_line.parse(importlib.import_module(script).RECIPES, None))
+        return defaultdict(lambda: defaultdict(float))
+
+    monkeypatch.chdir(tmp_path)
+    Path("pairs.tsv").write_text("text1\ttext2\tlabel\n" + "".join(f"a {i}\tb {i}\t{i % 5}\n" for i in range(20)))
+    rows = [{"text": f"{label} {i}", "label": label} for label in "abc" for i in range(50)]
+    Path("classes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parsed: list = []
+    experiment = importlib.import_module(name)
+    for module in (_runs, experiment):
+        monkeypatch.setattr(module, "train", only_parsed, raising=False)
+    monkeypatch.setattr(sys, "argv", [name, *COMMANDS[name], "--seeds", "0"])
+    experiment.main()
+    assert len(parsed) >= 3
+
+
+def test_every_experiment_that_tabulates_has_a_command_here():
+    assert COMMANDS.keys() == {path.stem for path in SCRIPTS if "import table" in path.read_text()}
