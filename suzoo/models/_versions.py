@@ -12,7 +12,6 @@ from inspect import signature
 from typing import Any
 
 import transformers
-from packaging.version import Version
 from transformers import Cache, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import create_causal_mask
@@ -27,7 +26,7 @@ MASKS_TAKE_BLOCKS = "block_sequence_ids" in signature(create_causal_mask).parame
 SCORES_TAKE_BIAS = "position_bias" in signature(sdpa_attention_forward).parameters
 
 # From 5.4 on and before 5.17 the configuration of ModernBERT refuses layers of one kind when it is read
-MODERNBERT_OF_ONE_KIND = Version(transformers.__version__) >= Version("5.17")
+MODERNBERT_OF_ONE_KIND = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 17)
 # Older ones load an adapter and fail when they are asked what they loaded
 ADAPTERS_SAY_WHAT_THEY_LOAD = signature(PreTrainedModel.load_adapter).return_annotation is not None
 
