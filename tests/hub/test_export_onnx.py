@@ -53,8 +53,8 @@ def test_encoder_without_token_types(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["encoder", "encoder.onnx"]
 
 
-def test_cls_encoder_and_cross_encoder_with_token_types(tmp_path):
-    assert_same_encoder("bert", tmp_path, pooling="cls")
+def test_cross_encoder_with_token_types(tmp_path):
+    """An encoder with token types is exported by the blocks of docs/guides/onnx.md."""
     assert_same_cross_encoder("bert", tmp_path)
 
 
