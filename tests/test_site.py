@@ -110,6 +110,7 @@ def outline(page: str) -> dict[str, list[str]]:
         "blocks": re.findall(r"^```.*?^```", text, re.DOTALL | re.MULTILINE),
         "code": sorted(re.findall(r"`([^`]+)`", prose)),
         "rows of tables": re.findall(r"^(\|)", prose, re.MULTILINE),
+        "pictures": re.findall(r"^!\[.*\]\(.*?([\w-]+\.\w+)\)", prose, re.MULTILINE),
         "items": re.findall(r"^(- )", prose, re.MULTILINE),
     }
 

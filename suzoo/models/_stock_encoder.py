@@ -145,7 +145,9 @@ class StockEncoderWrapper(PreTrainedModel):
     def _max_length(self, tokenizer, max_length: int | None) -> int | None:
         """Tokens per input: the argument, else the model's setting, else what the positions and the tokenizer allow."""
         if max_length is not None and self.num_positions is not None and max_length > self.num_positions:
-            raise ValueError(f"max_length={max_length}, but this model has positions for {self.num_positions} tokens")
+            raise ValueError(
+                f"max_length={max_length}, but this model has positions for {self.num_positions} tokens: take no more"
+            )
         limits = [tokenizer.model_max_length, self.num_positions]
         most = min((limit for limit in limits if limit is not None and limit < 1e9), default=None)
         return max_length or self.max_seq_length or most
@@ -187,7 +189,10 @@ class StockEncoderWrapper(PreTrainedModel):
     @max_seq_length.setter
     def max_seq_length(self, length: int | None) -> None:
         if length is not None and self.num_positions is not None and length > self.num_positions:
-            raise ValueError(f"max_seq_length={length}, but this model has positions for {self.num_positions} tokens")
+            raise ValueError(
+                f"max_seq_length={length}, but this model has positions for {self.num_positions} tokens: take no more "
+                "(--max-length in the scripts)"
+            )
         self._max_seq_length = length
 
     @property
