@@ -25,6 +25,8 @@ TABLE = {
     "Cut a model and its tokenizer to the tokens that are used.": "把模型和分词器裁到用得着的 token。",
     "Talk with a dialogue model; piped input is answered line by line.": "与对话模型聊天；从管道来的输入逐行回答。",
     "Colour the tokens that made a model say what it said (integrated gradients).": "给影响模型输出的 token 上色（积分梯度）。",
+    "Try models in the browser: compare, search, chat, titles, spelling, scores, explain.": "在浏览器里试用模型：比较、检索、"
+    "聊天、写标题、纠错、打分、解释。",
     "What differs between runs: recipe, data, versions and scores.": "比较几次训练的配方、数据、版本和分数。",
     "Open a saved model in every way it promises, without suzoo, and compare.": "在没有 suzoo 的进程里，用承诺的每种方式打开"
     "保存的模型并比较。",

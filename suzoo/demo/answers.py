@@ -26,11 +26,12 @@ def compare(one: Opened, sentences: str) -> str:
     cosines_NN = (vectors_ND @ vectors_ND.T).tolist()
     pairs = [(cosines_NN[i][j], i, j) for i in range(len(texts)) for j in range(i)]
     best, second, first = max(pairs, key=lambda pair: pair[0])
+    least = min(map(min, cosines_NN))
     head = "".join(f"<th scope=col>{number}</th>" for number in range(1, len(texts) + 1))
-    rows = "".join(
-        f"<tr><th scope=row><b>{number}</b> {html.escape(text)}</th>{''.join(map(_cosine_cell, row))}</tr>"
-        for number, (text, row) in enumerate(zip(texts, cosines_NN, strict=True), 1)
-    )
+    rows = ""
+    for number, (text, row) in enumerate(zip(texts, cosines_NN, strict=True), 1):
+        cells = "".join(_cosine_cell(cosine, least) for cosine in row)
+        rows += f"<tr><th scope=row><b>{number}</b> {html.escape(text)}</th>{cells}</tr>"
     return (
         f"<p>Most alike: {first + 1} and {second + 1}, with a cosine of {best:.2f}.</p>"
         f"{_table(f'<tr><td></td>{head}</tr>{rows}', 'Cosines of the sentences')}"
@@ -218,8 +219,10 @@ def _whole(one: Opened, text: str) -> str:
     return text
 
 
-def _cosine_cell(cosine: float) -> str:
-    return f'<td style="background:{_blend(GOOD if cosine > 0 else BAD, abs(cosine))};color:#000">{cosine:.2f}</td>'
+def _cosine_cell(cosine: float, least: float) -> str:
+    """From white, for the least cosine of the matrix, to blue, for 1."""
+    ground = _blend(GOOD, (cosine - least) / max(1e-6, 1 - least))
+    return f'<td style="background:{ground};color:#000">{cosine:.2f}</td>'
 
 
 def _blend(colour: Iterable[int], share: float) -> str:

@@ -26,6 +26,7 @@ except ImportError as error:
 NONE = "none"
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "models"}
 CSS = """
+.dark{--color-accent:var(--primary-400)}
 .sz-scroll{overflow-x:auto;max-width:100%}
 .sz-scroll table{border-collapse:collapse}
 .sz-scroll td,.sz-scroll th{padding:.25em .5em;text-align:left;font-weight:normal;vertical-align:top}
@@ -68,6 +69,10 @@ def serve(opened: Sequence[Opened], *, title: str, host: str | None, port: int |
             primary_hue="blue",
             font=["ui-sans-serif", "system-ui", "sans-serif"],
             font_mono=["ui-monospace", "monospace"],
+        ).set(  # dark enough for white text, and for text on white
+            button_primary_background_fill="*primary_700",
+            button_primary_background_fill_hover="*primary_800",
+            color_accent="*primary_700",
         ),
         css=CSS,
     )
@@ -141,9 +146,9 @@ def _chat(models: list[Opened]) -> None:
     note = gr.HTML()
     button = gr.Button("Send", variant="primary")
     with gr.Row():
-        forget = gr.Button("Forget the conversation")
-        saved = gr.DownloadButton("Save it", interactive=False)
-        load = gr.UploadButton("Continue a saved one", file_types=[".json"])
+        forget = gr.Button("Forget the conversation", size="sm")
+        saved = gr.DownloadButton("Save it", interactive=False, size="sm")
+        load = gr.UploadButton("Continue a saved one", file_types=[".json"], size="sm")
     with gr.Accordion("Sampling", open=False):
         top_k = gr.Slider(1, 100, 5, step=1, label="top_k")
         top_p = gr.Slider(0.05, 1, 1, step=0.05, label="top_p")
