@@ -19,6 +19,12 @@ def scripts_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "training"
 
 
+def scripts_on_path() -> None:
+    """Scripts import their recipes from their own folder."""
+    if str(scripts_folder()) not in sys.path:
+        sys.path.insert(0, str(scripts_folder()))
+
+
 def names() -> list[str]:
     return sorted(path.stem.removeprefix("train_") for path in scripts_folder().glob("train_*.py"))
 
@@ -47,7 +53,7 @@ def train(options: argparse.Namespace) -> int:
             raise ValueError(f"there is no Accelerate configuration {options.config}: neither ours nor a file")
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", "suzoo"]
         os.execv(sys.executable, [*launch, "train", options.script, *options.arguments])
-    sys.path.insert(0, str(folder))  # scripts import their recipes from their own folder
+    scripts_on_path()
     sys.argv = [f"suzoo train {options.script}", *options.arguments]
     if not {"-q", "--quiet"}.isdisjoint(options.arguments):
         be_quiet()

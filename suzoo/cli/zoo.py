@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from suzoo.cli.train import scripts_folder
+from suzoo.cli._files import replacing
+from suzoo.cli.train import scripts_on_path
 
 
 def table() -> Any:
     """The module `recipes.zoo` of the training scripts."""
-    if str(scripts_folder()) not in sys.path:
-        sys.path.insert(0, str(scripts_folder()))
+    scripts_on_path()
     return importlib.import_module("recipes.zoo")
 
 
@@ -80,7 +80,7 @@ def make(zoo: Any, name: str, base: str, sources: Path, out: Path, flags: list[s
     scores = score(folder, {test: data / f"test {test}.tsv" for test in member.tests})
     record = {
         "member": name,
-        "base": base,
+        "base": member.base,
         "base_licence": member.base_licence,
         "sources": [
             {"file": s.file, "sha256": s.sha256, "repository": s.repository, "licence": s.licence}
@@ -90,7 +90,7 @@ def make(zoo: Any, name: str, base: str, sources: Path, out: Path, flags: list[s
         "tests": scores,
     }
     put_into_card(folder, scores)
-    (folder / "zoo.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "zoo.json", record)
     for test, numbers in scores.items():
         print(f"{test:<12} {numbers['spearman']:.4f}")
     return 0
@@ -123,9 +123,14 @@ def put_into_card(folder: Path, scores: dict[str, dict[str, float]]) -> None:
 
     path = folder / "metrics.json"
     metrics = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(metrics | scores, indent=2) + "\n", encoding="utf-8")
+    write_json(path, metrics | scores)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     write_card(folder, config, load_tokenizer(str(folder)))
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def add_commands(command) -> None:

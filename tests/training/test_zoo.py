@@ -133,7 +133,7 @@ def test_one_command_makes_a_member_and_what_it_is_made_from(
     assert "to make: cosent-zh-small, cosent-zh-mini, about" in told.err and "verified: " in told.out
     assert started == ["cosent", "distill"]
     record = json.loads((out / "cosent-zh-mini/zoo.json").read_text(encoding="utf-8"))
-    assert set(record["tests"]) == set(zoo.TESTS) and record["base"] == str(out / "cosent-zh-small")
+    assert set(record["tests"]) == set(zoo.TESTS) and record["base"] == "zoo:cosent-zh-small"
     assert "PAWS-X zh" in (out / "cosent-zh-mini/README.md").read_text(encoding="utf-8")
     assert main(command) == 0 and started == ["cosent", "distill"]  # nothing left to make
     assert "to make: nothing" in capsys.readouterr().err
