@@ -33,6 +33,8 @@ TABLE = {
     "Verify a saved model and upload it to the Hub; run again to resume.": "验证保存的模型并上传到 Hub；再次运行可以继续。",
     "An ONNX file of a saved encoder or cross-encoder.": "把保存的句向量模型或交叉编码器导出为 ONNX 文件。",
     "Small trained models, each by one command: suzoo zoo build NAME.": "训练好的小模型，每个一条命令：suzoo zoo build NAME。",
+    "Try models in the browser: compare, search, chat, titles, spelling, scores, explain.": "在浏览器里试用模型：比较、搜索、"
+    "聊天、标题、纠错、打分、解释。",
     "Print a completion script: put `source <(suzoo completion bash)` into ~/.bashrc (zsh: ~/.zshrc).": "打印补全脚本："
     "把 `source <(suzoo completion bash)` 写进 ~/.bashrc（zsh：~/.zshrc）。",
     # what a command says when it is done
@@ -66,6 +68,9 @@ TABLE = {
     "需要运行它自带的 Python 代码：请先阅读代码，信任它再加上 --trust-remote-code",
     "a weights file is damaged, or a pickle that would run code when it is opened: download it again, or ask its author "
     "for safetensors": "权重文件已损坏，或者是打开时会运行代码的 pickle：请重新下载，或向作者索取 safetensors",
+    "a demo needs models: name the folders of some, or their names on the Hub": "演示需要模型：请给出一些模型文件夹，或它们在 Hub 上"
+    "的名字",
+    'the demo needs gradio: pip install "suzoo[demo]"': '演示需要 gradio：pip install "suzoo[demo]"',
     # files
     "give --query and --documents for one query, or --input with a jsonl file of many": "一个查询用 --query 和 --documents，"
     "许多查询用 --input 给出 jsonl 文件",
