@@ -2,8 +2,10 @@
 
     python benchmarks/bench_generate.py
 
-Random weights of the same shape and vocabulary. GPT-2 is timed as transformers ships it. The chat has replies of equal
-length, a user turn of a dozen tokens between them, and no turn dropped: its other column recomputes the history.
+Random weights of the same shape and vocabulary. GPT-2 is timed as transformers ships it. A model that has written some
+text keeps copies of its weights in another order (`suzoo.models._decoding`), which its first text cannot use. The chat
+has replies of equal length, a user turn of a dozen tokens between them, and no turn dropped. Its other column
+recomputes the history.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from transformers import BertTokenizer, GPT2Config, GPT2LMHeadModel
 
 from suzoo.decoding import ChatSession
 from suzoo.models import DialoGPTConfig, DialoGPTForCausalLM, UniLMConfig, UniLMForCausalLM
+from suzoo.models._decoding import forget_decoding_weights
 
 
 @dataclass
@@ -67,6 +70,14 @@ def generation(options: Options) -> None:
         ratio = paired(lambda _, run=run: run(ours), lambda _, run=run: run(peer), options.rounds)
         tokens = 1000 * ratio.ours / options.new_tokens, 1000 * ratio.peer / options.new_tokens
         print(f"generate, batch {batch_size}: {ratio}; {tokens[0]:.2f} and {tokens[1]:.2f} ms per step", flush=True)
+
+        def first(_, run=run):
+            forget_decoding_weights(ours)
+            return run(ours)
+
+        assert torch.equal(first(0), cached), "the order of the weights changed a token"
+        ratio = paired(first, lambda _, run=run: run(peer), options.rounds // 2 + 1, warmup=1)
+        print(f"generate, batch {batch_size}, the first text of a model: {ratio}", flush=True)
 
 
 def tokenizer_of(size: int) -> BertTokenizer:

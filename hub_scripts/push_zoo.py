@@ -11,7 +11,6 @@ import json
 import sys
 from pathlib import Path
 
-from suzoo.hub.push import push
 from suzoo.terminal import is_mistake, sentence
 
 
@@ -32,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def push_all(options: argparse.Namespace) -> int:
+    from suzoo.hub.push import push  # not for --help
+
     finished = {path.parent.name: path.parent for path in sorted(options.folder.glob("*/zoo.json"))}
     if not finished:
         raise ValueError(f"{options.folder} has no finished member: build one with `suzoo zoo build`")

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from suzoo.models import CoSENTModel
 from tests.tiny import tiny_config, tiny_tokenizer
 
@@ -42,3 +44,19 @@ def test_encode_loads_little_beside_the_stock_class(tmp_path):
     assert len(foreign[1]) < 0.1 * num_before, foreign[1]
     heavy = {"datasets", "pandas", "accelerate", "peft", "matplotlib", "sacrebleu"}
     assert not heavy & {name.split(".")[0] for name in command}
+
+
+SCRIPTS = [
+    *sorted(ROOT.glob("training/train_*.py")),
+    *(ROOT / f"hub_scripts/{n}.py" for n in ("push", "push_zoo", "verify")),
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_help_waits_for_no_large_library(script):
+    command = [sys.executable, "-X", "importtime", str(script), "--help"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "--" in run.stdout
+    imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in run.stderr.splitlines() if "|" in line}
+    assert "argparse" in imported
+    assert not {"torch", "transformers", "accelerate", "datasets", "tokenizers", "pandas"} & imported

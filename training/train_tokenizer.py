@@ -13,9 +13,6 @@ import recipes  # noqa: F401  before torch: it hears -q
 
 import tyro
 
-from suzoo.data import DataError, read_texts, save_tokenizer, train_unigram, train_wordpiece
-from suzoo.engine import run_script
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -46,6 +43,8 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
+    from suzoo.data import DataError, read_texts, save_tokenizer, train_unigram, train_wordpiece  # not for --help
+
     folder = settings.output_dir
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not settings.overwrite)):
         raise DataError(f"{folder} exists and is not an empty folder: choose another --output-dir, or --overwrite")
@@ -77,4 +76,7 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    run_script(lambda: main(tyro.cli(Settings, description=__doc__)))
+    given = tyro.cli(Settings, description=__doc__)
+    from suzoo.engine import run_script
+
+    run_script(lambda: main(given))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 MOST_ROWS = 8  # with more, the arithmetic takes longer than the reading
 PATIENCE = 32  # steps without copies, which take the time of dozens to make
+MOST_BYTES = 1 << 30  # of all copies of a model; layers that come later are called themselves
 WIDE = 8192  # features from which on oneDNN's order pays
 
 Layers = tuple[nn.Linear, ...]
@@ -65,7 +66,11 @@ class DecodingWeights:
             del self._copies[key]
         if copy is None:
             self._steps[key] = self._steps.get(key, 0) + 1
-            if self._steps[key] <= PATIENCE:
+            size = sum(layer.weight.nbytes for layer in layers)
+            if (
+                self._steps[key] <= PATIENCE
+                or size + sum(one.weight.nbytes for one in self._copies.values()) > MOST_BYTES
+            ):
                 return None
             copy = self._copies[key] = _copy_of(layers, is_packed)
         self._compared.add(key)

@@ -81,6 +81,15 @@ def test_short_replies_make_none(monkeypatch):
     assert not made
 
 
+def test_copies_take_no_more_memory_than_they_may(at_once, monkeypatch):
+    model, prompt = tiny("unilm", double=False), tokens(1, 9)
+    most = 4 * 4 * 32 * 32  # the head, and the smaller ones of a layer
+    monkeypatch.setattr(_decoding, "MOST_BYTES", most)
+    assert torch.equal(model.generate(prompt, **OPTIONS), without_copies(model, prompt, **OPTIONS))
+    (kept,) = [weights for owner, weights in _decoding._KEPT.items() if owner is model]
+    assert most / 2 < sum(one.weight.nbytes for one in kept._copies.values()) <= most
+
+
 def test_adapters_and_other_types_are_called_themselves(at_once):
     from peft import LoraConfig, get_peft_model
 
