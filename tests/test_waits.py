@@ -31,7 +31,7 @@ CASES: dict[str, tuple[list[str], int]] = {
     "tta": (["quickstart"], 248),
     "two_tasks": (["quickstart", *PAIRS], 248),
     "encode": ([], 100),
-    "unilm, chunks": (["quickstart", "--chunk-size", "64"], 1000),
+    "unilm, chunks": (["quickstart", "--chunk-size", "64"], 440),
     # 97 tensors of five shapes, two micro-steps
     "lazy_adamw": ([], 359),
     "AccumulatedAdamW, k=2": ([], 276),
