@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -71,7 +72,7 @@ def table(
 def spread(values: Sequence[float]) -> str:
     """.123 ± .004, the standard deviation that of a sample."""
     text = f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
-    return text.replace("0.", ".")
+    return re.sub(r"\b0\.", ".", text)
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping]) -> Path:

@@ -83,6 +83,13 @@ def test_a_table_has_the_spread_over_seeds_and_keeps_finished_runs(on_path, monk
     assert capsys.readouterr().out == "| the same flags | .610 ± .014 |\n" and len(calls) == 4
 
 
+def test_the_spread_keeps_the_digits_before_the_point(on_path):
+    from _runs import spread
+
+    assert spread([680.0, 682.0]) == "681.000 ± 1.414" and spread([10.5, 10.5]) == "10.500 ± .000"
+    assert spread([0.25]) == ".250" and spread([670.5]) == "670.500" and spread([-0.5]) == "-.500"
+
+
 def test_long_tailed_classes_and_a_dev_set_of_equal_ones(on_path):
     from imbalance import long_tailed
 
