@@ -26,7 +26,7 @@ Layers = tuple[nn.Linear, ...]
 
 
 class _Copy(NamedTuple):
-    sums: list[Tensor]  # of every row of the weights, by which a change of them shows
+    marks: list[Tensor]  # of the weights, by which a change of them shows
     weight: Tensor
     bias: Tensor | None
     is_packed: bool
@@ -61,7 +61,7 @@ class DecodingWeights:
         copy = self._copies.get(key)
         if key in self._compared:
             return copy
-        if copy is not None and not all(map(torch.equal, copy.sums, _sums(layers))):
+        if copy is not None and not all(map(torch.equal, copy.marks, _marks(layers))):
             copy = None
             del self._copies[key]
         if copy is None:
@@ -81,21 +81,23 @@ _CURRENT: ContextVar[DecodingWeights | None] = ContextVar("decoding_weights", de
 _KEPT: weakref.WeakKeyDictionary[nn.Module, DecodingWeights] = weakref.WeakKeyDictionary()
 
 
-def _sums(layers: Layers) -> list[Tensor]:
+def _marks(layers: Layers) -> list[Tensor]:
+    """What the layers make of one random vector: a change without any effect on it has next to none on others."""
+    direction = torch.randn(layers[0].in_features, generator=torch.Generator().manual_seed(0))
     biases = [layer.bias.clone() for layer in layers if layer.bias is not None]
-    return [*(layer.weight.sum(1) for layer in layers), *biases]
+    return [*(layer.weight @ direction for layer in layers), *biases]
 
 
 def _copy_of(layers: Layers, is_packed: bool) -> _Copy:
     bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
     if is_packed:
         (layer,) = layers
-        return _Copy(_sums(layers), torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), 2), bias, True)
+        return _Copy(_marks(layers), torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), 2), bias, True)
     widths = [layer.out_features for layer in layers]
     weight = layers[0].weight.new_empty(layers[0].in_features, sum(widths))
     for part, layer in zip(weight.split(widths, 1), layers, strict=True):
         part.copy_(layer.weight.t())
-    return _Copy(_sums(layers), weight, bias, False)
+    return _Copy(_marks(layers), weight, bias, False)
 
 
 @contextmanager
