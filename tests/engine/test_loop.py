@@ -93,6 +93,16 @@ def test_a_quiet_loop_says_nothing(tmp_path, monkeypatch, capsys):
     assert not told.out and not told.err
 
 
+def test_it_trains_behind_a_trainer_that_was_cut_off_in_a_window(tmp_path):
+    weights = []
+    for is_left_off in (False, True):
+        training = Training(tmp_path / str(is_left_off))
+        training.accelerator.sync_gradients = not is_left_off  # as transformers' Trainer leaves it
+        training.fit()
+        weights.append(training.model.weight.detach())
+    assert torch.equal(*weights) and not torch.equal(weights[0], Line().weight)
+
+
 def test_the_best_weights_are_loaded_back(tmp_path):
     weights = {}
     training = Training(tmp_path / "run", scores=[0.1, 0.3, 0.2, 0.25])
