@@ -34,8 +34,9 @@ def _run(function: Callable, args: tuple, rank: int, world_size: int, port: int,
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size)
     )
-    dist.init_process_group("gloo", rank=rank, world_size=world_size)
     try:
+        dist.init_process_group("gloo", rank=rank, world_size=world_size)
+        dist.barrier()  # a rank that is done at once would close its connections while another still makes them
         torch.save(function(*args), Path(folder) / f"{rank}.pt")
     except BaseException:
         (Path(folder) / f"{rank}.err").write_text(traceback.format_exc())
