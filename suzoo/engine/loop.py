@@ -225,8 +225,8 @@ def fit(
         disable=is_quiet() or not accelerator.is_local_main_process,
     )
     model.train()
-    # one flag for the whole process: a Trainer that ended inside a window of accumulation leaves it off, and no optimizer
-    # that Accelerate prepared steps then
+    # one flag for the whole process: a Trainer that ended inside a window of accumulation leaves it off, and then no
+    # optimizer that Accelerate prepared makes a step
     accelerator.sync_gradients = True
     last_log, last_step, last_wait = time.perf_counter(), result.step, 0.0
     warned_of_nan = False
