@@ -35,11 +35,7 @@ def stacks(jobs: Iterable[Job]) -> Iterator[list[Job]]:
     """Jobs that `run_stacked` takes together."""
     alike: dict[tuple, list[Job]] = {}
     for job in jobs:
-        tensors = _tensors(job, moves=True).items()
-        kinds = [(name, tensor.shape, tensor.dtype, tensor.device) for name, tensor in tensors]
-        folded = job.state.get("folded")
-        key = id(job.group), id(job.arguments), None if folded is None else float(folded), *kinds
-        alike.setdefault(key, []).append(job)
+        alike.setdefault(_likeness(job), []).append(job)
     for some in alike.values():
         most = max(1, STACK // local(some[0].param).numel())
         yield from (some[start : start + most] for start in range(0, len(some), most))
@@ -56,8 +52,8 @@ def run_stacked(jobs: list[Job], function: Callable[[Job], Any], *, moves: bool)
     if len(jobs) == 1:
         function(first)
         return
-    given = [_tensors(job, moves) for job in jobs]
-    stacked = {name: torch.stack([tensors[name] for tensors in given]) for name in given[0]}
+    columns = _columns(jobs, moves)
+    stacked = {name: torch.stack(column) for name, column in columns.items()}
 
     def of_one(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         param, grad = tensors.get("param", first.param), tensors.get("grad")
@@ -68,11 +64,27 @@ def run_stacked(jobs: list[Job], function: Callable[[Job], Any], *, moves: bool)
     torch.vmap(of_one, randomness="different")(stacked)
     for name, stack in stacked.items():
         if name != "grad":
-            torch._foreach_copy_([tensors[name] for tensors in given], list(stack.unbind()))
+            torch._foreach_copy_(columns[name], list(stack.unbind()))
 
 
-def _tensors(job: Job, moves: bool) -> dict[str, Tensor]:
-    """This rank's part of all that a job reads and writes; without `moves` not what is the parameter's."""
-    counters = {name: job.state[name] for name in job.rule.counters if name in job.state}
-    tensors = {name: local(tensor) for name, tensor in {**job.tensors, **counters}.items()}
-    return tensors if moves else {name: t for name, t in tensors.items() if name not in ("param", "compensation")}
+def _likeness(job: Job) -> tuple:
+    """Equal for jobs whose tensors are alike in number, shape, dtype and device, and whose arguments are the same."""
+    param, folded = local(job.param), job.state.get("folded")
+    return (
+        *(id(job.group), id(job.arguments), None if folded is None else float(folded), "compensation" in job.state),
+        *(param.shape, param.dtype, param.device, None if job.grad is None else job.grad.dtype),
+        *[(state.shape, state.dtype) for state in job.states.values()],
+    )
+
+
+def _columns(jobs: list[Job], moves: bool) -> dict[str, list[Tensor]]:
+    """This rank's parts of all that the jobs read and write; without `moves` not what is the parameter's."""
+    first = jobs[0]
+    columns = {name: [job.states[name] for job in jobs] for name in first.states}
+    others = [*first.rule.counters, *(["compensation"] if moves else [])]
+    columns |= {name: [job.state[name] for job in jobs] for name in others if name in first.state}
+    if moves:
+        columns["param"] = [job.param for job in jobs]
+    if first.grad is not None:
+        columns["grad"] = [job.grad for job in jobs if job.grad is not None]
+    return {name: [local(tensor) for tensor in column] for name, column in columns.items()}
