@@ -17,7 +17,6 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from suzoo.demo.models import kind_of
 from suzoo.hub.contents import contents_of
 from suzoo.terminal import is_mistake, sentence
 
@@ -122,7 +121,7 @@ def check(options: argparse.Namespace, folders: dict[str, Path]) -> None:
         if name in folders:
             if not (folders[name] / "config.json").is_file():
                 raise ValueError(f"{name} has no config.json: it is no folder of a saved model")
-            kind_of(AutoConfig.from_pretrained(name, trust_remote_code=False))
+            AutoConfig.from_pretrained(name, trust_remote_code=False)
             continue
         try:
             validate_repo_id(name)

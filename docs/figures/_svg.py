@@ -50,6 +50,11 @@ class Picture:
             "text", text, x=x, y=y, font_size=size, text_anchor=anchor, fill=colour, font_weight=700 if bold else None
         )
 
+    def heading(self, text: str, below: str) -> None:
+        """What the picture says, and in a quieter line what it shows."""
+        self.text(20, 28, text, size=15, bold=True)
+        self.text(20, 46, below, size=12, colour=QUIET)
+
     def __str__(self) -> str:
         width, height = map(_number, self.size)
         ground = f'<rect width="{width}" height="{height}" rx="8" fill="{GROUND}" stroke="#d9d9d6"/>'

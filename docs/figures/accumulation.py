@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from _svg import BLUE, GREY, ORANGE, QUIET, Axes, Picture, save
+from _svg import BLUE, GREY, ORANGE, Axes, Picture, save
 
 from suzoo.optimizers import AccumulatedSGD
 
@@ -47,13 +47,9 @@ def draw() -> Picture:
     values, momenta = hidden()
     ends, steps = plain(), K * WINDOWS
     difference = max(abs(values[K * number + K - 1] - end) for number, end in enumerate(ends))
-    picture.text(20, 28, "The momentum is the buffer", size=15, bold=True)
-    picture.text(
-        20,
-        46,
+    picture.heading(
+        "The momentum is the buffer",
         f"One number per parameter instead of two, and the same steps (difference {difference:.0e}).",
-        size=12,
-        colour=QUIET,
     )
     names = {step: str(step) for step in range(0, steps + 1, K)}
     low = min(values)

@@ -27,13 +27,9 @@ def entropies(scaled: bool) -> list[float]:
 
 def draw() -> Picture:
     picture = Picture(640, 320, "The entropy of attention over the number of keys")
-    picture.text(20, 28, "Longer texts, thinner attention", size=15, bold=True)
-    picture.text(
-        20,
-        46,
+    picture.heading(
+        "Longer texts, thinner attention",
         f"Entropy of the softmax of normal scores; --log-n multiplies them by log n / log {BASE}.",
-        size=12,
-        colour=QUIET,
     )
     xs = [float(np.log2(length)) for length in LENGTHS]
     axes = Axes(

@@ -54,8 +54,7 @@ def draw() -> Picture:
     picture = Picture(
         max(460, max(map(sum, widths)) + 60), 66 + 62 * len(rows) + 24, "Tokens coloured by what they add to the class"
     )
-    picture.text(20, 28, "Why this class?", size=15, bold=True)
-    picture.text(20, 46, "Orange adds to the class, blue takes from it.", size=12, colour=QUIET)
+    picture.heading("Why this class?", "Orange adds to the class, blue takes from it.")
     for number, (one, row) in enumerate(zip(made, rows, strict=True)):
         y, x = 70 + 62 * number, 20
         largest = max(abs(value) for _, value in row)

@@ -39,13 +39,9 @@ def tokens_read(reuse_cache: bool) -> list[int]:
 def draw() -> Picture:
     kept, anew = tokens_read(True), tokens_read(False)
     picture = Picture(640, 320, "Tokens that a chat reads in each turn, with a cache and without")
-    picture.text(20, 28, "A turn costs its own tokens", size=15, bold=True)
-    picture.text(
-        20,
-        46,
+    picture.heading(
+        "A turn costs its own tokens",
         f"Read before each reply: {sum(kept)} tokens in all with keys and values kept, {sum(anew)} without.",
-        size=12,
-        colour=QUIET,
     )
     top = 20 * (max(anew) // 20 + 1)
     axes = Axes(

@@ -30,9 +30,8 @@ def draw() -> Picture:
         labels=("cosine of the pair", ""),
         ticks=({value: f"{value:g}" for value in (0, 0.25, 0.5, 0.75, 1)}, {}),
     )
-    picture.text(20, 28, "Only the order counts", size=15, bold=True)
-    picture.text(
-        20, 46, "Every pair should have a higher cosine than each pair with a lower label.", size=12, colour=QUIET
+    picture.heading(
+        "Only the order counts", "Every pair should have a higher cosine than each pair with a lower label."
     )
     for row, (score, label, amount) in enumerate(zip(SCORES, LABELS, push, strict=True)):
         x, y = axes.place(score, 4 - row)

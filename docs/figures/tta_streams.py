@@ -36,8 +36,7 @@ def models() -> dict[str, torch.nn.Module]:
 
 def draw() -> Picture:
     picture = Picture(700, 318, "The two streams of T-TA, and which token changes which prediction")
-    picture.text(20, 28, "Two streams", size=15, bold=True)
-    picture.text(20, 46, "Keys and values never leave the input.", size=12, colour=QUIET)
+    picture.heading("Two streams", "Keys and values never leave the input.")
     for number in range(3):
         y = 196 - 52 * number
         picture.rect(180, y, 96, 32, BLUE, round=5)

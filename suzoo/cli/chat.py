@@ -60,8 +60,7 @@ def _session(options: argparse.Namespace):
     if (options.backward is None) != (options.candidates == 1):
         raise ValueError("--backward and --candidates (2 or more) go together: one chooses among the others")
     model, tokenizer = load(options)
-    if options.layout is None and getattr(model.config, "layout", None) is None:
-        raise ValueError(f"{options.model} does not say how its dialogues were laid out: give --layout")
+    check_layout(options.model, model, options.layout)
     reranker = None
     if options.backward is not None:
         named = {**vars(options), "model": options.backward, "revision": None}
@@ -103,6 +102,15 @@ def load(options: argparse.Namespace):
         tokenizer = load_tokenizer(config, options)
         model = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype, **source(options))
         return on_device(model, options), tokenizer
+
+
+def check_layout(name: str, model, given: str | None) -> None:
+    """
+    Raises:
+        ValueError: neither the model nor the user says how dialogues are laid out.
+    """
+    if given is None and getattr(model.config, "layout", None) is None:
+        raise ValueError(f"{name} does not say how its dialogues were laid out: give --layout")
 
 
 def _lines(interactive: bool) -> Iterator[str]:

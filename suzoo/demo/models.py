@@ -57,8 +57,8 @@ def open_models(
         options = argparse.Namespace(model=name, **common)
         label = Path(name).name if short[Path(name).name] == 1 else name
         kind, model, tokenizer = _open(options)
-        if kind == "chat" and layout is None and getattr(model.config, "layout", None) is None:
-            raise ValueError(f"{name} does not say how its dialogues were laid out: give --layout")
+        if kind == "chat":
+            chat.check_layout(name, model, layout)
         opened.append(Opened(label, str(name), kind, model, tokenizer, layout if kind == "chat" else None))
     return opened
 

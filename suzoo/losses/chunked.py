@@ -34,9 +34,9 @@ def chunked_loss(
     instead of all, for the time of one more pass of the head. Ignored tokens never reach the head. Works for every
     loss here that takes logits and labels, on every device and dtype. Where plain cross-entropy is all one wants,
     `torch.nn.functional.linear_cross_entropy` is faster, but it turns the weights to NaN when all labels are ignored.
-    Trim the
-    vocabulary first: that saves the embedding too. How many tokens are left is known only when it runs, so that
-    `torch.compile` of a function with it breaks the graph, and refuses `fullgraph=True`: compile the head or the loss.
+    Trim the vocabulary first: that saves the embedding too. How many tokens are left is known only when it runs, so
+    that `torch.compile` of a function with it breaks the graph, and refuses `fullgraph=True`: compile the head or the
+    loss.
 
     Args:
         loss: takes logits, labels and `reduction="sum"`; bind its options with `functools.partial`.
