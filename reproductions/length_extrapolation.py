@@ -1,9 +1,11 @@
 """Trained on 64 tokens, tested on up to 512: positions that act on the scores, windows, log n and ReRoPE.
 
-Claims (kexue.fm/archives/9431, 8823, 9708): a model with RoPE breaks down behind its training length; a window of that
-length at test time, without training, is a strong baseline; ALiBi, KERPLE, Sandwich and XPOS go on as well as it does;
-log n scaling helps, more if it was trained; ReRoPE at test time is the best of those without training, and its window
-should be a quarter to a half of the training length, for at the whole it breaks down.
+Claims (kexue.fm/archives/9431, 8823, 9444, 9708): a model with RoPE breaks down behind its training length; a window
+of that length at test time, without training, is a strong baseline; ALiBi, KERPLE, Sandwich and XPOS go on as well as
+it does; log n scaling helps, more if it was trained; ReRoPE at test time is the best of those without training, and
+its window should be a quarter to a half of the training length, for at the whole it breaks down. Positions drawn at
+random in training make every kind go on, evenly spaced ones at test time better than counted ones; of equal mean and
+with log n they go on best of all.
 
     python reproductions/length_extrapolation.py --data texts.txt.gz
 
@@ -34,6 +36,7 @@ from suzoo.models import DialoGPTConfig, DialoGPTForCausalLM
 from suzoo.optimizers import get_schedule
 
 TRAINED = 64
+RANGE = 512  # that positions are drawn from
 # name -> what is trained; what is changed at test time, each its own row
 MODELS: dict[str, dict] = {
     "RoPE": {"position_embedding_type": "rope"},
@@ -43,8 +46,18 @@ MODELS: dict[str, dict] = {
     "KERPLE (log)": {"position_embedding_type": "kerple_log"},
     "KERPLE (power)": {"position_embedding_type": "kerple_power"},
     "Sandwich": {"position_embedding_type": "sandwich"},
-}
+    "RoPE, random": {"position_embedding_type": "rope", "random_positions": RANGE},
+    "RoPE, equal mean": {"position_embedding_type": "rope", "random_positions": "equal_mean"},
+    "RoPE, equal mean, log n trained": {
+        "position_embedding_type": "rope", "random_positions": "equal_mean", "log_n": "train", "log_n_base": TRAINED,
+    },
+    "absolute": {"position_embedding_type": "absolute"},
+    "absolute, random": {"position_embedding_type": "absolute", "random_positions": RANGE},
+    "ALiBi, random": {"position_embedding_type": "alibi", "random_positions": RANGE},
+}  # fmt: skip
 LOG_N = {"log_n": "inference", "log_n_base": TRAINED}
+EVENLY = {"test_positions": "evenly spaced"}
+RANDOM = {"": {}, "evenly spaced": EVENLY, "drawn": {"test_positions": "drawn"}}
 AT_TEST: dict[str, dict[str, dict]] = {
     "RoPE": {
         "": {},
@@ -63,6 +76,9 @@ AT_TEST: dict[str, dict[str, dict]] = {
         "ReRoPE 32": {"position_embedding_type": "rerope", "rope_window": 32},
     },
     "XPOS": {"": {}, "window 64": {"attention_window": TRAINED}},
+    "absolute, random": RANDOM,
+    "RoPE, random": RANDOM,
+    "ALiBi, random": RANDOM,
 }
 
 
@@ -96,7 +112,7 @@ def trained(
     config = DialoGPTConfig(vocab_size=vocab_size, norm_first=True, **sizes, **dropout, **fields)
     model = DialoGPTForCausalLM(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
-    schedule = get_schedule("linear", optimizer, num_steps=num_updates, warmup=0.1)
+    schedule = get_schedule("linear", optimizer, num_steps=max(1, num_updates), warmup=0.1)
     blocks, draw = stream[: len(stream) // length * length].view(-1, length), np.random.default_rng(seed)
     for _ in range(num_updates):
         batch = blocks[torch.from_numpy(draw.integers(len(blocks), size=16 * TRAINED // length))]
@@ -117,13 +133,25 @@ def changed(model: DialoGPTForCausalLM, fields: dict) -> DialoGPTForCausalLM:
     return other
 
 
+def logits_of(model: DialoGPTForCausalLM, ids: torch.Tensor, positions: str) -> torch.Tensor:
+    """With positions that are counted, drawn as in training (there is no dropout), or evenly spaced over `RANGE`."""
+    if positions != "evenly spaced":
+        return model.train(positions == "drawn")(input_ids=ids).logits
+    places = torch.linspace(0, RANGE - 1, ids.shape[1]).round().long().expand_as(ids)
+    # behind a token of padding, since positions that do not go on one by one begin new documents without it
+    ids, places, mask = (torch.nn.functional.pad(x, (1, 0)) for x in (ids, places, torch.ones_like(ids)))
+    return model.eval()(input_ids=ids, position_ids=places, attention_mask=mask).logits[:, 1:]
+
+
 @torch.no_grad()
-def scores_at(model: DialoGPTForCausalLM, stream: torch.Tensor, length: int, num_blocks: int) -> tuple[float, float]:
+def scores_at(
+    model: DialoGPTForCausalLM, stream: torch.Tensor, length: int, num_blocks: int, positions: str
+) -> tuple[float, float]:
     """Loss in nats and accuracy in percent."""
     # every length predicts the same tokens: the last ones of blocks that end at the same places
     ends = torch.linspace(600, len(stream), num_blocks).long()
     blocks = torch.stack([stream[end - length - 1 : end] for end in ends])
-    logits = torch.cat([model(input_ids=part[:, :-1]).logits[:, -TRAINED:] for part in blocks.split(8)])
+    logits = torch.cat([logits_of(model, part[:, :-1], positions)[:, -TRAINED:] for part in blocks.split(8)])
     logits, targets = logits.flatten(0, 1), blocks[:, -TRAINED:].flatten()
     accuracy = (logits.argmax(-1) == targets).float().mean()
     return float(torch.nn.functional.cross_entropy(logits, targets)), 100 * float(accuracy)
@@ -134,8 +162,11 @@ def measure(name: str, options: Options, streams, seed: int) -> dict:
     model = trained(MODELS[name], train_stream, vocab_size, options.num_updates, seed)
     found: dict = {"loss": [0.0], "seconds": [0.0], "rows": {}, "entropy": {}}
     for change, fields in AT_TEST.get(name, {"": {}}).items():
-        other = changed(model, fields)
-        found["rows"][change] = {str(n): scores_at(other, test_stream, n, options.num_blocks) for n in options.lengths}
+        positions = fields.get("test_positions", "counted")
+        other = changed(model, {key: value for key, value in fields.items() if key != "test_positions"})
+        found["rows"][change] = {
+            str(n): scores_at(other, test_stream, n, options.num_blocks, positions) for n in options.lengths
+        }
     for n in options.lengths:
         report = attention_report(model, {"input_ids": test_stream[: 4 * n].view(4, n)})
         found["entropy"][str(n)] = float(report.relative_entropy.mean())

@@ -91,7 +91,7 @@ def _predicted_response(weights: Tensor, values: Tensor, output: Tensor, sigma: 
 
 @dataclass(frozen=True)
 class AttentionReport:
-    """Per layer (first axis) and head (second axis), averaged over queries that see two keys or more.
+    """Per layer (first axis) and head (second axis), averaged over queries that see two keys or more, or the last ones.
 
     Attributes:
         entropy: H in nats.
@@ -143,7 +143,9 @@ class AttentionReport:
 
 
 @torch.no_grad()
-def attention_report(model: Any, inputs: dict[str, Tensor], *, sigma: float = 0.5, seed: int = 0) -> AttentionReport:
+def attention_report(
+    model: Any, inputs: dict[str, Tensor], *, sigma: float = 0.5, seed: int = 0, last: int | None = None
+) -> AttentionReport:
     """Entropy, spread of the scores and answer to noise of every softmax attention head.
 
     Args:
@@ -151,11 +153,15 @@ def attention_report(model: Any, inputs: dict[str, Tensor], *, sigma: float = 0.
         inputs: of one batch, with its `attention_mask`.
         sigma: of the noise on the scores.
         seed: of that noise.
+        last: average over the last so many queries of a row only, say 1 for those that see the whole row of a causal
+            model; None is all.
 
     Raises:
         ValueError: the model does not use the interface, or no query sees two keys.
     """
-    probe = _Probe(sigma, inputs.get("attention_mask"))
+    if last is not None and last < 1:
+        raise ValueError(f"last is a number of queries from 1 on, not {last}")
+    probe = _Probe(sigma, inputs.get("attention_mask"), last)
     with _probing(model, probe):
         plain = model(**inputs, output_hidden_states=True).hidden_states[-1]
         if not probe.layers:
@@ -172,8 +178,9 @@ def attention_report(model: Any, inputs: dict[str, Tensor], *, sigma: float = 0.
 class _Probe:
     """An attention function that looks at every layer, and, once it has a generator, adds noise instead."""
 
-    def __init__(self, sigma: float, attention_mask: Tensor | None) -> None:
+    def __init__(self, sigma: float, attention_mask: Tensor | None, last: int | None) -> None:
         self.sigma, self.tokens = sigma, None if attention_mask is None else attention_mask.bool()
+        self.last = last
         self.generator: torch.Generator | None = None
         self.layers: list[dict[str, Tensor]] = []
 
@@ -203,6 +210,8 @@ class _Probe:
         counted_BHL = num_keys_BHL > 1
         if self.tokens is not None:
             counted_BHL = counted_BHL & self.tokens[:, None]  # padding asks, too, for nothing
+        if self.last is not None:
+            counted_BHL = counted_BHL & (counted_BHL.flip(-1).cumsum(-1).flip(-1) <= self.last)
         if not bool(counted_BHL.any()):
             raise ValueError("no query sees two keys: give a longer text")
         entropy_BHL = torch.special.entr(weights_BHLS).sum(-1)

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from ._linear_attention import LINEAR_KINDS
 from ._position_kinds import POSITIONS
+from ._positions import EQUAL_MEAN
 
 LOG_N = ("off", "train", "inference")
 # folders whose weights carry BERT's names, so that each of our models can start from any of them
@@ -36,8 +37,9 @@ class BackboneConfig(PreTrainedConfig):
         log_n: `train` multiplies the scores by log n / log log_n_base for n visible keys, which keeps their entropy
             (kexue.fm 8823); `inference` does that where it is above 1, for a model trained with `off`.
         log_n_base: the training length.
-        random_positions: in training the positions of a text are drawn from so many, in order (kexue.fm 9444); None
-            counts them.
+        random_positions: in training the positions of a text are drawn from so many, in order (kexue.fm 9444); or
+            `equal_mean`, evenly spaced up to a last one that is random, with the length as mean, for kinds whose
+            positions may be fractions. None counts them.
         norm_first: False is BERT's post-norm; True is pre-norm with one more LayerNorm at the end (torch's name).
         bos_token_id, eos_token_id: [CLS] and [SEP]; the defaults are their ids in BERT's English and Chinese
             vocabularies.
@@ -74,7 +76,7 @@ class BackboneConfig(PreTrainedConfig):
     attention_sinks: int = 0
     log_n: str = "off"
     log_n_base: int = 512
-    random_positions: int | None = None
+    random_positions: int | str | None = None
     norm_first: bool = False
     pad_token_id: int | None = 0
     bos_token_id: int | None = 101
@@ -107,16 +109,23 @@ class BackboneConfig(PreTrainedConfig):
                 raise ValueError("linear attention has no scores: absolute or no positions, no window and no log n")
         if self.log_n not in LOG_N:
             raise ValueError(f"log_n is one of {LOG_N}, not {self.log_n!r}")
-        for name in ("attention_window", "random_positions", "rope_window"):
-            value = getattr(self, name)
+        drawn = self.random_positions
+        if isinstance(drawn, str) and (drawn != EQUAL_MEAN or kind.whole):
+            raise ValueError(
+                f"random_positions is a number or {EQUAL_MEAN}, and that not for {self.position_embedding_type} "
+                f"positions, which are whole numbers: not {drawn!r}"
+            )
+        drawn = None if isinstance(drawn, str) else drawn
+        for name, value in {
+            "attention_window": self.attention_window, "random_positions": drawn, "rope_window": self.rope_window,
+        }.items():  # fmt: skip
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be positive, not {value}")
         if self.attention_sinks < 0 or self.log_n_base < 2 or not self.rope_slowdown > 0:
             raise ValueError("attention_sinks is 0 or more, log_n_base 2 or more, and rope_slowdown above 0")
-        if kind.limited and (self.random_positions or 0) > self.max_position_embeddings:
+        if kind.limited and (drawn or 0) > self.max_position_embeddings:
             raise ValueError(
-                f"random_positions {self.random_positions} is more than the model's {self.max_position_embeddings} "
-                "positions"
+                f"random_positions {drawn} is more than the model's {self.max_position_embeddings} positions"
             )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(

@@ -29,6 +29,7 @@ class PositionKind(NamedTuple):
         flash, sdpa, flex: attention implementations that compute it; eager always does.
         even_heads: needs an even head size.
         limited: has a weight for every position, so nothing goes on behind `max_position_embeddings`.
+        whole: positions are whole numbers, since they are looked up in a table.
         raw_keys: keys stand in the cache as they are, and are turned in every step.
         causal_only: what it says of keys to the right is not meant.
         learned: has weights that a BERT folder does not have.
@@ -40,6 +41,7 @@ class PositionKind(NamedTuple):
     flex: bool = True
     even_heads: bool = False
     limited: bool = False
+    whole: bool = False
     raw_keys: bool = False
     causal_only: bool = False
     learned: bool = False
@@ -48,9 +50,11 @@ class PositionKind(NamedTuple):
 # kinds that add to the scores run in eager attention where the others would not add it
 _BIASED = {"sdpa": SCORES_TAKE_BIAS, "flex": SCORES_TAKE_BIAS}
 POSITIONS = {
-    "absolute": PositionKind("a learned vector per position to the embeddings", flash=True, limited=True),
+    "absolute": PositionKind("a learned vector per position to the embeddings", flash=True, limited=True, whole=True),
     "none": PositionKind("nothing; a causal mask alone tells a little", flash=True),
-    "nezha": PositionKind("sinusoids of the distance to keys and values", sdpa=False, flex=False, even_heads=True),
+    "nezha": PositionKind(
+        "sinusoids of the distance to keys and values", sdpa=False, flex=False, even_heads=True, whole=True
+    ),
     "rope": PositionKind("a rotation of queries and keys", flash=True, even_heads=True),
     "xpos": PositionKind("RoPE, and a decay with the distance", even_heads=True, raw_keys=True, causal_only=True),
     "rerope": PositionKind("RoPE, no farther than a window", even_heads=True, raw_keys=True, **_BIASED),
@@ -235,12 +239,3 @@ def log_n_scale(num_visible: Tensor, base: int, *, inference: bool, dtype: torch
     """
     scale = num_visible.clamp_min(1).to(torch.promote_types(dtype, torch.float32)).log() / math.log(base)
     return scale.clamp_min(1.0) if inference else scale
-
-
-def equal_mean_positions(
-    num_rows: int, length: int, *, device: torch.device, generator: torch.Generator | None = None
-) -> Tensor:
-    """(B, L) evenly spaced fractions from 0 to a last position that is exponential with mean `length`: Su's own form
-    (kexue.fm 9444), for positions that may be fractions, such as RoPE's."""
-    ends = torch.rand(num_rows, 1, device=device, generator=generator).clamp_min(1e-7).log() * -length
-    return torch.linspace(0, 1, length, device=device) * ends

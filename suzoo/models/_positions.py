@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+EQUAL_MEAN = "equal_mean"
+
 
 def count_positions(
     attention_mask: Tensor | None, num_past: int | Tensor, num_new: int, device: torch.device
@@ -39,13 +41,26 @@ def random_positions(
     return keys.topk(length, dim=-1).indices.sort(-1).values
 
 
-def training_positions(
-    position_ids: Tensor, batch_size: int, max_position: int | None, is_training: bool, cache: Cache | None
+def equal_mean_positions(
+    num_rows: int, length: int, *, device: torch.device, generator: torch.Generator | None = None
 ) -> Tensor:
-    """(1 or B, L) in training those drawn from `max_position` (see `random_positions`), else as given."""
-    if max_position is None or not is_training or (cache is not None and cache.get_seq_length() > 0):
+    """(B, L) evenly spaced fractions from 0 to a last position that is exponential with mean `length`: Su's own form
+    (kexue.fm 9444), for positions that may be fractions, such as RoPE's."""
+    ends = torch.rand(num_rows, 1, device=device, generator=generator).clamp_min(1e-7).log() * -length
+    return torch.linspace(0, 1, length, device=device) * ends
+
+
+def training_positions(
+    position_ids: Tensor, batch_size: int, rule: int | str | None, is_training: bool, cache: Cache | None
+) -> Tensor:
+    """(1 or B, L) in training those drawn by `rule`, the config's `random_positions`, else as given."""
+    if rule is None or not is_training or (cache is not None and cache.get_seq_length() > 0):
         return position_ids
-    return random_positions(batch_size, position_ids.shape[-1], max_position, device=position_ids.device)
+    length, device = position_ids.shape[-1], position_ids.device
+    if rule == EQUAL_MEAN:
+        return equal_mean_positions(batch_size, length, device=device)
+    assert isinstance(rule, int)
+    return random_positions(batch_size, length, rule, device=device)
 
 
 def relative_sinusoids(max_relative_position: int, head_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:

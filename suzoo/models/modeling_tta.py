@@ -102,8 +102,8 @@ class TTAModel(TTAPreTrainedModel):
         num_seen = tokens_seen(position_ids, attention_mask, documents, sees_all)
         window, sinks = self.config.attention_window, self.config.attention_sinks
         num_visible = visible_keys(position_ids, num_seen, window, sinks) - 1  # all but itself
-        limit = self.config.random_positions
-        position_ids = training_positions(position_ids, batch_size, limit, self.training, None)
+        drawn = self.config.random_positions
+        position_ids = training_positions(position_ids, batch_size, drawn, self.training, None)
 
         if self.config.is_linear:
             refuse_packed(documents)

@@ -105,6 +105,21 @@ def test_report_is_that_of_the_attention_weights(name):
     assert len(text.splitlines()) == 7 and f"of {3 * 4} heads have less than a tenth" in text
 
 
+def test_the_last_queries_alone():
+    """Of the tokens of a row, behind padding and before it; their keys are the whole row."""
+    model = tiny("dialogpt")
+    ids, mask = tokens(2, 9), torch.tensor([[1] * 9, [0] * 1 + [1] * 6 + [0] * 2])
+    report = attention_report(model, {"input_ids": ids, "attention_mask": mask}, last=1)
+    model.set_attn_implementation("eager")
+    attentions = model(ids, attention_mask=mask, output_attentions=True).attentions
+    for layer, weights in enumerate(attentions):
+        expected = (entropy(weights[0, :, 8]) + entropy(weights[1, :, 6])) / 2
+        torch.testing.assert_close(report.entropy[layer].double(), expected, rtol=0, atol=1e-5)
+    assert report.num_keys == 7.5
+    with pytest.raises(ValueError, match="from 1 on, not 0"):
+        attention_report(model, {"input_ids": ids}, last=0)
+
+
 def test_initialization_check_and_collapse():
     ids = {"input_ids": tokens(2, 20)}
     small = attention_report(tiny("dialogpt", initializer_range=0.02), ids)

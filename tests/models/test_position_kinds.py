@@ -12,7 +12,6 @@ from suzoo.models._position_kinds import (
     alibi_bias,
     alibi_slopes,
     distances,
-    equal_mean_positions,
     kerple_bias,
     log_n_scale,
     rerope_correction,
@@ -20,7 +19,7 @@ from suzoo.models._position_kinds import (
     turned,
     xpos_scales,
 )
-from suzoo.models._positions import random_positions
+from suzoo.models._positions import equal_mean_positions, random_positions
 from tests.reference.attention import rotation
 
 N, SIZE = 20, 16

@@ -193,6 +193,23 @@ def test_random_positions_are_for_training():
         tiny("dialogpt", random_positions=100)
 
 
+@pytest.mark.parametrize(("family", "kind"), [(f, k) for f in FAMILIES for k in POSITIONS if f != "tta" or k != "xpos"])
+def test_positions_of_equal_mean_are_fractions_in_training_alone(family, kind):
+    fields = {"position_embedding_type": kind, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    if POSITIONS[kind].whole or (kind == "xpos" and family != "dialogpt"):
+        with pytest.raises(ValueError, match="whole numbers" if POSITIONS[kind].whole else "for causal models"):
+            tiny(family, random_positions="equal_mean", **fields)
+        return
+    ids, plain = tokens(2, 9), tiny(family, **fields)
+    model = tiny(family, random_positions="equal_mean", **fields)
+    assert torch.equal(model(ids).logits, plain(ids).logits)
+    model.train()
+    first, second = model(ids, labels=ids), model(ids).logits
+    assert kind == "none" or (first.logits - second).abs().max() > 1e-3
+    first.loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+
+
 def test_the_table_is_the_truth():
     tested = {way.get("position_embedding_type", "absolute") for way in WAYS.values()}
     assert set(POSITIONS) == {*tested, "nezha", "rope"} == set(get_args(Positions))
@@ -222,6 +239,8 @@ def test_configs_refuse_what_cannot_work():
     }.items():  # fmt: skip
         with pytest.raises(ValueError, match=name):
             config_class(**{name: value})
+    with pytest.raises(ValueError, match="random_positions is a number or equal_mean"):
+        config_class(position_embedding_type="rope", random_positions="equal")
     for options in ({"attention_window": 4}, {"log_n": "train"}, {"position_embedding_type": "none"}):
         assert not config_class(**options).is_stock
     assert config_class(random_positions=100).is_stock  # which is over with the training

@@ -50,8 +50,9 @@ class LanguageModelTraining(Training):
     log_n: Annotated[Literal["off", "train", "inference"], Setting(off="off", part_of=SCRATCH)] = "off"
     """Scale the scores of the model from scratch by log n / log max_length for n visible keys (kexue.fm/archives/8823):
     always, or at inference only, on longer texts."""
-    random_positions: Annotated[int | None, Setting(least=1, part_of=SCRATCH)] = None
-    """Draw the positions of a training text from so many, in order (kexue.fm/archives/9444)."""
+    random_positions: Annotated[int | Literal["equal_mean"] | None, Setting(least=1, part_of=SCRATCH)] = None
+    """Draw the positions of a training text from so many, in order (kexue.fm/archives/9444); or evenly spaced, with the
+    length as the mean of the last one (equal_mean, not for absolute and nezha)."""
     label_smoothing: Annotated[float, Setting(least=0, most=1, off=0)] = 0.0
     """Share of the target that is spread over the vocabulary; dev losses are without it."""
     chunk_size: Annotated[int, Setting(least=0, off=0)] = 0
