@@ -263,6 +263,21 @@ class BackbonePreTrainedModel(PreTrainedModel):
     def _supports_flex_attn(self) -> bool:
         return POSITIONS[self.config.position_embedding_type].flex
 
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
+        """As in transformers, where this is asked at the start and by `set_attn_implementation`.
+
+        Raises:
+            ValueError: it does not compute this model's attention; the message names those that do.
+        """
+        parts = {"sdpa": self._supports_sdpa, "flex": self._supports_flex_attn, "flash": self._supports_flash_attn}
+        if any(part in (attn_implementation or "") and not parts[part] for part in parts):
+            able = ["eager", *(f"{part}_attention" * (part != "sdpa") or part for part in parts if parts[part])]
+            raise ValueError(
+                f"attn_implementation={attn_implementation!r} does not compute the attention of {type(self).__name__} "
+                f"with {self.config.position_embedding_type} positions and these options; use {' or '.join(able)}"
+            )
+        return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+
     def train(self, mode: bool = True):
         if mode:
             forget_decoding_weights(self)
