@@ -23,6 +23,16 @@ from ._versions import ADAPTERS_SAY_WHAT_THEY_LOAD, COMMON_KEYWORDS, SAVE_KEYWOR
 _HARMLESS_MISSING = ("pooler.", "position_ids")
 # Models whose first position id is pad_token_id + 1
 POSITIONS_BEHIND_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
+# Fields of `_configuration.BackboneConfig` that a stock configuration would keep and a stock encoder would not read,
+# and where they change nothing
+HOUSE_ATTENTION = {
+    "attention_type": "softmax",
+    "attention_window": None,
+    "attention_sinks": 0,
+    "log_n": "off",
+    "random_positions": None,
+}
+BERT_POSITIONS = ("absolute", "relative_key", "relative_key_query")
 
 
 def num_positions(config: PreTrainedConfig) -> int | None:
@@ -31,6 +41,21 @@ def num_positions(config: PreTrainedConfig) -> int | None:
     if not positions or positions < 0:
         return None
     return positions - (config.pad_token_id + 1 if config.model_type in POSITIONS_BEHIND_PADDING else 0)
+
+
+def refuse_house_attention(config: PreTrainedConfig, fields: dict[str, Any]) -> None:
+    """Refuse, of `fields`, those of our own attention that a configuration of this class does not have."""
+    known = signature(type(config).__init__).parameters
+    given = [name for name, off in HOUSE_ATTENTION.items() if name not in known and fields.get(name, off) != off]
+    positions = fields.get("position_embedding_type", "absolute")
+    if positions not in BERT_POSITIONS and "attention_sinks" not in known:
+        given.append("position_embedding_type")
+    if given:
+        raise ValueError(
+            f"{config.model_type} computes its own attention and would not read {', '.join(given)}: windows, sinks, "
+            "linear attention and our positions are of UniLMConfig, TTAConfig and DialoGPTConfig, which "
+            "CoSENTModel takes as encoders, too"
+        )
 
 
 def missing_weights(info: dict[str, Any], prefix: str) -> list[str]:
@@ -59,6 +84,7 @@ class StockEncoderWrapper(PreTrainedModel):
     _auto_model = AutoModel
 
     def __init__(self, config: PreTrainedConfig, encoder: PreTrainedModel | None = None):
+        refuse_house_attention(config, vars(config))
         super().__init__(config)
         for module in () if encoder is None else encoder.modules():  # post_init would draw anew what was put in by hand
             module._is_hf_initialized = True  # ty: ignore[invalid-assignment]
@@ -81,25 +107,34 @@ class StockEncoderWrapper(PreTrainedModel):
 
     @classmethod
     def _encoder_class(cls, config: PreTrainedConfig) -> type[PreTrainedModel]:
-        encoder_class: Any = cls._auto_model._model_mapping[type(config)]
+        encoder_class: Any = cls._auto_model._model_mapping.get(type(config), None)
+        if encoder_class is None:
+            raise ValueError(
+                f"{config.model_type} has no class for {cls._auto_model.__name__}, which {cls.__name__} wraps: take "
+                "another encoder, such as BERT"
+            )
         return encoder_class[0] if isinstance(encoder_class, tuple) else encoder_class
+
+    def _encoder_supports(self, name: str) -> bool:
+        flag = getattr(self._encoder_class(self.config), name)
+        return flag.fget(self) if isinstance(flag, property) else flag  # ours ask the config
 
     # What the encoder supports, the wrapper supports; the checks run before the encoder exists
     @property
     def _supports_sdpa(self) -> bool:
-        return self._encoder_class(self.config)._supports_sdpa
+        return self._encoder_supports("_supports_sdpa")
 
     @property
     def _supports_flash_attn(self) -> bool:
-        return self._encoder_class(self.config)._supports_flash_attn
+        return self._encoder_supports("_supports_flash_attn")
 
     @property
     def _supports_flex_attn(self) -> bool:
-        return self._encoder_class(self.config)._supports_flex_attn
+        return self._encoder_supports("_supports_flex_attn")
 
     @property
     def _supports_attention_backend(self) -> bool:
-        return self._encoder_class(self.config)._supports_attention_backend
+        return self._encoder_supports("_supports_attention_backend")
 
     def get_input_embeddings(self):
         return self.encoder.get_input_embeddings()
@@ -111,6 +146,9 @@ class StockEncoderWrapper(PreTrainedModel):
     def _load_encoder(cls, path: str, kwargs: dict) -> tuple[PreTrainedModel, dict]:
         """(encoder, loading info); a head may be fresh, a missing encoder weight is an error."""
         trust = bool(kwargs.get("trust_remote_code"))
+        if any(name in kwargs for name in (*HOUSE_ATTENTION, "position_embedding_type")):
+            config = AutoConfig.from_pretrained(path, trust_remote_code=trust, **only_hub_options(kwargs))
+            refuse_house_attention(config, kwargs)
         if trust:  # a stock config stands for the stock encoder, also where the folder names our wrapper as its code
             config = AutoConfig.from_pretrained(path, trust_remote_code=True, **only_hub_options(kwargs))
             trust = not type(config).__module__.startswith("transformers.")

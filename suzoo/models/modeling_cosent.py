@@ -54,7 +54,9 @@ class CoSENTModel(StockEncoderWrapper):
     """Sentence encoder: `encode(texts)` gives one vector per text, compared by cosine.
 
     Args:
-        config: config of any HuggingFace encoder; its weights are random. Use `from_pretrained` for a checkpoint.
+        config: config of any HuggingFace encoder; its weights are random. Use `from_pretrained` for a checkpoint. A
+            `UniLMConfig` reads in both directions, all of a text being source, with any of our positions, windows and
+            linear attention; a `DialoGPTConfig` from left to right.
         encoder: the encoder itself, instead of one made from `config`.
         pooling: "cls" (the article's choice), "mean", "last" (the last token, for encoders that read from left to
             right) or "first-last-avg" (mean of the first and last layer's states). All but the last one also open in
@@ -216,8 +218,13 @@ class CoSENTModel(StockEncoderWrapper):
             `SentenceEncoderOutput`, sentences in the order given.
         """
         refuse_unknown(type(self).__name__, kwargs, self._known_keywords)
+        if token_type_ids is None and self.config.model_type == "unilm":  # all source, which sees itself, and no target
+            shape, device = (kwargs["inputs_embeds"][..., 0] if input_ids is None else input_ids).shape, self.device
+            token_type_ids = torch.zeros(shape, dtype=torch.long, device=device)
         if token_type_ids is not None:
             kwargs["token_type_ids"] = token_type_ids
+        if "use_cache" in self._known_keywords:  # no token follows
+            kwargs.setdefault("use_cache", False)
         if lengths is not None:
             compute = self._forward_ragged if self.ragged else self._forward_groups
             return compute(input_ids, lengths, prompt_length, **kwargs)
