@@ -277,8 +277,7 @@ def _remove_older_save(folder: Path) -> None:
     """Remove the code and the adapter of an older save."""
     here = Path(__file__).resolve().parent
     names = ["adapter_config.json", "adapter_model.safetensors"]
-    names += [path.name for path in here.glob("_*.py") if path.name != "__init__.py"]
-    names += ["modeling_cosent.py", "modeling_cosent_cross_encoder.py", "modeling_gru.py", "configuration_gru.py"]
+    names += [path.name for path in here.glob("*.py") if path.name != "__init__.py"]
     if folder.resolve() != here:
         for name in names:
             (folder / name).unlink(missing_ok=True)
