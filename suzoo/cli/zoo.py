@@ -16,14 +16,14 @@ from suzoo.cli._files import replacing
 from suzoo.cli.train import scripts_on_path
 
 
-def table() -> Any:
-    """The module `recipes.zoo` of the training scripts."""
+def recipes(name: str = "zoo") -> Any:
+    """The module `recipes.zoo` of the training scripts, which has the table, or another one of that folder."""
     scripts_on_path()
-    return importlib.import_module("recipes.zoo")
+    return importlib.import_module(f"recipes.{name}")
 
 
 def list_members(options: argparse.Namespace) -> int:
-    for name, member in table().MEMBERS.items():
+    for name, member in recipes().MEMBERS.items():
         print(f"{name}: {member.about}; about {member.minutes} minutes on two quiet cores, from {member.base}")
         for source in member.sources:
             print(f"    {source.file}  {source.repository} ({source.licence})")
@@ -31,8 +31,7 @@ def list_members(options: argparse.Namespace) -> int:
 
 
 def build(options: argparse.Namespace) -> int:
-    zoo = table()
-    members = zoo.MEMBERS
+    members = recipes().MEMBERS
     if options.name not in members:
         raise ValueError(f"the zoo has no {options.name}: it has {', '.join(members)}")
     chain = [options.name]  # what it is made from comes first
@@ -42,7 +41,7 @@ def build(options: argparse.Namespace) -> int:
         raise ValueError(f"there is no folder {options.base}, which --base names")
     sources, out = Path(options.sources), Path(options.output_dir)
     missing = [name for name in chain if not is_finished(out / name)]
-    notes = [note for name in missing for note in zoo.check_sources(members[name], sources)]
+    notes = [note for name in missing for note in recipes("zoo_data").check_sources(members[name], sources)]
     for note in dict.fromkeys(notes):
         print(f"note: {note}", file=sys.stderr)
     minutes = sum(members[name].minutes for name in missing)
@@ -51,7 +50,7 @@ def build(options: argparse.Namespace) -> int:
     for number, name in enumerate(chain):
         base = first if number == 0 else str(out / chain[number - 1])
         flags = shlex.split(options.flags) if name == options.name else []
-        if name in missing and (status := make(zoo, name, base, sources, out, flags)):
+        if name in missing and (status := make(name, base, sources, out, flags)):
             return status
     from suzoo.hub.check import check_folder
 
@@ -68,16 +67,19 @@ def is_finished(folder: Path) -> bool:
         return False
 
 
-def make(zoo: Any, name: str, base: str, sources: Path, out: Path, flags: list[str]) -> int:
+def make(name: str, base: str, sources: Path, out: Path, flags: list[str]) -> int:
     """Prepare, train and score one member; a run that was cut goes on. Returns the exit code of the training."""
-    started, member, folder, data = time.time(), zoo.MEMBERS[name], out / name, out / f"{name}-data"
-    zoo.prepare(member, sources, data)
-    arguments = [argument.format(base=base, data=data) for argument in member.command]
+    started, member, folder, data = time.time(), recipes().MEMBERS[name], out / name, out / f"{name}-data"
+    zoo_data = recipes("zoo_data")
+    zoo_data.prepare(member, sources, data)
+    arguments = [argument.format(base=base, data=data) for argument in member.command.split()]
     print(f"{name}: {' '.join(arguments)}", file=sys.stderr)
     if status := train([*arguments, *flags, "--output-dir", str(folder), "--resume"]):
         return status
     print(f"{name}: scoring", file=sys.stderr)
-    scores = score(folder, {test: data / f"test {test}.tsv" for test in member.tests})
+    kinds = {test: recipes().SOURCES[part.source].kind for test, part in member.tests.items()}
+    files = {test: (kind, data / zoo_data.test_name(test, kind)) for test, kind in kinds.items()}
+    scores = recipes("zoo_scores").scores(member.task, folder, files)
     record = {
         "member": name,
         "base": member.base,
@@ -92,26 +94,13 @@ def make(zoo: Any, name: str, base: str, sources: Path, out: Path, flags: list[s
     put_into_card(folder, scores)
     write_json(folder / "zoo.json", record)
     for test, numbers in scores.items():
-        print(f"{test:<12} {numbers['spearman']:.4f}")
+        print(f"{test:<12} {', '.join(f'{metric} {number:.4f}' for metric, number in numbers.items())}")
     return 0
 
 
 def train(arguments: list[str]) -> int:
     """The exit code of `suzoo train` with these arguments, in a process of its own as every training."""
     return subprocess.run([sys.executable, "-m", "suzoo", "train", *arguments], check=False).returncode
-
-
-def score(folder: Path, tests: dict[str, Path]) -> dict[str, dict[str, float]]:
-    """Test -> metrics of the encoder in `folder`."""
-    from suzoo.data import numbers, read_pairs
-    from suzoo.evaluation import pair_cosines, pair_metrics
-    from suzoo.models import CoSENTModel
-
-    model, found = CoSENTModel.from_pretrained(folder), {}
-    for name, path in tests.items():
-        pairs = read_pairs(str(path))
-        found[name] = pair_metrics(pair_cosines(model.encode, pairs), numbers(pairs, "label"))
-    return found
 
 
 def put_into_card(folder: Path, scores: dict[str, dict[str, float]]) -> None:

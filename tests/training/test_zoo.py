@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import importlib
 import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
 
 from recipes import zoo
-from recipes.zoo import MEMBERS, SOURCES, Part, check_sources, prepare
+from recipes.zoo import MEMBERS, SOURCES, Part
+from recipes.zoo_data import check_sources, prepare
 
 import pytest
-import train_cosent
-import train_distill
 
 from suzoo.cli import main
 from suzoo.data import embedded, read_pairs
@@ -22,17 +23,44 @@ from tests.tiny import tiny_config, tiny_tokenizer
 from tests.training.scripts import open_doors_here, run
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--batch-size", "8", "--max-steps", "2", "--evaluate-every", "2", "--cpu-threads", "1"]
+SMALL = ["--max-steps", "2", "--evaluate-every", "2", "--cpu-threads", "1"]
+
+
+# kind of a source -> the corpus that stands in for it, and its fields in the order of the source's columns
+CORPORA = {
+    "pairs": ("pairs_zh", ("text1", "text2", "label")),
+    "classes": ("classes_zh", ("text", "label")),
+    "sources and targets": ("titles_zh", ("source", "target")),
+    "texts": ("text_zh", ("text",)),
+    "dialogues": ("dialogues_zh", ("turns",)),
+}
+
+
+def write_source(path: Path, source: zoo.Source, rows: list[dict]) -> None:
+    """A file in the form of the source: the columns that the table names for it."""
+    fields = CORPORA[source.kind][1]
+    names = [column.partition("=")[2] for column in source.columns] or fields
+    values = [[row[field] for field in fields] for row in rows]
+    if source.kind == "pairs":
+        values = [[text1, text2, f"{source.highest * label / 5:g}"] for text1, text2, label in values]
+    if path.name.endswith(".tsv"):
+        lines = ["\t".join(names), *("\t".join(row) for row in values)]
+    elif source.kind == "texts":
+        lines = [text for (text,) in values]
+    else:
+        lines = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in values]
+    data = "".join(f"{line}\n" for line in lines).encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory) -> Path:
-    """Files by the names of the table, 60 pairs each; the first text of a test is in a training file, too."""
-    folder, rows = tmp_path_factory.mktemp("sources"), list(embedded.load("pairs_zh", "train"))
-    for number, source in enumerate(SOURCES.values()):
-        part = rows[number * 60 : number * 60 + 60]
-        lines = [f"{row['text1']}\t{row['text2']}\t{source.highest * row['label'] / 5:g}\n" for row in part]
-        (folder / source.file).write_text("text1\ttext2\tlabel\n" + "".join(lines), encoding="utf-8")
+    """Files by the names of the table, 60 rows each; the first text of a test is in a training file, too."""
+    folder = tmp_path_factory.mktemp("sources")
+    rows = {kind: list(embedded.load(name, "train")) for kind, (name, _) in CORPORA.items()}
+    for source in SOURCES.values():
+        write_source(folder / source.file, source, rows[source.kind][:60])
+        del rows[source.kind][:60]
     test = (folder / SOURCES["lcqmc-test"].file).read_text(encoding="utf-8").splitlines()[1].split("\t")
     with (folder / SOURCES["stsb"].file).open("a", encoding="utf-8") as file:
         file.write(f"{test[0]}\t别的句子\t5\n")
@@ -41,26 +69,34 @@ def sources(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def members(monkeypatch):
-    """The table, for 60 rows a file."""
-    train = {"stsb": Part("stsb"), "atec": Part("atec", without_last=20), "simclue": Part("simclue")}
-    few = {"train": train, "num_dev": {"stsb": 9, "atec": 6, "simclue": 6}}
-    tests = zoo.TESTS | {"ATEC": Part("atec", last=20, first=10)}
-    texts = {"stsb": None, "atec": 5}
+    """The table, for 60 rows a file: 20 of them where a test is the end of a training file."""
+
+    def smaller(part: Part) -> Part:
+        last, without = 20 if part.last else None, 20 if part.without_last else 0
+        return Part(part.source, last=last, without_last=without, first=10)
+
     for name, member in MEMBERS.items():
-        smaller = replace(member, **few, tests=tests, texts=texts if member.texts else {})
-        monkeypatch.setitem(zoo.MEMBERS, name, smaller)
+        fewer = {
+            "train": {name: smaller(part)._replace(first=None) for name, part in member.train.items()},
+            "tests": {name: smaller(part) for name, part in member.tests.items()},
+            "num_dev": dict.fromkeys(member.train, 7),
+            "texts": {"stsb": None, "atec": 5} if member.texts else {},
+        }
+        monkeypatch.setitem(zoo.MEMBERS, name, replace(member, **fewer))
     return zoo.MEMBERS
 
 
 def test_the_table_names_what_is_there():
     for name, member in MEMBERS.items():
-        assert (ROOT / f"training/train_{member.command[0]}.py").exists()
+        assert (ROOT / f"training/train_{member.command.split()[0]}.py").exists()
         assert f"`{name}`" in (ROOT / "docs/zoo.md").read_text(encoding="utf-8")
         assert member.num_dev.keys() == member.train.keys()
         if member.base.startswith("zoo:"):
             assert member.base.removeprefix("zoo:") in MEMBERS
         for part in (*member.train.values(), *member.tests.values()):
             assert part.source in SOURCES and len(SOURCES[part.source].sha256) == 64
+        # dev.tsv and the like hold rows of all training sources
+        assert len({SOURCES[part.source].kind for part in member.train.values()}) == 1
     # no source is both trained on and tested on, but for rows at its end
     for member in MEMBERS.values():
         for train in member.train.values():
@@ -101,6 +137,69 @@ def test_a_missing_file_is_named_and_another_file_noted(tmp_path, sources, capsy
     assert "cosent-zh-mini: " in told and "research only" in told
 
 
+def tiny_base(folder: Path) -> None:
+    model = CoSENTModel(tiny_config(num_hidden_layers=4, max_position_embeddings=160), pooling="mean")
+    model.tokenizer = tiny_tokenizer()
+    model.save_pretrained(folder)
+
+
+def trained_here(monkeypatch) -> list[str]:
+    """Let trainings of the zoo run in this process and take two steps; returns the list of those that began."""
+    started: list[str] = []
+    examples = [*SMALL, "--batch-size", "8"]
+    tokens = [*SMALL, "--micro-batch-tokens", "512"]
+    few = {name: examples for name in ("cosent", "cross_encoder", "classifier")}
+    few["distill"] = [*examples, "--vocab-size", "60", "--hidden-size", "16"]
+    few["tta"] = [*tokens, "--max-scored", "2"]
+    few |= {name: [*tokens, "--max-scored", "2"] for name in ("unilm", "dialogpt")}
+
+    def in_this_process(arguments):
+        name, *arguments = arguments
+        started.append(name)
+        script = importlib.import_module(f"train_{name}")
+        own, given = arguments[: arguments.index("--output-dir")], arguments[arguments.index("--output-dir") :]
+        run(monkeypatch, script, *own, *few[name], *given)
+        return 0
+
+    monkeypatch.setattr("suzoo.cli.zoo.train", in_this_process)
+    return started
+
+
+MADE_FROM_MINI = [
+    pytest.param("classifier-zh-news", "accuracy", id="classifier"),
+    *(
+        pytest.param(name, metric, marks=pytest.mark.slow, id=name)
+        for name, metric in (
+            ("gru-zh", "spearman"),
+            ("reranker-zh-mini", "spearman"),
+            ("tta-zh-mini", "pseudo_perplexity"),
+            ("unilm-zh-title", "rouge_l"),
+            ("dialogpt-zh", "perplexity"),
+            ("cosent-en-small", "spearman"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "metric"), MADE_FROM_MINI)
+def test_every_kind_of_member_is_made_and_scored(tmp_path, monkeypatch, capsys, sources, members, name, metric):
+    trained_here(monkeypatch)
+    if name not in ("tta-zh-mini", "unilm-zh-title"):  # folders with code
+        open_doors_here(monkeypatch)
+    first = tmp_path / "base"
+    tiny_base(first)
+    for made in ("cosent-zh-small", "cosent-zh-mini"):
+        tiny_base(tmp_path / "out" / made)
+        (tmp_path / "out" / made / "zoo.json").write_text('{"tests": {}}')
+    command = ["zoo", "build", name, "--sources", str(sources), "--output-dir", str(tmp_path / "out")]
+    assert main([*command, *([] if members[name].base.startswith("zoo:") else ["--base", str(first)])]) == 0
+    assert f"{next(iter(members[name].tests)):<12} " in capsys.readouterr().out
+    record = json.loads((tmp_path / f"out/{name}/zoo.json").read_text(encoding="utf-8"))
+    assert record["tests"].keys() == members[name].tests.keys()
+    first_test = next(iter(record["tests"].values()))
+    assert metric in first_test and all(number == number for number in first_test.values())
+
+
 def test_one_command_makes_a_member_and_what_it_is_made_from(
     tmp_path,
     monkeypatch,
@@ -110,22 +209,10 @@ def test_one_command_makes_a_member_and_what_it_is_made_from(
     hub,  # noqa: F811
     as_user,  # noqa: F811
 ):
-    base, out, started = tmp_path / "base", tmp_path / "out", []
-    model = CoSENTModel(tiny_config(num_hidden_layers=4, max_position_embeddings=72), pooling="mean")
-    model.tokenizer = tiny_tokenizer()
-    model.save_pretrained(base)
+    base, out = tmp_path / "base", tmp_path / "out"
+    tiny_base(base)
+    started = trained_here(monkeypatch)
     open_doors_here(monkeypatch)
-    tiny = {"cosent": [], "distill": ["--vocab-size", "60", "--hidden-size", "16"]}
-
-    def in_this_process(arguments):
-        name, *arguments = arguments
-        started.append(name)
-        script = {"cosent": train_cosent, "distill": train_distill}[name]
-        own, given = arguments[: arguments.index("--output-dir")], arguments[arguments.index("--output-dir") :]
-        run(monkeypatch, script, *own, *SMALL, *tiny[name], *given)
-        return 0
-
-    monkeypatch.setattr("suzoo.cli.zoo.train", in_this_process)
     command = ["zoo", "build", "cosent-zh-mini", "--sources", str(sources), "--base", str(base)]
     command += ["--output-dir", str(out)]
     assert main(command) == 0
@@ -144,7 +231,7 @@ def test_one_command_makes_a_member_and_what_it_is_made_from(
     as_user(hub, "hf_alice")
     monkeypatch.setattr("suzoo.hub.push.check_folder", lambda folder, report, **options: [])  # verified above
     assert push_zoo.main([str(out), "alice"]) == 0
-    assert all(hub.repos[f"alice/{name}"].private for name in MEMBERS)
+    assert all(hub.repos[f"alice/{name}"].private for name in ("cosent-zh-small", "cosent-zh-mini"))
     assert "PAWS-X zh" in hub.files("alice/cosent-zh-mini")["README.md"].decode()
     assert push_zoo.main([str(out), "alice", "--only", "nobody"]) == 2
     assert "has no finished nobody" in capsys.readouterr().err

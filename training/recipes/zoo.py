@@ -5,27 +5,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from suzoo.data import Pair
+from typing import Any, Literal, NamedTuple
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file of sentence pairs, columns text1, text2 and label, which the user has got where `repository` says."""
+    """A file which the user has got where `repository` says."""
 
     file: str
     sha256: str
     repository: str
     licence: str
     highest: float = 1.0
-    """The label of texts that say the same."""
+    """Pairs: the label of texts that say the same."""
+    kind: Literal["pairs", "classes", "sources and targets", "texts", "dialogues"] = "pairs"
+    columns: tuple[str, ...] = ("text1=text1", "text2=text2", "score=label")
+    """As --columns of the training scripts takes them."""
+    holds: str = "pairs with the columns text1, text2 and label"
+    """What the file has, for a user who lacks it."""
 
 
 _BY_SHAWROAD = "github.com/shawroad/CoSENT_Pytorch"
@@ -74,23 +73,121 @@ SOURCES = {
         _BY_SHAWROAD,
         "free for any use (Google)",
     ),
+    "tnews": Source(
+        "tnews_fewclue.jsonl",
+        "5e131515e16d64313a2cd6f06c8555c2517c006d0328b7837f7aa6c931234f73",
+        "github.com/CLUEbenchmark/FewCLUE",
+        "no licence file, academic use",
+        kind="classes",
+        columns=(),
+        holds="TNEWS: train_few_all, dev_few_all and test_public in one file, fields text and label",
+    ),
+    "essays": Source(
+        "literature_essays.txt.gz",
+        "c279087a5037e809f97bc057f16945b18cde9e31cf8fc4304caa03934d942c9e",
+        "github.com/lancopku/Chinese-Literature-NER-RE-Dataset",
+        "none stated, research use",
+        kind="texts",
+        columns=(),
+        holds="the sentences, one a line",
+    ),
+    "climp-test": Source(
+        "climp_zh.jsonl.gz",
+        "202f7e757b80dbc6ed63f6e0b640344daf2afe4e8970d3ec4d07f910e935ad2a",
+        "github.com/beileixiang/CLiMP",
+        "none stated",
+        kind="sources and targets",
+        columns=("source=bad", "target=good"),
+        holds="minimal pairs, fields good and bad",
+    ),
+    "lcsts": Source(
+        "lcsts.train.tsv",
+        "39f81c0af3040c7b516a85941b1e859b30a0e99d02dae58c11e0dbe2b586906d",
+        "github.com/CLUEbenchmark/CLGE",
+        "research only (HIT-SZ)",
+        kind="sources and targets",
+        columns=("source=text", "target=title"),
+        holds="LCSTS with the columns title and text",
+    ),
+    "lcsts-test": Source(
+        "lcsts.val.tsv",
+        "a0abe72cf68ff77825a1c5a7eb0234864bd8397243d1305cc0daf2595ce55dca",
+        "github.com/CLUEbenchmark/CLGE",
+        "research only (HIT-SZ)",
+        kind="sources and targets",
+        columns=("source=text", "target=title"),
+        holds="LCSTS with the columns title and text",
+    ),
+    "lccc": Source(
+        "lccc_toy.train.jsonl",
+        "aa0dacc48a7f99e141c85b555264df1c36dbe95ab797f2a821bbd1fd21541285",
+        "github.com/thu-coai/CDial-GPT",
+        "MIT",
+        kind="dialogues",
+        columns=(),
+        holds="LCCC's toy part, a field turns",
+    ),
+    "lccc-test": Source(
+        "lccc_toy.valid.jsonl",
+        "1be3c3f651282c1f8196bbc0c165620fbce48f888fae834c6979c4f980a70260",
+        "github.com/thu-coai/CDial-GPT",
+        "MIT",
+        kind="dialogues",
+        columns=(),
+        holds="LCCC's toy part, a field turns",
+    ),
+    "stsb-en": Source(
+        "stsb_en.train.tsv",
+        "0be6fc07550083647587bec01611ce8162bc02be8f9d5c322e3d8f751e33a8f9",
+        "github.com/shibing624/text2vec",
+        "STS benchmark, mixed sources, research use",
+        highest=5.0,
+    ),
+    "sick-en": Source(
+        "sick.train.tsv",
+        "d399a3714a3d3e6de61893b21308973792e933dcd789ebc263d450d827a237c1",
+        "github.com/brmson/dataset-sts",
+        "CC BY-NC-SA 3.0",
+        highest=5.0,
+        columns=("text1=text1", "text2=text2", "score=relatedness"),
+        holds="SICK with the columns text1, text2 and relatedness",
+    ),
+    "stsb-en-test": Source(
+        "stsb_en.dev.tsv",
+        "57941613a8567e5a7b3b7a7cc23f1b6650659a2f511ddbf8bb8f0351734cf77d",
+        "github.com/shibing624/text2vec",
+        "as STS-B",
+        highest=5.0,
+    ),
+    "sick-en-test": Source(
+        "sick.dev.tsv",
+        "dac34a21ef86403404777ab968d7c0fe05660068e49f8e2a7af8002dd2c16d25",
+        "github.com/brmson/dataset-sts",
+        "CC BY-NC-SA 3.0",
+        highest=5.0,
+        columns=("text1=text1", "text2=text2", "score=relatedness"),
+        holds="SICK with the columns text1, text2 and relatedness",
+    ),
 }
 
 
 class Part(NamedTuple):
-    """Some rows of a source: the last `last`, all but the last `without_last`, of those the first `first`."""
+    """Some rows of a source: the last `last`, all but the last `without_last`, of those each `every`th, of those the
+    first `first`."""
 
     source: str
     last: int | None = None
     without_last: int = 0
     first: int | None = None
+    every: int = 1
 
-    def of(self, rows: Sequence[Pair]) -> Sequence[Pair]:
+    def of(self, rows: Sequence[Any]) -> Sequence[Any]:
         rows = rows[-self.last :] if self.last else rows[: len(rows) - self.without_last]
-        return rows[: self.first]
+        return rows[:: self.every][: self.first]
 
 
 ATEC_TESTED = 4000  # rows at the end of the file, which has no dev part
+TNEWS_TESTED = 2010  # test_public, at the end of the file
 TESTS = {
     "STS-B zh": Part("stsb-test"),
     "LCQMC": Part("lcqmc-test", first=1500),
@@ -103,7 +200,7 @@ TESTS = {
 @dataclass(frozen=True)
 class Member:
     about: str
-    command: tuple[str, ...]
+    command: str
     """Arguments of `suzoo train`; {base} is what it starts from, {data} the folder of the prepared files."""
     minutes: int
     """On two quiet CPU cores, once what it is made from is there."""
@@ -116,6 +213,8 @@ class Member:
     tests: Mapping[str, Part] = field(default_factory=lambda: dict(TESTS))
     texts: Mapping[str, int | None] = field(default_factory=dict)
     """For distillation: whose texts, and of how many pairs at most, go into texts.txt."""
+    task: Literal["encoder", "reranker", "classifier", "masked", "titles", "dialogues"] = "encoder"
+    """How it is scored: `recipes.zoo_scores`."""
 
     @property
     def sources(self) -> list[Source]:
@@ -125,13 +224,29 @@ class Member:
 
 _PAIRS = {"stsb": Part("stsb"), "atec": Part("atec", without_last=ATEC_TESTED), "simclue": Part("simclue")}
 _DEV = {"stsb": 250, "atec": 125, "simclue": 125}
-_SMALL = "cosent finetune --model {base} --data {data}/stsb.tsv {data}/atec.tsv {data}/simclue.tsv --data-weights 4 3 3"
-_SMALL += " --dev {data}/dev.tsv --max-steps 160 --evaluate-every 80 --save-every 40 --lr 4e-5 --schedule linear"
+_OF_PAIRS = "--data {data}/stsb.tsv {data}/atec.tsv {data}/simclue.tsv --data-weights 4 3 3 --dev {data}/dev.tsv"
+_SMALL = f"cosent finetune --model {{base}} {_OF_PAIRS} --max-steps 160 --evaluate-every 80 --save-every 40 --lr 4e-5"
+_SMALL += " --schedule linear --warmup 0.1"
 _MINI = "distill mini --teacher {base} --data {data}/texts.txt --dev {data}/dev.tsv --save-every 500"
+_RERANKER = f"cross_encoder finetune --model {{base}} {_OF_PAIRS} --batch-size 32 --max-length 64 --max-steps 500"
+_RERANKER += " --evaluate-every 250 --save-every 50 --lr 2e-4 --schedule linear --warmup 0.1"
+_NEWS = "classifier finetune --model {base} --data {data}/tnews.jsonl --dev {data}/dev.jsonl --monitor accuracy"
+_NEWS += " --epochs 6 --batch-size 32 --max-length 40 --lr 3e-4"
+_MASKED = "--model {base} --data {data}/essays.txt --dev {data}/dev.txt --max-length 64 --lr 1e-3 --save-every 25"
+_TITLES = "unilm finetune --model {base} --data {data}/lcsts.jsonl --dev {data}/dev.jsonl --max-length 128"
+_TITLES += " --max-steps 400 --evaluate-every 200 --lr 5e-4 --schedule linear --warmup 0.1 --save-every 25"
+_TITLES += " --max-scored 100"
+_DIALOGUES = "dialogpt scratch --model {base} --data {data}/lccc.jsonl --dev {data}/dev.jsonl --max-length 64"
+_DIALOGUES += " --epochs 2 --lr 5e-4 --save-every 25 --max-scored 50"
+_ENGLISH = "cosent finetune --model {base} --data {data}/stsb.tsv {data}/sick.tsv --dev {data}/dev.tsv --lr 4e-5"
+_ENGLISH += " --max-steps 160 --evaluate-every 80 --save-every 40 --schedule linear --warmup 0.1"
+_TEXTS = {"stsb": None, "atec": 5000, "simclue": None}
+_OF_ESSAYS = {"essays": Part("essays", without_last=1000)}
+_MASKED_TESTS = {"essays": Part("essays", last=1000, first=200), "CLiMP": Part("climp-test", every=15)}
 MEMBERS = {
     "cosent-zh-small": Member(
         about="Chinese sentence encoder, 12 layers of 384: multilingual-e5-small trained with CoSENT",
-        command=(*_SMALL.split(), "--warmup", "0.1"),
+        command=_SMALL,
         minutes=4,
         base="intfloat/multilingual-e5-small",
         base_licence="MIT",
@@ -140,70 +255,97 @@ MEMBERS = {
     ),
     "cosent-zh-mini": Member(
         about="Chinese sentence encoder, 4 layers of 256, 9,500 tokens: distilled from cosent-zh-small",
-        command=tuple(_MINI.split()),
+        command=_MINI,
         minutes=20,
         base="zoo:cosent-zh-small",
         base_licence="MIT",
         train=_PAIRS,
         num_dev=_DEV,
-        texts={"stsb": None, "atec": 5000, "simclue": None},
+        texts=_TEXTS,
+    ),
+    "gru-zh": Member(
+        about="Chinese sentence encoder without attention, a GRU of 128 from each end: distilled from cosent-zh-small",
+        command=f"{_MINI} --encoder bigru --lr 2e-3 --epochs 8",
+        minutes=5,
+        base="zoo:cosent-zh-small",
+        base_licence="MIT",
+        train=_PAIRS,
+        num_dev=_DEV,
+        texts=_TEXTS,
+    ),
+    "reranker-zh-mini": Member(
+        about="Chinese cross-encoder, 4 layers of 256: cosent-zh-mini trained on with CoSENT",
+        task="reranker",
+        command=_RERANKER,
+        minutes=4,
+        base="zoo:cosent-zh-mini",
+        base_licence="MIT",
+        train=_PAIRS,
+        num_dev=_DEV,
+    ),
+    "classifier-zh-news": Member(
+        about="Chinese news titles in 15 classes, 4 layers of 256: cosent-zh-mini trained on",
+        task="classifier",
+        command=_NEWS,
+        minutes=1,
+        base="zoo:cosent-zh-mini",
+        base_licence="MIT",
+        train={"tnews": Part("tnews", without_last=TNEWS_TESTED)},
+        num_dev={"tnews": 250},
+        tests={"TNEWS": Part("tnews", last=TNEWS_TESTED)},
+    ),
+    "mlm-zh-mini": Member(
+        about="Chinese masked language model, 4 layers of 256: cosent-zh-mini with a tied head",
+        task="masked",
+        command=f"tta mlm {_MASKED} --max-steps 300 --evaluate-every 150",
+        minutes=3,
+        base="zoo:cosent-zh-mini",
+        base_licence="MIT",
+        train=_OF_ESSAYS,
+        num_dev={"essays": 200},
+        tests=_MASKED_TESTS,
+    ),
+    "tta-zh-mini": Member(
+        about="Chinese T-TA, 4 layers of 256, every token in one pass: mlm-zh-mini trained on",
+        task="masked",
+        command=f"tta scratch {_MASKED} --max-steps 200 --evaluate-every 100",
+        minutes=5,
+        base="zoo:mlm-zh-mini",
+        base_licence="MIT",
+        train=_OF_ESSAYS,
+        num_dev={"essays": 200},
+        tests=_MASKED_TESTS,
+    ),
+    "unilm-zh-title": Member(
+        about="writes titles of Chinese news, 4 layers of 256: mlm-zh-mini trained on",
+        task="titles",
+        command=_TITLES,
+        minutes=6,
+        base="zoo:mlm-zh-mini",
+        base_licence="MIT",
+        train={"lcsts": Part("lcsts")},
+        num_dev={"lcsts": 200},
+        tests={"LCSTS": Part("lcsts-test", first=500)},
+    ),
+    "dialogpt-zh": Member(
+        about="answers in Chinese chats, 4 layers of 256: mlm-zh-mini trained on",
+        task="dialogues",
+        command=_DIALOGUES,
+        minutes=4,
+        base="zoo:mlm-zh-mini",
+        base_licence="MIT",
+        train={"lccc": Part("lccc")},
+        num_dev={"lccc": 200},
+        tests={"LCCC": Part("lccc-test", first=500)},
+    ),
+    "cosent-en-small": Member(
+        about="English sentence encoder, 6 layers of 384: all-MiniLM-L6-v2 trained with CoSENT",
+        command=_ENGLISH,
+        minutes=2,
+        base="sentence-transformers/all-MiniLM-L6-v2",
+        base_licence="Apache-2.0",
+        train={"stsb": Part("stsb-en"), "sick": Part("sick-en")},
+        num_dev={"stsb": 250, "sick": 250},
+        tests={"STS-B": Part("stsb-en-test"), "SICK": Part("sick-en-test")},
     ),
 }
-
-
-def check_sources(member: Member, folder: Path) -> list[str]:
-    """What a user should know of the files in `folder` before the build.
-
-    Raises:
-        ValueError: a file is missing; says which, and where it comes from.
-    """
-    notes = []
-    for source in member.sources:
-        path = folder / source.file
-        if not path.is_file():
-            raise ValueError(
-                f"{path} is missing: pairs with the columns text1, text2 and label from {source.repository} "
-                f"(licence: {source.licence})"
-            )
-        if hashlib.sha256(path.read_bytes()).hexdigest() != source.sha256:
-            notes.append(f"{path} is not the file that the scores in docs/zoo.md are of")
-    return notes
-
-
-def prepare(member: Member, sources: Path, out: Path) -> None:
-    """Write the training files, dev.tsv, a file per test, and texts.txt where the member wants one, into `out`.
-
-    Grades are from 0 to 1. A training row with a text of a test is left out.
-    """
-    from suzoo.data import Pair, read_pairs
-
-    rows = {
-        name: read_pairs(str(sources / SOURCES[name].file), columns=("text1=text1", "text2=text2", "score=label"))
-        for name in dict.fromkeys(part.source for part in (*member.train.values(), *member.tests.values()))
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    seen: set[str] = set()
-    for name, part in member.tests.items():
-        # all of the source's test rows count as seen, also those that are not scored
-        whole = part._replace(first=None).of(rows[part.source])
-        seen |= {text for row in whole for text in (row.text1, row.text2)}
-        _write(out / f"test {name}.tsv", part.of(rows[part.source]), SOURCES[part.source].highest)
-    dev, texts = [], []
-    draw = random.Random(0)
-    for name, part in member.train.items():
-        highest = SOURCES[part.source].highest
-        kept = [row for row in part.of(rows[part.source]) if row.text1 not in seen and row.text2 not in seen]
-        draw.shuffle(kept)
-        held, kept = kept[: member.num_dev[name]], kept[member.num_dev[name] :]
-        dev += [Pair(row.text1, row.text2, row.label / highest) for row in held]
-        _write(out / f"{name}.tsv", kept, highest)
-        if name in member.texts:
-            texts += [text for row in kept[: member.texts[name]] for text in (row.text1, row.text2)]
-    _write(out / "dev.tsv", dev, 1.0)
-    if texts:
-        (out / "texts.txt").write_text("".join(f"{text}\n" for text in dict.fromkeys(texts)), encoding="utf-8")
-
-
-def _write(path: Path, rows: Iterable[Pair], highest: float) -> None:
-    lines = [f"{row.text1}\t{row.text2}\t{row.label / highest:g}\n" for row in rows]
-    path.write_text("text1\ttext2\tscore\n" + "".join(lines), encoding="utf-8")

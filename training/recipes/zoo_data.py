@@ -1,0 +1,118 @@
+"""The files that a member of the zoo learns from and is scored on, out of the sources that a user has got."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recipes.zoo import SOURCES, Member, Source
+
+from suzoo.data import read_classes, read_dialogues, read_pairs, read_seq2seq, read_texts
+
+
+class Kind(NamedTuple):
+    """How rows of one kind are read and written."""
+
+    suffix: str
+    read: Callable[..., Sequence[Any]]
+    texts: Callable[[Any], tuple[str, ...]]
+    """What a test row must not share with a training row."""
+    line: Callable[[Any, float], str]
+    """Of a row and the highest label, which becomes 1."""
+    head: str = ""
+
+
+def _json(**fields: Any) -> str:
+    return json.dumps(fields, ensure_ascii=False)
+
+
+KINDS = {
+    "pairs": Kind(
+        "tsv",
+        read_pairs,
+        lambda row: (row.text1, row.text2),
+        lambda row, highest: f"{row.text1}\t{row.text2}\t{row.label / highest:g}",
+        head="text1\ttext2\tscore\n",
+    ),
+    "classes": Kind(
+        "jsonl", read_classes, lambda row: (row.text,), lambda row, _: _json(text=row.text, label=row.labels[0])
+    ),
+    "sources and targets": Kind(
+        "jsonl",
+        read_seq2seq,
+        lambda row: (row.source, row.target),
+        lambda row, _: _json(source=row.source, target=row.target),
+    ),
+    "texts": Kind("txt", read_texts, lambda row: (row,), lambda row, _: row),
+    # whole dialogues: turns such as "yes" are everywhere
+    "dialogues": Kind("jsonl", read_dialogues, lambda turns: ("\n".join(turns),), lambda turns, _: _json(turns=turns)),
+}
+
+
+def check_sources(member: Member, folder: Path) -> list[str]:
+    """What a user should know of the files in `folder` before the build.
+
+    Raises:
+        ValueError: a file is missing; says which, and where it comes from.
+    """
+    notes = []
+    for source in member.sources:
+        path = folder / source.file
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: {source.holds} from {source.repository} (licence: {source.licence})")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != source.sha256:
+            notes.append(f"{path} is not the file that the scores in docs/zoo.md are of")
+    return notes
+
+
+def prepare(member: Member, sources: Path, out: Path) -> None:
+    """Write a file per training source, one of dev rows, a file per test, and texts.txt where the member wants one.
+
+    Grades are from 0 to 1. A training row with a text of a test is left out.
+    """
+    rows = {
+        name: KINDS[SOURCES[name].kind].read(str(sources / SOURCES[name].file), columns=SOURCES[name].columns)
+        for name in dict.fromkeys(part.source for part in (*member.train.values(), *member.tests.values()))
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    seen: set[str] = set()
+    for name, part in member.tests.items():
+        # all of the source's test rows count as seen, also those that are not scored
+        whole = part._replace(first=None, every=1).of(rows[part.source])
+        seen.update(*map(KINDS[SOURCES[part.source].kind].texts, whole))
+        _write(out / test_name(name, SOURCES[part.source].kind), part.of(rows[part.source]), SOURCES[part.source])
+    dev: list[str] = []
+    texts: list[str] = []
+    draw = random.Random(0)
+    for name, part in member.train.items():
+        source = SOURCES[part.source]
+        kind = KINDS[source.kind]
+        kept = [row for row in part.of(rows[part.source]) if seen.isdisjoint(kind.texts(row))]
+        draw.shuffle(kept)
+        held, kept = kept[: member.num_dev[name]], kept[member.num_dev[name] :]
+        dev += [kind.line(row, source.highest) for row in held]
+        _write(out / f"{name}.{kind.suffix}", kept, source)
+        if name in member.texts:
+            texts += [text for row in kept[: member.texts[name]] for text in kind.texts(row)]
+    kind = KINDS[SOURCES[next(iter(member.train.values())).source].kind]
+    _write_lines(out / f"dev.{kind.suffix}", dev, kind.head)
+    if texts:
+        _write_lines(out / "texts.txt", dict.fromkeys(texts))
+
+
+def test_name(test: str, kind: str) -> str:
+    """The file with the rows of a test."""
+    return f"test {test}.{KINDS[kind].suffix}"
+
+
+def _write(path: Path, rows: Iterable[Any], source: Source) -> None:
+    kind = KINDS[source.kind]
+    _write_lines(path, (kind.line(row, source.highest) for row in rows), kind.head)
+
+
+def _write_lines(path: Path, lines: Iterable[str], head: str = "") -> None:
+    path.write_text(head + "".join(f"{line}\n" for line in lines), encoding="utf-8")
