@@ -1,4 +1,4 @@
-"""Bring weights over from bert4keras: `python hub_scripts/convert_bert4keras.py model.weights --config bert_config.json
+"""Bring weights over from bert4keras: `suzoo script convert_bert4keras model.weights --config bert_config.json
 --vocab vocab.txt --output out/model`.
 
 Reads what Keras writes (`save_weights`, HDF5; needs h5py) and TensorFlow checkpoints (`bert_model.ckpt`, Google's and

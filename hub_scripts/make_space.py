@@ -1,4 +1,4 @@
-"""Write a Gradio Space that shows suzoo models: `python hub_scripts/make_space.py OUTPUT MODEL…`, then `hf upload`.
+"""Write a Gradio Space that shows suzoo models: `suzoo script make_space OUTPUT MODEL…`, then `hf upload`.
 
 OUTPUT gets `app.py`, which calls `suzoo.demo.launch`, `requirements.txt`, the card `README.md`, and this suzoo itself,
 so that the Space runs what you tried with `suzoo demo`. Folders are copied into it, as much of them as `suzoo push`
@@ -8,6 +8,7 @@ would send; models named `owner/name` are loaded from the Hub when the Space sta
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 import shutil
@@ -17,10 +18,11 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+import suzoo
 from suzoo.hub.contents import contents_of
 from suzoo.terminal import is_mistake, sentence
 
-PACKAGE = Path(__file__).resolve().parent.parent / "suzoo"
+PACKAGE = Path(suzoo.__file__).resolve().parent
 APP = '''"""A demo of trained models, made by suzoo's hub_scripts/make_space.py. On your machine: python app.py"""
 
 import os
@@ -115,7 +117,7 @@ def check(options: argparse.Namespace, folders: dict[str, Path]) -> None:
     from huggingface_hub.utils import HFValidationError, validate_repo_id
     from transformers import AutoConfig
 
-    import suzoo.models  # noqa: F401  the auto classes know our models by it
+    importlib.import_module("suzoo.models")  # the auto classes know our models by it
 
     for name in options.models:
         if name in folders:

@@ -1,4 +1,4 @@
-"""Verify the members of the zoo and push them with their cards: `python hub_scripts/push_zoo.py FOLDER OWNER`.
+"""Verify the members of the zoo and push them with their cards: `suzoo script push_zoo FOLDER OWNER`.
 
 FOLDER is where `suzoo zoo build` has put them. Each goes to OWNER/NAME, private unless --public: the data sets of most
 allow research only, and whether that binds weights is for you to decide. Pushing again is harmless.

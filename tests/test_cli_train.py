@@ -52,3 +52,5 @@ def test_a_wheel_trains(tmp_path):
         assert f"verified: {folder}" in done.stdout
         record = json.loads((folder / "run.json").read_text())
         assert record["command"].startswith("suzoo train cosent quickstart --hidden-size 32")
+    done = suzoo("script", "make_space", "--help", cwd=tmp_path, **where)
+    assert done.returncode == 0 and "OUTPUT gets `app.py`" in done.stdout

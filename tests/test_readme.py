@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 
-from recipes import frame
+from recipes import frame, zoo
 
 import numpy as np
 import pytest
@@ -66,3 +67,41 @@ def test_every_file_the_readmes_link_to_exists():
 def test_every_file_that_methods_md_names_exists():
     paths = re.findall(r"`((?:suzoo|tests)/[\w/.]+)`", (ROOT / "docs/methods.md").read_text(encoding="utf-8"))
     assert len(paths) > 60 and [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def rows_of(page: str, heading: str) -> list[list[str]]:
+    """Cells of the first table under a heading, without its head."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    lines = text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")][2:]
+
+
+def test_the_table_of_methods_is_true_and_the_same_in_both_languages():
+    found = rows_of("README.md", "Methods")
+    packages = ("losses", "optimizers", "regularizers", "multitask", "decoding", "analysis", "models")
+    public = {name for package in packages for name in importlib.import_module(f"suzoo.{package}").__all__}
+    articles = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    losses = (ROOT / "docs/losses.md").read_text(encoding="utf-8")  # of all families
+    for _, names, sources, page in found:
+        named = {name for name in re.findall(r"`([^`]+)`", names)[0].split() if not name.startswith("--")}
+        assert named <= public, named - public
+        assert all(number in articles for number in re.findall(r"archives/(\d+)", sources))
+        (page,) = re.findall(r"\]\((.+)\)", page)
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert not named or any(name in text or name in losses for name in named), page
+    pages = {path.as_posix() for path in (ROOT / "docs/methods").glob("*.md")}
+    assert pages <= {(ROOT / re.findall(r"\]\((.+)\)", row[3])[0]).as_posix() for row in found}
+
+    def code(rows):
+        return [[re.findall(r"`[^`]+`", row[1]), row[2], re.findall(r"\(.+\)", row[3])] for row in rows]
+
+    assert code(rows_of("README_zh.md", "方法")) == code(found)
+
+
+@pytest.mark.parametrize(("readme", "heading"), [("README.md", "The zoo"), ("README_zh.md", "模型库（zoo）")])
+def test_the_table_of_the_zoo_has_the_numbers_of_its_page(readme, heading):
+    page = (ROOT / "docs/zoo.md").read_text(encoding="utf-8").replace("*", "")
+    for member, _, *scores in rows_of(readme, heading):
+        assert member.strip("`") in zoo.MEMBERS
+        (row,) = re.findall(rf"^\| {member} \|(?=.*\.\d{{4}} \|)(.+)$", page, re.MULTILINE)
+        assert all(score in row for score in scores), member

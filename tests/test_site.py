@@ -38,7 +38,7 @@ READERS = {
     "titles": read_seq2seq,
 }
 # not suzoo's: pip's, accelerate's and torchrun's
-FOREIGN = {"--help", "--num_processes", "--config_file", "--nproc-per-node"}
+FOREIGN = {"--help", "--num_processes", "--config_file", "--nproc-per-node", "--no-deps"}
 
 
 def entries(nav) -> list[str]:

@@ -19,9 +19,11 @@ from suzoo.cli import (
     completion,
     demo,
     encoders,
+    examples,
     explain,
     folders,
     language_models,
+    scripts,
     train,
     vocabulary,
     zoo,
@@ -58,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
         compare,
         folders,
         zoo,
+        examples,
+        scripts,
         completion,
     ):
         module.add_commands(command)

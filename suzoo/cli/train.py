@@ -9,6 +9,7 @@ import runpy
 import sys
 from pathlib import Path
 
+from suzoo.cli._models import positive
 from suzoo.terminal import be_quiet
 
 
@@ -38,6 +39,9 @@ def add_commands(command) -> None:
         help="launch with this Accelerate configuration, for several processes: "
         f"{', '.join(configs)}, or a file. `accelerate launch … -m suzoo train` and torchrun's like work too",
     )
+    parser.add_argument(
+        "--num-processes", type=positive, metavar="N", help="so many processes of this machine, in place of --config's"
+    )
     parser.add_argument("script", choices=names(), metavar="NAME", help=f"what to train: {', '.join(names())}")
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, metavar="RECIPE", help="and its flags: suzoo train NAME --help"
@@ -46,13 +50,16 @@ def add_commands(command) -> None:
 
 def train(options: argparse.Namespace) -> int:
     folder = scripts_folder()
+    if options.num_processes and not options.config:
+        raise ValueError("--num-processes needs --config, such as --config ddp")
     if options.config:
         config = folder / "accelerate" / f"{options.config}.yaml"
         config = config if config.exists() else Path(options.config)
         if not config.is_file():
             raise ValueError(f"there is no Accelerate configuration {options.config}: neither ours nor a file")
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", "suzoo"]
-        os.execv(sys.executable, [*launch, "train", options.script, *options.arguments])
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+        launch += ["--num_processes", str(options.num_processes)] if options.num_processes else []
+        os.execv(sys.executable, [*launch, "-m", "suzoo", "train", options.script, *options.arguments])
     scripts_on_path()
     sys.argv = [f"suzoo train {options.script}", *options.arguments]
     if not {"-q", "--quiet"}.isdisjoint(options.arguments):

@@ -1,0 +1,40 @@
+"""`suzoo examples CORPUS FILE`: rows of an embedded corpus as a file, to try a guide before one has data."""
+
+from __future__ import annotations
+
+import argparse
+
+from suzoo.cli._files import check_output, json_lines, replacing
+from suzoo.cli._models import positive
+
+FORMATS = (".jsonl", ".tsv", ".txt")
+
+
+def examples(options: argparse.Namespace) -> int:
+    from suzoo.data.embedded import load, texts_of
+
+    path = check_output(options.output, FORMATS, options.overwrite)
+    rows = load(options.corpus, options.split)[: options.rows]
+    tabular = all(not isinstance(value, list) for value in rows[0].values())
+    if path.suffix == ".tsv" and not tabular:
+        raise ValueError(f"the rows of {options.corpus} are lists, which no .tsv holds: name a .jsonl")
+    if path.suffix == ".jsonl":
+        content = json_lines(rows)
+    elif path.suffix == ".tsv":
+        lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+        content = "".join("\t".join(line) + "\n" for line in lines).encode()
+    else:
+        content = "".join(f"{next(texts_of(row))}\n" for row in rows).encode()
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    print(f"wrote {len(rows)} rows of {options.corpus} to {path}")
+    return 0
+
+
+def add_commands(command) -> None:
+    sub = command("examples", examples, "Write rows of an embedded, synthetic corpus to a file, to try things with.")
+    sub.add_argument("corpus", metavar="CORPUS", help="pairs_zh, titles_en, …; a wrong name lists them")
+    sub.add_argument("output", metavar="FILE", help=".jsonl, .tsv, or .txt with the first text of each row")
+    sub.add_argument("--split", default="train", choices=["train", "dev"], help="(default: train)")
+    sub.add_argument("--rows", type=positive, metavar="N", help="the first N (default: all)")
+    sub.add_argument("--overwrite", action="store_true", help="replace FILE")
