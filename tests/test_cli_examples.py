@@ -30,8 +30,9 @@ def test_text_and_numbers_of_rows(tmp_path, capsys):
     assert main(["examples", "typos_zh", str(path), "--rows", "3"]) == 0
     assert path.read_text(encoding="utf-8").splitlines() == [row["source"] for row in load("typos_zh")[:3]]
     assert f"wrote 3 rows of typos_zh to {path}" in capsys.readouterr().out
+    assert main(["examples", "typos_zh", str(path), "--rows", "3"]) == 0  # the guides ask for the same files
     for arguments, said in [
-        (["pairs_zh", str(path)], "--overwrite"),
+        (["pairs_zh", str(path)], "exists and holds other rows; give --overwrite"),
         (["pairz", str(tmp_path / "a.txt")], "did you mean 'pairs_zh'"),
         (["dialogues_en", str(tmp_path / "a.tsv")], "name a .jsonl"),
         (["pairs_zh", str(tmp_path / "a.xml")], ".jsonl or .tsv or .txt"),

@@ -13,7 +13,7 @@ FORMATS = (".jsonl", ".tsv", ".txt")
 def examples(options: argparse.Namespace) -> int:
     from suzoo.data.embedded import load, texts_of
 
-    path = check_output(options.output, FORMATS, options.overwrite)
+    path = check_output(options.output, FORMATS, overwrite=True)
     rows = load(options.corpus, options.split)[: options.rows]
     tabular = all(not isinstance(value, list) for value in rows[0].values())
     if path.suffix == ".tsv" and not tabular:
@@ -25,6 +25,8 @@ def examples(options: argparse.Namespace) -> int:
         content = "".join("\t".join(line) + "\n" for line in lines).encode()
     else:
         content = "".join(f"{next(texts_of(row))}\n" for row in rows).encode()
+    if path.exists() and not options.overwrite and path.read_bytes() != content:
+        raise ValueError(f"{path} exists and holds other rows; give --overwrite to replace it")
     with replacing(path) as temporary:
         temporary.write_bytes(content)
     print(f"wrote {len(rows)} rows of {options.corpus} to {path}")

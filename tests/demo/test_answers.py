@@ -11,6 +11,7 @@ import subprocess
 import sys
 import types
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -181,7 +182,8 @@ def test_without_a_model_one_is_trained_once_and_kept(folders, tmp_path, monkeyp
 
     def trained(command):
         commands.append(command)
-        shutil.copytree(folders["encoder"], command[command.index("--output-dir") + 1])
+        folder = shutil.copytree(folders["encoder"], command[command.index("--output-dir") + 1])
+        (Path(folder) / "golden.safetensors").touch()
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr("suzoo.cli.demo.subprocess.run", lambda command: subprocess.CompletedProcess(command, 3))
