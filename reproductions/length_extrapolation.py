@@ -86,6 +86,7 @@ AT_TEST: dict[str, dict[str, dict]] = {
 class Options:
     data: str
     """A text file, one text per line, also .gz."""
+    models: tuple[str, ...] = tuple(MODELS)
     lengths: tuple[int, ...] = (64, 128, 256, 512)
     num_updates: int = 450
     num_blocks: int = 24
@@ -176,11 +177,13 @@ def measure(name: str, options: Options, streams, seed: int) -> dict:
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
+    if unknown := set(options.models) - set(MODELS):
+        raise SystemExit(f"--models are of {'; '.join(MODELS)}, not {'; '.join(sorted(unknown))}")
     streams, results = stream_of(options.data), Results(str(options.out))
     columns = [str(n) for n in options.lengths]
     head = f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}"
     losses, accuracies, entropies = [head], [head], [head]
-    for name in MODELS:
+    for name in options.models:
         runs = [
             results.run(f"{name} {seed}", lambda name=name, seed=seed: measure(name, options, streams, seed))
             for seed in options.seeds

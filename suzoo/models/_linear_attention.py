@@ -25,6 +25,7 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin, StaticCache
 
 LINEAR_KINDS = ("elu1", "taylor1", "taylor2", "efficient")
+MOST_AT_ONCE = 2**16  # numbers in the states or scores of one head that exist at once
 
 
 class LinearState(NamedTuple):
@@ -98,13 +99,44 @@ def linear_attention(
         output = phi_q @ state.values / (phi_q @ state.keys[..., None]).clamp_min(eps)
         return output.to(value.dtype), state
     state = state or _empty(phi_k, values, with_largest=False)
+    # a column of ones beside the values sums up the denominator
+    ones = torch.nn.functional.pad(values, (0, 1), value=1.0)
+    sums = torch.cat([state.values, state.keys[..., None]], -1)
+    # as many chunks at once as have room for their states: on a CPU in its cache, elsewhere few kernels are fast
+    most = MOST_AT_ONCE * (1 if query.device.type == "cpu" else 64)
+    length = chunk_size * max(1, most // (chunk_size * max(chunk_size, sums.shape[-2])))
     parts = []
-    for q, k, v in zip(*(x.split(chunk_size, 2) for x in (phi_q, phi_k, values)), strict=True):
-        scores = (q @ k.transpose(2, 3)).tril()
-        below = scores.sum(-1, keepdim=True) + q @ state.keys[..., None]
-        parts.append((scores @ v + q @ state.values) / below.clamp_min(eps))
-        state = LinearState(state.values + k.transpose(2, 3) @ v, state.keys + k.sum(2), None)
-    return torch.cat(parts, 2).to(value.dtype), state
+    for q, k, v in zip(*(x.split(length, 2) for x in (phi_q, phi_k, ones)), strict=True):
+        part, sums = _causal_chunks(q, k, v, sums, chunk_size)
+        parts.append(part[..., :-1] / part[..., -1:].clamp_min(eps))
+    output = torch.cat(parts, 2) if len(parts) > 1 else parts[0]
+    return output.to(value.dtype), LinearState(sums[..., :-1], sums[..., -1], None)
+
+
+def _causal_chunks(query: Tensor, key: Tensor, value: Tensor, sums: Tensor, chunk_size: int) -> tuple[Tensor, Tensor]:
+    """(B, H, L, V) sum_j (q . k_j) v_j over the tokens before and a query's own, and the sum of k v^T behind the last.
+
+    Every product is one of all chunks, N of C tokens: C x C scores inside, and the sums of the chunks before.
+
+    Args:
+        query, key: (B, H, L, F) features.
+        value: (B, H, L, V).
+        sums: (B, H, F, V) of k v^T over the tokens before.
+    """
+    length = query.shape[2]
+    if length <= chunk_size:  # also a step of decoding
+        scores = (query @ key.transpose(2, 3)).tril()
+        return scores @ value + query @ sums, sums + key.transpose(2, 3) @ value
+    if missing := -length % chunk_size:
+        query, key, value = (torch.nn.functional.pad(x, (0, 0, 0, missing)) for x in (query, key, value))
+    sizes = (*query.shape[:2], query.shape[2] // chunk_size)
+    q, k, v = (x.reshape(-1, chunk_size, x.shape[-1]) for x in (query, key, value))
+    per_chunk = (k.transpose(1, 2) @ v).view(*sizes, -1)
+    earlier = per_chunk.new_ones(sizes[2] + 1, sizes[2]).tril(-1)
+    before = (sums.flatten(2)[:, :, None] + earlier @ per_chunk).unflatten(-1, sums.shape[2:])
+    scores = (q @ k.transpose(1, 2)).tril_()
+    output = torch.baddbmm(q @ before[:, :, :-1].flatten(0, 2), scores, v).view(*sizes[:2], -1, v.shape[-1])
+    return output[:, :, :length] if missing else output, before[:, :, -1]
 
 
 def _empty(phi_k: Tensor, values: Tensor, *, with_largest: bool) -> LinearState:

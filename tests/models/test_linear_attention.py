@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from suzoo.models import _linear_attention
 from suzoo.models._linear_attention import LINEAR_KINDS, LinearState, features, linear_attention
 from tests.reference.attention import linear, similarity
 
@@ -32,6 +33,23 @@ def test_equals_the_sums_as_written(kind, is_causal):
     for chunk_size in (1, 4, 16, 64):
         found, _ = linear_attention(query, key, value, kind=kind, is_causal=is_causal, chunk_size=chunk_size)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", LINEAR_KINDS)
+@pytest.mark.parametrize("most", [1, 200, 10**6])
+def test_as_many_chunks_at_once_as_there_is_room_for(kind, most, monkeypatch):
+    """Of one, of a few, of all: the same output, state and gradients."""
+    monkeypatch.setattr(_linear_attention, "MOST_AT_ONCE", most)
+    for length in (1, 4, 22, 24):
+        whole = [x.requires_grad_() for x in parts(length)]
+        found, state = linear_attention(*whole, kind=kind, is_causal=True, chunk_size=4)
+        expected, end = linear_attention(*whole, kind=kind, is_causal=True, chunk_size=64)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+        torch.testing.assert_close(state.values, end.values, rtol=0, atol=1e-10)
+        torch.testing.assert_close(state.keys, end.keys, rtol=0, atol=1e-10)
+        cotangent = torch.randn_like(found)
+        ours, theirs = (torch.autograd.grad(x, whole, cotangent) for x in (found, expected))
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", LINEAR_KINDS)
