@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import random
 import re
 import sys
 import time
@@ -73,6 +74,17 @@ def spread(values: Sequence[float]) -> str:
     """.123 ± .004, the standard deviation that of a sample."""
     text = f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
     return re.sub(r"\b0\.", ".", text)
+
+
+def one_in_five_kept(data: Path, out: Path) -> tuple[Path, Path]:
+    """Files in `out` to train on and to score, from texts with a class each, every text once."""
+    from suzoo.data import read_classes
+
+    texts = {row.text: row.labels[0] for row in read_classes(data)}
+    rows = [{"text": text, "label": label} for text, label in texts.items()]
+    random.Random(0).shuffle(rows)
+    num_dev = len(rows) // 5
+    return write_jsonl(out / "train.jsonl", rows[num_dev:]), write_jsonl(out / "dev.jsonl", rows[:num_dev])
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping]) -> Path:

@@ -13,16 +13,14 @@ Verdict: does not hold: R-Drop .347 ± .010, gradient penalty .339 ± .029, FGM 
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from _runs import table, write_jsonl
+from _runs import one_in_five_kept, table
 
-from suzoo.data import read_classes
-
-COMMON = "--hidden-size 128 --num-layers 2 --lr 1e-3 --epochs 5 --batch-size 64 --max-length 24 --vocab-size 3000"
+SCRATCH = "--hidden-size 128 --num-layers 2 --lr 1e-3 --epochs 5 --batch-size 64 --vocab-size 3000"
+PRETRAINED = "--lr 3e-4 --epochs 4 --batch-size 32"
 VARIANTS = {
     "cross-entropy": "",
     "R-Drop 4, dropout 0.3": "--dropout 0.3 --rdrop 4",
@@ -42,6 +40,8 @@ VARIANTS = {
 class Options:
     data: Path
     """Texts with a class each, as train_classifier.py reads them."""
+    model: Path | None = None
+    """Weights to start from; default is a small model from scratch."""
     out: Path = Path("out/regularizers")
     """Folder of the runs; finished ones are kept."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -51,18 +51,14 @@ class Options:
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
-    texts = {row.text: row.labels[0] for row in read_classes(options.data)}  # every text once
-    rows = [{"text": text, "label": label} for text, label in texts.items()]
-    random.Random(0).shuffle(rows)
-    num_dev = len(rows) // 5
-    dev = write_jsonl(options.out / "dev.jsonl", rows[:num_dev])
-    train = write_jsonl(options.out / "train.jsonl", rows[num_dev:])
+    train, dev = one_in_five_kept(options.data, options.out)
+    common = ["--model", options.model, *PRETRAINED.split()] if options.model else SCRATCH.split()
     table(
         "train_classifier",
         "scratch",
         options.out,
         {name: VARIANTS[name].split() for name in options.only},
-        common=[*COMMON.split(), "--data", train, "--dev", dev, "--monitor", "accuracy"],
+        common=[*common, "--max-length", 24, "--data", train, "--dev", dev, "--monitor", "accuracy"],
         seeds=options.seeds,
         columns=("accuracy", "macro_f1"),
     )
