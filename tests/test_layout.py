@@ -88,6 +88,14 @@ def test_hub_safe_zone(path):
     assert not re.search(r"^\s*(import|from)\s+suzoo", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "training").glob("train_*.py")), ids=lambda p: p.name)
+def test_scripts_can_be_copied(path):
+    """Short, and no import of what may change from one version to the next."""
+    private = {module for module, _, _ in imports(path) if "._" in f".{module}" and module != "__future__"}
+    assert not private, f"{path.name} imports {private}"
+    assert len(path.read_text().splitlines()) < 140
+
+
 def test_models_folder_is_flat():
     assert not [p for p in (ROOT / "suzoo/models").iterdir() if p.is_dir() and p.name != "__pycache__"]
 

@@ -20,8 +20,10 @@ import torch
 
 from suzoo.data import (
     WithLabels,
+    batch_to_device,
     class_names,
     read_classes,
+    to_device,
     token_budget_batches,
     token_ids,
     tokenize_rows,
@@ -30,7 +32,6 @@ from suzoo.data import (
 from suzoo.engine import RandomBatches, fit, run_script
 from suzoo.evaluation import classification_scores
 from suzoo.losses import RunningF1, class_log_prior, global_pointer_divergence, symmetric_kl
-from suzoo.models._devices import batch_to_device, to_device
 from suzoo.regularizers import repeat_rows
 
 
@@ -45,7 +46,6 @@ def main() -> None:
     several = any(len(row.labels) != 1 for row in train)
     if several and recipe.post_hoc_tau:
         raise ValueError("--post-hoc-tau is about classes of which a text has one; these texts have several")
-
     train_targets = class_targets(train, names, recipe.data_name, several=several)
     dev_targets = class_targets(dev, names, recipe.dev or recipe.data_name, several=several)
     counts = train_targets.sum(0) if several else train_targets.bincount(minlength=len(names))

@@ -19,10 +19,9 @@ from recipes.step import sentence_backward
 import numpy as np
 import torch
 
-from suzoo.data import flat_batch, token_ids, tokenize_rows, tokenizer_key
+from suzoo.data import flat_batch, to_device, token_ids, tokenize_rows, tokenizer_key
 from suzoo.engine import RandomBatches, fit, run_script
 from suzoo.evaluation import pair_cosines, pair_metrics, retrieval_metrics
-from suzoo.models._devices import to_device
 
 
 def main() -> None:

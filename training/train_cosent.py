@@ -23,13 +23,13 @@ from suzoo.data import (
     numbers,
     read_pairs,
     read_ranked,
+    to_device,
     token_ids,
     tokenize_rows,
     tokenizer_key,
 )
 from suzoo.engine import RandomBatches, fit, run_script
 from suzoo.evaluation import pair_cosines, pair_metrics, retrieval_metrics
-from suzoo.models._devices import to_device
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from suzoo.data import (
     numbers,
     read_pairs,
     read_ranked,
+    to_device,
     tokenize_rows,
     tokenizer_key,
 )
@@ -31,7 +32,6 @@ from suzoo.distributed import gather, gather_all
 from suzoo.engine import RandomBatches, fit, run_script
 from suzoo.evaluation import pair_metrics, reranking_metrics
 from suzoo.losses import cosent_loss
-from suzoo.models._devices import to_device
 
 
 def main() -> None:

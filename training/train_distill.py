@@ -23,6 +23,7 @@ from suzoo.data import (
     numbers,
     read_pairs,
     read_texts,
+    to_device,
     token_ids,
     tokenize_rows,
     tokenizer_key,
@@ -30,7 +31,6 @@ from suzoo.data import (
 from suzoo.distributed import together
 from suzoo.engine import RandomBatches, fit, run_script
 from suzoo.evaluation import pair_cosines, pair_metrics, spearman
-from suzoo.models._devices import to_device
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from suzoo.data.vocabulary import (
     without_inner_spaces,
 )
 from suzoo.models._batching import token_budget_batches
+from suzoo.models._devices import batch_to_device, to_device
 from suzoo.models._dialogue import SPEAKER_TOKENS, DialogueLayout, Turn, chat_template
 from suzoo.models._tokenizer_files import load_tokenizer, save_tokenizer
 
@@ -48,6 +49,7 @@ __all__ = [
     "WithLabels",
     "add_tokens",
     "added_ids",
+    "batch_to_device",
     "cache_folder",
     "chat_template",
     "chat_tokenizer",
@@ -87,6 +89,7 @@ __all__ = [
     "seq2seq_example",
     "slim_vocabulary",
     "texts_of_row",
+    "to_device",
     "token_budget_batches",
     "token_ids",
     "tokenize_rows",

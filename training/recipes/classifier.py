@@ -29,13 +29,13 @@ class Classification(Regularized):
     """ce only: share of the target given to all classes alike."""
     gamma: Annotated[float, Setting(least=0, part_of=("loss=focal",))] = 2.0
     """focal only: how much less counts what is right already."""
-    tau: Annotated[float, Setting(part_of=("loss=logit_adjustment",))] = 1.0
+    tau: Annotated[float, Setting(least=0, part_of=("loss=logit_adjustment",))] = 1.0
     """logit_adjustment only: weight of the logarithm of the class frequencies."""
     beta: Annotated[float, Setting(least=0, most=1, part_of=("loss=class_balanced",))] = 0.999
     """class_balanced only: 0 weights all classes alike, near 1 by inverse frequency."""
     f1_momentum: Annotated[float, Setting(least=0, most=1, part_of=("loss=f1",))] = 0.99
     """f1 only: weight of the past in the running F1 of each class."""
-    post_hoc_tau: Annotated[float, Setting(off=0)] = 0.0
+    post_hoc_tau: Annotated[float, Setting(least=0, off=0)] = 0.0
     """Report the dev scores also with this times the logarithm of the class frequencies taken off the logits."""
     tail_below: Annotated[int, Setting(least=0)] = 100
     """Classes with fewer training rows are the tail that tail_f1 is reported on."""
