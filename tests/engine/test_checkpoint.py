@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from suzoo.distributed import barrier, rank, world_size
 from suzoo.engine import RunFolder
-from suzoo.engine.checkpoint import is_whole, load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from suzoo.engine.checkpoint import is_whole, load_checkpoint, rng_state, save_checkpoint, set_rng_state, sha256
 from tests.ranks import run_ranks
 
 
@@ -214,10 +214,21 @@ def copied(folder: str) -> list:
     if rank() == 1:
         shutil.rmtree(run.checkpoints / "step-00000001")
     barrier()
-    return [run.newest_checkpoint().name, is_whole(run.checkpoints / "step-00000001")]
+    found = [run.newest_checkpoint().name, is_whole(run.checkpoints / "step-00000001")]
+    barrier()
+    if rank() == 1:  # of another run
+        step = run.checkpoints / "step-00000001"
+        (step / "random.json").write_text("[]")
+        manifest = json.loads((step / "manifest.json").read_text())
+        manifest["files"]["random.json"] = sha256(step / "random.json")
+        (step / "manifest.json").write_text(json.dumps(manifest))
+    barrier()
+    with pytest.raises(ValueError, match="the machines hold different checkpoints step-00000001"):
+        run.newest_checkpoint()
+    return found
 
 
-def test_a_machine_that_lost_its_disk_gets_the_checkpoint_of_another(tmp_path):
+def test_a_machine_that_lost_its_disk_gets_the_checkpoint_of_another_and_other_runs_are_refused(tmp_path):
     assert run_ranks(copied, str(tmp_path)) == [["step-00000001", True]] * 2
     names = [sorted(path.name for path in (tmp_path / r / "checkpoints/step-00000001").iterdir()) for r in "01"]
     assert names[0] == names[1]

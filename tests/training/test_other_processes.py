@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from suzoo.engine import RunFolder
 from tests.training.scripts import run, run_on_two_ranks
+from tests.training.test_train_distill import make_teacher
 
 FLAGS = ["quickstart", "--hidden-size", "32", "--num-layers", "1", "--dropout", "0", "--cpu-threads", "1"]
 FLAGS += ["--max-train-samples", "192", "--max-dev-samples", "16", "--max-steps", "8", "--evaluate-every", "3"]
@@ -28,6 +29,7 @@ SCRIPTS = {
     "dialogpt": LANGUAGE,
     "unilm": LANGUAGE,
     "tta": LANGUAGE,
+    "distill": [],
 }
 
 
@@ -58,6 +60,9 @@ def dev_of(folder: Path) -> dict[str, float]:
 def test_two_processes_are_cut_and_two_or_one_go_on(tmp_path, monkeypatch, caplog, name, config):
     """Two: to the bits of the run that was never cut. One: to its weights and scores up to rounding, as it says."""
     script, flags = importlib.import_module(f"train_{name}"), [*FLAGS, "--save-every", "1", *SCRIPTS[name]]
+    if name == "distill":
+        make_teacher().save_pretrained(tmp_path / "teacher")
+        flags += ["--teacher", tmp_path / "teacher"]
     whole, cut, again = (tmp_path / folder for folder in ("whole", "two", "one"))
     run_on_two_ranks(config, script, *flags, "--output-dir", whole)
     with pytest.raises(AssertionError, match="Cut"):

@@ -164,6 +164,28 @@ def test_tasks_of_srun_that_know_nothing_of_each_other_are_refused(monkeypatch, 
         frame.check_launch()
 
 
+@pytest.mark.parametrize(
+    ("given", "threads"),
+    [
+        ({}, 4),
+        ({"OMP_NUM_THREADS": "3"}, 3),
+        ({"OMP_NUM_THREADS": "1"}, 1),
+        ({"OMP_NUM_THREADS": "several"}, 4),
+        ({"LOCAL_WORLD_SIZE": "2"}, 2),
+        ({"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}, 2),  # torchrun sets it unasked
+        ({"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "3"}, 3),
+        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}, 4),  # as does accelerate launch
+    ],
+)
+def test_threads_are_those_that_somebody_chose_or_the_cores_shared_out(monkeypatch, given, threads):
+    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE", "ACCELERATE_MIXED_PRECISION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    assert frame.share_of_cores() == threads
+
+
 def test_a_field_without_facts_has_the_default_ones():
     assert settings_of(Training)["data"] == Setting()
 
