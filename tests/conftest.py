@@ -34,6 +34,12 @@ def pytest_cmdline_main(config):
         config.option.numprocesses, config.option.dist = min(os.cpu_count() or 1, MOST_WORKERS), "worksteal"
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """The longest tests first, or a worker has one left when the other is done."""
+    items.sort(key=lambda item: "tests/training/" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

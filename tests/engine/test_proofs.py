@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import random
 import shutil
 import signal
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 
-from suzoo.engine import RunFolder, lock, run_script
+from suzoo.engine import RunFolder, lock
 from tests.engine.test_loop import Training
-from tests.ranks import event, fork
+from tests.training.scripts import start_script
 
 
 class Killed(BaseException):
@@ -181,19 +178,6 @@ def test_no_damaged_file_is_used(tmp_path, count, caplog):
     assert used > count * 0.8
 
 
-def train(name: str, arguments: list[str], said: Path, imported: Event) -> None:
-    """The script in this process, up to the verified folder; the doors in processes without suzoo stay shut: nothing is
-    written there."""
-    with said.open("a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.argv = [f"train_{name}.py", *arguments]
-    script = importlib.import_module(f"train_{name}")
-    importlib.import_module("suzoo.hub.check").verify = lambda folder, **options: []
-    imported.set()
-    run_script(script.main)
-
-
 def log_of(folder: Path) -> list[dict]:
     """metrics.jsonl without what the clock says."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
@@ -217,10 +201,7 @@ def test_a_run_killed_again_and_again_ends_at_the_same_bits(tmp_path, name, caps
     wanted, said = int(os.environ.get("SUZOO_KILLS", "13")), tmp_path / "said"
 
     def start(folder: Path, *more: str) -> BaseProcess:
-        imported = event()
-        process = fork(train, name, [*flags, "--output-dir", str(folder), *more], said, imported)
-        assert imported.wait(300)
-        return process
+        return start_script(f"train_{name}", [*flags, "--output-dir", folder, *more], said)
 
     def newest(folder: Path) -> str:
         if (folder / "model.safetensors").exists():

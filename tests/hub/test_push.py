@@ -15,7 +15,7 @@ from suzoo.hub import push as p
 from suzoo.hub.card import REPO_PLACEHOLDER
 from suzoo.hub.push import PushError, push
 from suzoo.hub.verify import Door
-from tests.hub.folders import run_python
+from tests.hub.folders import open_doors_here, run_python
 
 REPO = "alice/tiny-cosent"
 
@@ -42,6 +42,7 @@ def test_push_then_load_by_name_in_every_way_of_the_card(
     """The folder is verified, pushed to a private repository, and every snippet of its README runs as it stands."""
     reranker = Path(shutil.copytree(cross_encoder_folder, tmp_path / "tiny-reranker"))
     as_user(hub, "hf_alice")
+    open_doors_here(monkeypatch)
     tables = []
     assert push(folder, REPO, private=True, report=tables.append) == f"{hub.endpoint}/{REPO}"
     assert tables[0].count(" ok ") == 8

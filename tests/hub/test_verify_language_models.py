@@ -15,7 +15,7 @@ from suzoo.hub import questions
 from suzoo.hub import verify as v
 from suzoo.hub.golden import check_with_suzoo, write_golden
 from suzoo.hub.publish import publish
-from tests.hub.folders import LANGUAGE_MODELS, METRICS, RUN, make_language_model
+from tests.hub.folders import LANGUAGE_MODELS, METRICS, RUN, make_language_model, open_doors_here
 from tests.tiny import tiny_tokenizer
 
 CAUSAL = ("AutoTokenizer", "AutoModelForCausalLM", "text-generation pipeline", "saved by AutoModelForCausalLM")
@@ -55,9 +55,36 @@ def test_every_door_is_promised_and_opens_with_suzoo(name, language_folders):
         assert isinstance(promise["inputs"][0], list) == (name in ("blog", "dialogue"))
 
 
-@pytest.mark.parametrize("name", ["blog", "dialogue", "unilm", "tta"])
-def test_every_door_opens_without_suzoo(name, language_folders):
-    doors = v.verify(language_folders[name])
+OPENED = ["blog", "dialogue", "unilm", "tta"]
+OPEN = """
+import runpy, sys
+package, root, *names = {arguments}
+for name in names:
+    sys.argv = ["verify", "--child", f"{{root}}/{{name}}.jsonl", f"{{root}}/{{name}}"]
+    try:
+        runpy.run_path(package, run_name="__main__")
+    except SystemExit as end:
+        assert not end.code
+"""
+
+
+@pytest.fixture(scope="module")
+def opened(language_folders, tmp_path_factory) -> dict[str, list[v.Door]]:
+    """What `verify` says of the folders. Its program runs for one after the other in one process without suzoo, which
+    has imported torch once."""
+    root = tmp_path_factory.mktemp("opened")
+    for name in OPENED:
+        (root / name).symlink_to(language_folders[name])
+    program = OPEN.format(arguments=[str(Path(v.__file__).parent), str(root), *OPENED])
+    _, why = v.run_apart(["-c", program], root, timeout=300)
+    said = {name: root / f"{name}.jsonl" for name in OPENED}
+    assert all(path.exists() for path in said.values()), why
+    return {name: [v.Door(**json.loads(line)) for line in path.read_text().splitlines()] for name, path in said.items()}
+
+
+@pytest.mark.parametrize("name", OPENED)
+def test_every_door_opens_without_suzoo(name, opened):
+    doors = opened[name]
     assert [(door.name, door.status) for door in doors] == [(door, "ok") for door in DOORS[name]], v.format_table(doors)
 
 
@@ -154,12 +181,13 @@ def test_the_score_of_tta_is_golden(language_folders):
     assert len(expected) > 5 and "score" not in v.read_golden(language_folders["mlm"])
 
 
-def test_publish_checks_every_door_and_writes_the_card(tmp_path, capsys):
+def test_publish_checks_every_door_and_writes_the_card(tmp_path, monkeypatch, capsys):
     model, tokenizer = make_language_model("unilm")
     model.save_pretrained(tmp_path)
     (tmp_path / "run.json").write_text(json.dumps(RUN))
     (tmp_path / "metrics.json").write_text(json.dumps(METRICS))
-    with pytest.raises(ValueError, match="does not verify"):
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="does not verify"):
+        open_doors_here(patch)
         publish(model, tokenizer, tmp_path)  # the tokenizer was not saved
     tokenizer.save_pretrained(tmp_path)
     capsys.readouterr()

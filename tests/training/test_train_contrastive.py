@@ -22,9 +22,10 @@ from suzoo.data import Ranked, flat_batch, read_queries, token_ids, tokenize_row
 from suzoo.distributed import is_distributed, rank, world_size
 from suzoo.engine import batch_coupled_backward
 from suzoo.models import CoSENTModel
+from tests.hub.folders import open_doors_here
 from tests.ranks import run_ranks
 from tests.tiny import tiny_config
-from tests.training.scripts import open_doors_here, refused, run
+from tests.training.scripts import refused, run
 
 TINY = ["--hidden-size", "32", "--num-layers", "1", "--max-train-samples", "256", "--max-dev-samples", "64"]
 TINY += ["--batch-size", "32", "--cpu-threads", "1"]

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,11 +20,12 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from suzoo.data import readers
+from suzoo.hub import verify
 from suzoo.models import CoSENTModel, _stock_encoder
 from suzoo.models._versions import MODERNBERT_OF_ONE_KIND
-from tests.hub.folders import make_cross_encoder, make_encoder
+from tests.hub.folders import make_cross_encoder, make_encoder, open_doors_here
 from tests.tiny import tiny_tokenizer
-from tests.training.scripts import open_doors_here, refused, run, run_on_two_ranks
+from tests.training.scripts import refused, run, run_on_two_ranks, start_script
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = [
@@ -118,8 +118,7 @@ def test_a_verified_cross_encoder(tmp_path, monkeypatch, capsys, arguments):
     rows = [{"text1": f"text {i % 7}", "text2": f"text {i % 5}", "score": int(i % 7 == i % 5)} for i in range(64)]
     data.write_text("\n".join(map(json.dumps, rows)))
     folder = tmp_path / "run"
-    if "--lora-r" in arguments:
-        open_doors_here(monkeypatch)
+    open_doors_here(monkeypatch)
     run(
         monkeypatch,
         train_cross_encoder,
@@ -224,30 +223,22 @@ def test_an_adapter_alone_is_saved_and_opens(tmp_path, monkeypatch):
     assert (asked_nothing.encode(["今天天气很好"]) == adapted.encode(["今天天气很好"])).all()
 
 
-def launch(folder: Path, *arguments: str) -> subprocess.Popen:
-    """The script in a process of its own; it stops before the card and the doors, which other tests open."""
-    code = (
-        "import sys, train_cosent; from recipes import frame; frame.publish = lambda *args: None; train_cosent.main()"
-    )
-    command = [sys.executable, "-c", code, "quickstart", "--output-dir", str(folder), *TINY, *arguments]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'training'}"}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-
-
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, monkeypatch):
-    options = ("--evaluate-every", "3", "--epochs", "4")
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    killed = launch(cut, *options)
+    flags = ["quickstart", *TINY, "--evaluate-every", "3", "--epochs", "4"]
+    whole, cut, said = (tmp_path / name for name in ("whole", "cut", "said"))
+    killed = start_script("train_cosent", [*flags, "--output-dir", cut], said)
     monkeypatch.setattr(frame, "publish", lambda *args: None)
-    run(monkeypatch, train_cosent, "quickstart", "--output-dir", whole, *TINY, *options)
+    run(monkeypatch, train_cosent, *flags, "--output-dir", whole)
     deadline = time.monotonic() + 120
     while not list(cut.glob("checkpoints/step-*")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
+    killed.kill()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL, said.read_text()
     assert not (cut / "model.safetensors").exists()
-    resumed = launch(cut, *options, "--resume")
-    assert resumed.wait(120) == 0, resumed.stderr.read()
+    resumed = start_script("train_cosent", [*flags, "--output-dir", cut, "--resume"], said)
+    resumed.join(120)
+    assert resumed.exitcode == 0, said.read_text()
     one, other = load_file(whole / "model.safetensors"), load_file(cut / "model.safetensors")
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     steps = [
@@ -338,16 +329,25 @@ def test_a_loss_of_nan_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
 def test_two_processes_and_shards_train_the_same_model(tmp_path):
     """The shipped Accelerate configs, over CPU processes: data parallel and FSDP2 end at the weights of each other.
 
-    `accelerate launch` with ddp_cpu.yaml is in test_two_processes_search_parameters_as_one_does.
+    The second by `accelerate launch`, and its folder opens here; test_machines.py (slow) launches ddp_cpu.yaml.
     """
     flags = ["quickstart", *TINY, "--micro-batches", "2"]
     run_on_two_ranks("ddp_cpu", train_cosent, *flags, "--output-dir", tmp_path / "ddp")
-    folder = tmp_path / "fsdp2"
+    folder, program = tmp_path / "fsdp2", tmp_path / "program.py"
+    program.write_text(
+        "import train_cosent; from suzoo.hub import check; check.verify = lambda folder, **options: []\n"
+        "train_cosent.run_script(train_cosent.main)"
+    )
     command = ["accelerate", "launch", "--config_file", ROOT / "training/accelerate/fsdp2_cpu.yaml"]
-    command += ["--main_process_port", "0", ROOT / "training/train_cosent.py", *flags, "--output-dir", folder]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT, timeout=300)
+    command += ["--main_process_port", "0", program, *flags, "--output-dir", folder]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'training'}"}
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"verified: {folder}" in done.stdout and "FSDP, 2" in done.stderr
+    doors = [verify.check_promised_door(name, folder) for name in verify.read_promise(folder)["doors"]]
+    assert len(doors) == 6 and verify.passed(doors), verify.format_table(doors)
     together, sharded = (load_file(tmp_path / name / "model.safetensors") for name in ("ddp", "fsdp2"))
     assert together.keys() == sharded.keys()
     for name, value in together.items():

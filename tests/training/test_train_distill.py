@@ -18,9 +18,10 @@ from transformers import AutoModel
 
 from suzoo.data import embedded, fingerprint
 from suzoo.models import CoSENTModel
+from tests.hub.folders import open_doors_here
 from tests.ranks import run_ranks
 from tests.tiny import SENTENCES, tiny_config, tiny_tokenizer
-from tests.training.scripts import cut_and_resumed, open_doors_here, refused, run, run_on_two_ranks
+from tests.training.scripts import cut_and_resumed, refused, run, run_on_two_ranks
 
 FLAGS = ["--max-train-samples", "300", "--max-dev-samples", "64", "--batch-size", "32", "--cpu-threads", "1"]
 

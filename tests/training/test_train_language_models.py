@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
-import os
-import subprocess
-import textwrap
 from pathlib import Path
 
 from recipes import frame, labelled
@@ -30,13 +28,14 @@ from transformers import (
 
 from suzoo.data import add_tokens
 from suzoo.decoding import ChatSession
+from suzoo.distributed import rank
 from suzoo.models import DialoGPTForCausalLM, TTAForMaskedLM, UniLMForCausalLM
 from suzoo.models._dialogue import SPEAKER_TOKENS
 from suzoo.optimizers import ParameterSearch
+from tests.hub.folders import open_doors_here
 from tests.models.tiny import tiny, tiny_tokenizer
-from tests.training.scripts import open_doors_here, refused, run, run_on_two_ranks
+from tests.training.scripts import refused, run, run_on_two_ranks
 
-ROOT = Path(__file__).parent.parent.parent
 TINY = "--hidden-size 32 --num-layers 1 --max-train-samples 96 --max-dev-samples 16 --epochs 1 --max-scored 2"
 TINY = [*TINY.split(), *["--micro-batch-tokens", "1024", "--cpu-threads", "1"]]
 SCRIPTS = {"dialogpt": train_dialogpt, "unilm": train_unilm, "tta": train_tta}
@@ -248,6 +247,18 @@ def test_two_processes_and_shards_train_the_same_model(tmp_path, flags):
         torch.testing.assert_close(value, sharded[key], atol=1e-4, rtol=1e-3)
 
 
+def save_the_weights_of_each(folder: Path) -> None:
+    """On a rank: behind the loop its weights go into a file of its own."""
+    fit = train_unilm.fit
+
+    def fit_and_save(step, **options):
+        result = fit(step, **options)
+        torch.save(options["accelerator"].unwrap_model(options["model"]).state_dict(), folder / f"{rank()}.pt")
+        return result
+
+    train_unilm.fit = fit_and_save
+
+
 def test_two_processes_search_parameters_as_one_does(tmp_path, monkeypatch, unpublished):
     """A score is a mean over texts and ranks: with as many texts everywhere, two ranks take the step of one process."""
     characters = "今天气很好我你他是的不在有人这上大来和国去吃饭了吗呢"
@@ -263,33 +274,8 @@ def test_two_processes_search_parameters_as_one_does(tmp_path, monkeypatch, unpu
     flags += ["--evaluate-every", "2"]
     run(monkeypatch, train_unilm, "own_metric", "--output-dir", tmp_path / "one", *flags, "--micro-batches", "2")
 
-    code = f"""
-        import torch, train_unilm as script
-        from recipes import frame
-        from suzoo.distributed import rank
-        fit = script.fit
-        def fit_and_save(step, **options):
-            result = fit(step, **options)
-            torch.save(options["accelerator"].unwrap_model(options["model"]).state_dict(), f"{tmp_path}/{{rank()}}.pt")
-            return result
-        script.fit, frame.publish = fit_and_save, lambda *args: None
-        script.run_script(script.main)
-    """
-    (tmp_path / "saving.py").write_text(textwrap.dedent(code))
-    command = ["accelerate", "launch", "--config_file", ROOT / "training/accelerate/ddp_cpu.yaml"]
-    command += [
-        "--main_process_port",
-        "0",
-        tmp_path / "saving.py",
-        "own_metric",
-        "--output-dir",
-        tmp_path / "two",
-        *flags,
-    ]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'training'}"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-
+    arguments = ["own_metric", "--output-dir", tmp_path / "two", *flags]
+    run_on_two_ranks("ddp_cpu", train_unilm, *arguments, before=functools.partial(save_the_weights_of_each, tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert all(torch.equal(value, second[key]) for key, value in first.items())
     one, two = (

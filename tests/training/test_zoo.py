@@ -19,8 +19,9 @@ from suzoo.cli import main
 from suzoo.data import embedded, read_pairs
 from suzoo.models import CoSENTModel
 from tests.hub.conftest import as_user, hub  # noqa: F401  fixtures
+from tests.hub.folders import open_doors_here
 from tests.tiny import tiny_config, tiny_tokenizer
-from tests.training.scripts import open_doors_here, run
+from tests.training.scripts import run
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--max-steps", "2", "--evaluate-every", "2", "--cpu-threads", "1"]
