@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from suzoo.cli import main
-from suzoo.data import read_classes, read_dialogues, read_pairs, read_seq2seq
+from suzoo.data import read_classes, read_dialogues, read_pairs, read_queries, read_seq2seq
 from suzoo.data.embedded import CORPORA, load
 
 
@@ -35,11 +35,19 @@ def test_text_and_numbers_of_rows(tmp_path, capsys):
         (["pairs_zh", str(path)], "exists and holds other rows; give --overwrite"),
         (["pairz", str(tmp_path / "a.txt")], "did you mean 'pairs_zh'"),
         (["dialogues_en", str(tmp_path / "a.tsv")], "name a .jsonl"),
+        (["titles_zh", str(tmp_path / "a.tsv"), "--columns", "query=title"], "there are source, target"),
         (["pairs_zh", str(tmp_path / "a.xml")], ".jsonl or .tsv or .txt"),
     ]:
         assert main(["examples", *arguments]) == 2 and said in capsys.readouterr().err
     assert not (tmp_path / "a.txt").exists() and not (tmp_path / "a.tsv").exists()
     assert all(load(name, "dev") for name in CORPORA)
+
+
+def test_columns_are_renamed(tmp_path):
+    path = tmp_path / "queries.jsonl"
+    columns = ["query=target", "positive=source"]
+    assert main(["examples", "titles_zh", str(path), "--rows", "5", "--columns", *columns]) == 0
+    assert [query.query for query in read_queries(path)] == [row["target"] for row in load("titles_zh")[:5]]
 
 
 def test_scripts_of_hub_scripts_run_by_name(capsys):

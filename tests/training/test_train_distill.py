@@ -176,6 +176,8 @@ def test_a_narrow_student_keeps_what_weighs_and_starts_near_the_teacher(family):
 
 def test_layers_are_spread_and_picked():
     assert spread_layers(4, 12) == (0, 4, 7, 11) and spread_layers(1, 12) == (11,) and spread_layers(3, 3) == (0, 1, 2)
+    with pytest.raises(ValueError, match="the teacher has 2; give --num-layers 2 or fewer"):
+        spread_layers(4, 2)
     encoder = make_teacher().encoder
     layers = list(encoder.encoder.layer)
     assert list(keep_layers(encoder, (2, 0)).encoder.layer) == [layers[2], layers[0]]

@@ -88,7 +88,13 @@ def cut_vocabulary(model: CoSENTModel, texts: Sequence[str], size: int) -> Any:
 
 
 def spread_layers(number: int, of: int) -> tuple[int, ...]:
-    """`number` layers of `of`, evenly spread, first and last among them; of one alone, the last."""
+    """`number` layers of `of`, evenly spread, first and last among them; of one alone, the last.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    if number > of:
+        raise ValueError(f"--num-layers {number}: the teacher has {of}; give --num-layers {of} or fewer")
     if number == 1:
         return (of - 1,)
     return tuple(round(place * (of - 1) / (number - 1)) for place in range(number))
