@@ -29,7 +29,10 @@ def loading(name: str) -> Generator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(f"cannot load {name}: {textwrap.shorten(sentence(error), 500, placeholder=' …')}") from error
+        said = textwrap.shorten(sentence(error), 500, placeholder=" …")
+        if not Path(name).exists() and "connect" in said:
+            said += f"; there is no folder {name} here, so it was looked for on the Hub"
+        raise ValueError(f"cannot load {name}: {said}") from error
 
 
 def on_device(model, options: argparse.Namespace):

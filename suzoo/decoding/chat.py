@@ -174,10 +174,11 @@ class ChatSession:
         return self._decode(said.ids)
 
     def save(self, path: str | Path) -> None:
-        """Write the history as JSON: layout, and each turn's speaker, token ids and text."""
-        turns = [{**turn._asdict(), "text": self._decode(turn.ids)} for turn in self.turns]
-        content = {"layout": self.layout.name, "window": len(self._window), "turns": turns}
-        Path(path).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+        """Write the history as JSON: layout, and a line for each turn with its speaker, text and token ids."""
+        turns = [{"speaker": turn.speaker, "text": self._decode(turn.ids), "ids": turn.ids} for turn in self.turns]
+        lines = ",\n".join(f"  {json.dumps(turn, ensure_ascii=False)}" for turn in turns)
+        head = f'"layout": {json.dumps(self.layout.name)}, "window": {len(self._window)}'
+        Path(path).write_text(f'{{{head}, "turns": [\n{lines}\n]}}\n', encoding="utf-8")
 
     def load(self, path: str | Path) -> None:
         """Continue a saved history, in the same state; the next reply reads it once.

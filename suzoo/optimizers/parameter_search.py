@@ -120,10 +120,10 @@ class ParameterSearch(OptimizerWrapper):
             raise ValueError(f"num_candidates must be at least 1, not {num_candidates}")
         if not (noise > 0 and math.isfinite(noise)):
             raise ValueError(f"noise must be positive and finite, not {noise}")
-        if noise_scale not in ("uniform", "constant") or density not in ("unit", "true"):
-            raise ValueError(
-                f"noise_scale {noise_scale!r} is 'uniform' or 'constant', density {density!r} is 'unit' or 'true'"
-            )
+        if noise_scale not in ("uniform", "constant"):
+            raise ValueError(f"noise_scale must be 'uniform' or 'constant', not {noise_scale!r}")
+        if density not in ("unit", "true"):
+            raise ValueError(f"density must be 'unit' or 'true', not {density!r}")
         if max_grad_norm is not None and not max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be positive or None, not {max_grad_norm}")
         if getattr(optimizer, "folds_gradients", False):
