@@ -37,7 +37,7 @@ def examples(options: argparse.Namespace) -> int:
 
 def _renamed(rows: list[dict], columns: list[str]) -> list[dict]:
     """The named columns alone, under new names: `query=target` is the column target, called query."""
-    names = dict(pair.split("=", 1) if "=" in pair else (pair, pair) for pair in columns)
+    names = {new: old or new for new, _, old in (pair.partition("=") for pair in columns)}
     if unknown := [name for name in names.values() if name not in rows[0]]:
         raise ValueError(f"--columns: there is no column {unknown[0]}; there are {', '.join(rows[0])}")
     return [{name: row[old] for name, old in names.items()} for row in rows]
