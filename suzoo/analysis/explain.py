@@ -112,9 +112,8 @@ def explain(
         batch_size: points computed at once.
 
     Raises:
-        ImportError: captum is not installed.
-        ValueError: the text has no tokens, or more than the model has positions; arguments do not fit the model's
-            kind; the target is unknown.
+        ValueError: captum is not installed; the text has no tokens, or more than the model has positions; arguments do
+            not fit the model's kind; the target is unknown.
     """
     kind = kind_of(model)
     if (kind == "similarity") != (text_pair is not None) and kind != "classification":

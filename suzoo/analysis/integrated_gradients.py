@@ -52,13 +52,12 @@ def integrated_gradients(
         batch_size: points computed at once, N at least; default all.
 
     Raises:
-        ImportError: captum is not installed.
-        ValueError: shapes differ, or the score has not one number for each row.
+        ValueError: captum is not installed, shapes differ, or the score has not one number for each row.
     """
     try:
         from captum.attr import IntegratedGradients
     except ImportError as error:
-        raise ImportError("integrated gradients need captum: pip install 'suzoo[explain]'") from error
+        raise ValueError("integrated gradients need captum: pip install 'suzoo[explain]'") from error
     given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     if baselines is None:
         starts = tuple(torch.zeros_like(tensor) for tensor in given)

@@ -20,20 +20,17 @@ def explain(options: argparse.Namespace) -> int:
     from suzoo.analysis import explain as explain_text
     from suzoo.analysis.render import save_png, to_html, to_terminal
 
-    try:
-        explanation = explain_text(
-            model,
-            tokenizer,
-            options.text,
-            options.pair,
-            target=options.target,
-            position=options.position,
-            probability=options.probability,
-            baseline=options.baseline,
-            num_steps=options.steps,
-        )
-    except ImportError as error:
-        raise ValueError(str(error)) from error
+    explanation = explain_text(
+        model,
+        tokenizer,
+        options.text,
+        options.pair,
+        target=options.target,
+        position=options.position,
+        probability=options.probability,
+        baseline=options.baseline,
+        num_steps=options.steps,
+    )
     print(to_terminal(explanation) if sys.stdout.isatty() or options.color else explanation)
     for path in paths:
         with replacing(path) as temporary:

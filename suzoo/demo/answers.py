@@ -170,17 +170,14 @@ def explanation(one: Opened, text: str, pair: str = "", target: str = "", positi
     text = _text(text, "text")
     if is_encoder and not pair.strip():
         raise ValueError("a sentence encoder compares two texts: write the second one, too")
-    try:
-        found = explain(
-            one.model,
-            one.tokenizer,
-            text,
-            pair.strip() or None if reads_pair(one) else None,
-            target=None if is_encoder else target.strip() or None,
-            position=int(position or 0) if is_masked else None,
-        )
-    except ImportError as error:
-        raise ValueError(str(error)) from error
+    found = explain(
+        one.model,
+        one.tokenizer,
+        text,
+        pair.strip() or None if reads_pair(one) else None,
+        target=None if is_encoder else target.strip() or None,
+        position=int(position or 0) if is_masked else None,
+    )
     return f"<p class=sz-tokens>{tokens_to_html(found)}</p><p>{html.escape(summary(found))}.</p>"
 
 

@@ -201,10 +201,13 @@ def test_what_cannot_be_explained():
         explain(nn.Linear(2, 2), tokenizer, TEXT)
 
 
-def test_captum_is_an_extra(monkeypatch):
+def test_captum_is_an_extra(monkeypatch, tmp_path, capsys):
+    classifier().save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
     monkeypatch.setitem(sys.modules, "captum.attr", None)
-    with pytest.raises(ImportError, match=r"pip install 'suzoo\[explain\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'suzoo\[explain\]'"):
         integrated_gradients(lambda z: z.sum(-1), torch.ones(1, 2))
+    assert "pip install 'suzoo[explain]'" in fails(capsys, "explain", tmp_path, TEXT)
 
 
 def test_colours_pages_and_pictures(tmp_path):

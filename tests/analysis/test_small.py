@@ -119,6 +119,30 @@ def test_one_step_derivatives_are_the_articles():
     assert gradients_through_time(gru, inputs)[1].item() == pytest.approx(abs(formula.item()), abs=1e-12)
 
 
+def test_one_step_of_an_lstm_is_the_articles():
+    """d c_t / d c_{t-1}, where h_{t-1} = o tanh c_{t-1} and o stays."""
+    lstm, inputs = nn.LSTM(3, 1, dtype=torch.float64), torch.randn(1, 3, dtype=torch.float64)
+    c, o = torch.tensor(0.7, dtype=torch.float64, requires_grad=True), 0.6
+    _, (_, after) = lstm(inputs, ((o * c.tanh()).view(1, 1), c.view(1, 1)))
+    (found,) = torch.autograd.grad(after.sum(), c)
+    u = lstm.weight_hh_l0[:, 0]
+    gates = lstm.weight_ih_l0 @ inputs[0] + lstm.bias_ih_l0 + lstm.bias_hh_l0 + u * o * c.tanh()
+    i, f, new = gates[0].sigmoid(), gates[1].sigmoid(), gates[2].tanh()
+    inner = f * (1 - f) * c * u[1] + i * (1 - i) * new * u[0] + (1 - new**2) * i * u[2]
+    formula = f + o * (1 - c.tanh() ** 2) * inner
+    assert found.item() == pytest.approx(formula.item(), abs=1e-12)
+
+
+def test_a_tanh_network_bounds_its_derivative():
+    """|(1 - h_t^2) U| <= (.4477 + |W x + b|) / |h_{t-1}| for every U, since x sech^2 x has its maximum at .4477."""
+    x = torch.linspace(0, 5, 100_001, dtype=torch.float64)
+    assert (x * (1 - x.tanh() ** 2)).max().item() == pytest.approx(0.4477, abs=1e-4)
+    u = torch.linspace(-300, 300, 100_001, dtype=torch.float64)
+    for hidden, rest in ((0.3, 0.0), (-0.8, 1.5), (0.05, -0.4)):
+        derivative = ((1 - (rest + u * hidden).tanh() ** 2) * u).abs().max()
+        assert derivative <= (0.4478 + abs(rest)) / abs(hidden)
+
+
 def test_jacobians_are_those_of_autograd_over_the_whole_sequence():
     inputs = torch.randn(6, 3, dtype=torch.float64)
     gru = nn.GRU(3, 4, dtype=torch.float64)
