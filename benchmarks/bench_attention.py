@@ -11,6 +11,7 @@ slope of 1 in log time over log n, softmax one of 2; the crossover is where they
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -124,6 +125,8 @@ def measure(options: Options, is_causal: bool) -> dict[str, dict[int, tuple[floa
             times = [1e3 * seconds(work, options.repeats, options.device) for work in (forward, both)]
             kept = saved_bytes(lambda attend=attend, tensors=tensors: attend(*tensors)) / 2**20
             results.setdefault(name, {})[length] = (*times, kept)
+            # as it goes: a run that is cut off has not been for nothing
+            print(f"{length}, {name}: {times[0]:.3g} and {times[1]:.3g} ms", file=sys.stderr, flush=True)
     return results
 
 
