@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import bench_attention
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -147,6 +148,21 @@ def attention(options: Options, device: torch.device, clock: Clock) -> None:
                 error = float((out.float() - exact).abs().nan_to_num(9).max())
                 times = clock.milliseconds(call, 10)
                 print(f"  {length} {name} {kind.name}: {np.median(times):.2f} ms, error {error:.0e}, finite {finite}")
+
+
+def long_attention(options: Options, device: torch.device, clock: Clock) -> None:
+    """Causal attention over long texts, forward and backward: SDPA, windows by mask and by flex, linear, fla's."""
+    lengths = (256,) if options.dry else (2048, 8192, 16384)
+    settings = bench_attention.Options(device=device.type, lengths=lengths, kinds=("elu1",), max_masked=2048)
+    for length in lengths:
+        shape = (1, settings.heads, length, settings.head_size)
+        states = [torch.randn(shape, device=device, requires_grad=True) for _ in range(3)]
+        for name, attend in bench_attention.ways(settings, length, is_causal=True).items():
+            if clock.is_up:
+                return
+            attend(*states).sum().backward()  # warm, and compiled
+            times = clock.milliseconds(lambda attend=attend, states=states: attend(*states).sum().backward(), 10)
+            said(f"{length} tokens, {name}", times)
 
 
 def ragged_steps(options: Options, device: torch.device, clock: Clock) -> None:
@@ -335,7 +351,8 @@ def replays(options: Options, device: torch.device, clock: Clock) -> None:
 # name: (what, seconds)
 PARTS: dict[str, tuple[Callable[[Options, torch.device, Clock], None], int]] = {
     "attention": (attention, 60),
-    "ragged": (ragged_steps, 90),
+    "long_attention": (long_attention, 30),
+    "ragged": (ragged_steps, 70),
     "peer": (peer_step, 45),
     "idle": (idle, 45),
     "recipes": (recipes, 60),
