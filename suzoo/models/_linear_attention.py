@@ -221,18 +221,25 @@ def linear_attention_of_others(
         phi_k = phi_k * key_mask.bool()[:, None, :, None]
     # a column of ones beside the values sums up the denominator
     ones = torch.nn.functional.pad(value.to(wide), (0, 1), value=1.0)
-    missing = -length % chunk_size
-    q, k, v = (
-        torch.nn.functional.pad(x, (0, 0, 0, missing)).unflatten(2, (-1, chunk_size)) for x in (phi_q, phi_k, ones)
-    )
-    sums = k.transpose(3, 4) @ v  # (B, H, chunks, F, V + 1)
-    none = torch.zeros_like(sums[:, :, :1])
-    before = torch.cat([none, sums[:, :, :-1]], 2).cumsum(2)
-    behind = torch.cat([sums[:, :, 1:], none], 2).flip(2).cumsum(2).flip(2)
-    itself = torch.eye(chunk_size, dtype=torch.bool, device=q.device)
-    output = (q @ k.transpose(3, 4)).masked_fill(itself, 0.0) @ v + q @ (before + behind)
-    output = output.flatten(2, 3)[:, :, :length]
+    if length <= chunk_size:
+        output = _of_others(phi_q, phi_k, ones)
+    else:
+        missing = -length % chunk_size
+        q, k, v = (
+            torch.nn.functional.pad(x, (0, 0, 0, missing)).unflatten(2, (-1, chunk_size)) for x in (phi_q, phi_k, ones)
+        )
+        sums = k.transpose(3, 4) @ v  # (B, H, chunks, F, V + 1)
+        none = torch.zeros_like(sums[:, :, :1])
+        before = torch.cat([none, sums[:, :, :-1]], 2).cumsum(2)
+        behind = torch.cat([sums[:, :, 1:], none], 2).flip(2).cumsum(2).flip(2)
+        output = (_of_others(q, k, v) + q @ (before + behind)).flatten(2, 3)[:, :, :length]
     return (output[..., :-1] / output[..., -1:].clamp_min(eps)).to(value.dtype)
+
+
+def _of_others(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """(..., C, V) sum of (q . k_j) v_j over all tokens of a chunk but a query's own, of (..., C, F) and (..., C, V)."""
+    itself = torch.eye(query.shape[-2], dtype=torch.bool, device=query.device)
+    return (query @ key.transpose(-1, -2)).masked_fill(itself, 0.0) @ value
 
 
 def prefix_linear_attention(

@@ -35,7 +35,7 @@ FOR_OTHERS = {"efficient"}  # kinds that would let a token of T-TA see itself
 
 def refused(family: str, way: str) -> str | None:
     """What the config says, if the family cannot have the kind."""
-    if WAYS[way].get("position_embedding_type") in NOT_CAUSAL and family != "dialogpt":
+    if way.split(",")[0] in NOT_CAUSAL and family != "dialogpt":
         return "for causal models"
     return "which T-TA must not see" if way in FOR_OTHERS and family == "tta" else None
 

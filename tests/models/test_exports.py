@@ -1,6 +1,7 @@
 """Which kinds of positions and attention leave for other runtimes: torch.export, ONNX and compiled flex attention.
 
-DialoGPT in each of them; what does not leave says so in one sentence.
+Every family by torch.export, DialoGPT by the others; flex in every family is in `test_every_kind.py`. What does not
+leave says so in one sentence.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import torch
 
 from suzoo.models._linear_attention import LINEAR_KINDS
 from suzoo.models._position_kinds import POSITIONS
-from tests.models.tiny import tiny, tokens
+from tests.models.test_every_kind import refused
+from tests.models.tiny import FAMILIES, tiny, tokens
 
 WAYS = {
     **{name: {"position_embedding_type": name} for name in POSITIONS},
@@ -21,8 +23,8 @@ WAYS = {
 }
 
 
-def model_of(way: str):
-    return tiny("dialogpt", double=False, rope_window=4, log_n_base=4, num_hidden_layers=2, **WAYS[way])
+def model_of(way: str, family: str = "dialogpt"):
+    return tiny(family, double=False, rope_window=4, log_n_base=4, num_hidden_layers=2, **WAYS[way])
 
 
 class Logits(torch.nn.Module):
@@ -31,22 +33,34 @@ class Logits(torch.nn.Module):
         self.model = model
 
     def forward(self, input_ids):
-        return self.model(input_ids, use_cache=False).logits
+        return self.model(input_ids, **self.options(input_ids)).logits
+
+    def options(self, input_ids):
+        """UniLM: the first half is source."""
+        if self.model.config.model_type == "tta":
+            return {}
+        if self.model.config.model_type == "dialogpt":
+            return {"use_cache": False}
+        places = torch.arange(input_ids.shape[1])
+        return {"use_cache": False, "token_type_ids": (2 * places >= input_ids.shape[1]).long().expand_as(input_ids)}
 
 
-QUICK = {"absolute", "leaky_rerope"}
+QUICK = {("dialogpt", "absolute"), ("dialogpt", "leaky_rerope"), ("unilm", "window")}
+EVERY = [(family, way) for family in FAMILIES for way in WAYS if not refused(family, way)]
 
 
-@pytest.mark.parametrize("way", [pytest.param(way, marks=[] if way in QUICK else pytest.mark.slow) for way in WAYS])
-def test_torch_export_of_any_length(way):
-    model = model_of(way)
+@pytest.mark.parametrize(
+    ("family", "way"), [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in EVERY]
+)
+def test_torch_export_of_any_length(family, way):
+    model = model_of(way, family)
     length = torch.export.Dim("length", min=2, max=60)  # shorter than the example, too
     shapes = {"input_ids": {1: length}}
     exported = torch.export.export(Logits(model), (), {"input_ids": tokens(2, 9)}, dynamic_shapes=shapes, strict=False)
     for number in (2, 9, 23):
         ids = tokens(2, number, seed=5)
         found = exported.module()(input_ids=ids)
-        torch.testing.assert_close(found, model(ids).logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found, Logits(model)(ids), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
