@@ -56,7 +56,7 @@ def describe(source: str | Sequence[str], split: str | None, rows: Sequence) -> 
         for name in names
         if not (name.startswith("embedded:") or "://" in name or "*" in name or Path(name).exists())
     ]
-    found = {
+    return {
         "source": " ".join(names),
         "split": split,
         "rows": len(rows),
@@ -64,6 +64,3 @@ def describe(source: str | Sequence[str], split: str | None, rows: Sequence) -> 
         "languages": languages_of(rows),
         "hub_id": hub_ids[0] if len(hub_ids) == 1 else hub_ids or None,
     }
-    if unload := getattr(rows, "unload", None):  # rows of the cache, of which `languages_of` read some everywhere
-        unload()
-    return found

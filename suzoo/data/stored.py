@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-FORMAT = 3  # of the files in the cache: a new number makes all of them anew
+FORMAT = 4  # of the files in the cache: a new number makes all of them anew
 BATCH_ROWS = 8192
 BATCH_CHARACTERS = 1 << 24
+BATCH_BYTES = 1 << 22  # least of a batch of the file: to open it is to touch, and so to map, some pages of each
+LOOKS = 128  # single rows, after which the file is mapped anew: the system maps 64 KiB around each value that is read
 HASH = "hash"  # column of the 64-bit hashes of the rows' texts
 
 
@@ -112,6 +114,7 @@ class StoredRows(Sequence[T]):
         self.starts = np.cumsum([0, *(batch.num_rows for batch in self.batches)]).tolist()
         self.about: dict[str, Any] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         self.sizes: list[int] = self.about["sizes"]  # rows of each source
+        self._looks = 0
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -128,6 +131,9 @@ class StoredRows(Sequence[T]):
         number += len(self) if number < 0 else 0
         if not 0 <= number < len(self):
             raise IndexError(f"row {place} of {len(self)}")
+        self._looks += 1
+        if self._looks % LOOKS == 0:
+            self.unload()
         batch = bisect_right(self.starts, number) - 1
         row = number - self.starts[batch]
         return self.layout.make(*(self.batches[batch].column(name)[row].as_py() for name in self.layout.columns))
@@ -181,6 +187,27 @@ def open_batches(path: Path) -> list[pyarrow.RecordBatch]:
         raise DataError(f"{path}, a file of the cache, is damaged ({error}): delete it and start again") from error
 
 
+def write_batches(path: Path, schema: pyarrow.Schema, batches: Iterable[pyarrow.RecordBatch]) -> int:
+    """An Arrow file of `batches`, small ones put together. Returns the number of rows."""
+    import pyarrow as pa
+
+    count, waiting = 0, []
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as file:
+
+        def write() -> None:
+            file.write_table(pa.Table.from_batches(waiting, schema).combine_chunks())
+            waiting.clear()
+
+        for batch in batches:
+            count += len(batch)
+            waiting.append(batch)
+            if sum(one.nbytes for one in waiting) >= BATCH_BYTES:
+                write()
+        if waiting:
+            write()
+    return count
+
+
 def made_once(name: str, make: Callable[[Path], None]) -> Path:
     """The file `name` of the cache. Where it is missing, one process makes it by `make(temporary path)`, and the others
     that want it wait."""
@@ -222,16 +249,18 @@ def store(
         import pyarrow as pa
 
         logger.info("writing %s to the cache in %s", name, cache_folder())
-        fingerprint, count, schema = Fingerprint(), 0, layout.schema()
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as file:
+        fingerprint, schema = Fingerprint(), layout.schema()
+
+        def batches() -> Iterator[pyarrow.RecordBatch]:
             for columns in in_batches(parts()):
                 fingerprint.add(layout.json_lines(columns))
-                count += len(columns[0])
                 arrays = [
                     pa.array(column, kind)
                     for column, kind in zip([*columns, list(layout.hashes(columns))], schema.types, strict=True)
                 ]
-                file.write_batch(pa.record_batch(arrays, schema=schema))
+                yield pa.record_batch(arrays, schema=schema)
+
+        count = write_batches(path, schema, batches())
         content = {"rows": count, "sha256": fingerprint.hexdigest(), **about()}
         beside = cache_folder() / Path(name).with_suffix(".json")
         beside.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from tqdm.auto import tqdm
 
-from suzoo.data.stored import FORMAT, StoredRows, cache_folder, made_once, open_batches
+from suzoo.data.stored import FORMAT, StoredRows, cache_folder, made_once, open_batches, write_batches
 
 if TYPE_CHECKING:
     import pyarrow
@@ -135,18 +135,16 @@ def _run_job(job: tuple[Path, int, int]) -> None:
 
 
 def _write_part(rows: Sequence[T], encode: Encode[T], path: Path, begin: int, end: int) -> None:
-    import pyarrow as pa
-
     batches = _encoded(rows, encode, range(begin, end))
     first = next(batches)
-    with (
-        pa.OSFile(str(path), "wb") as sink,
-        pa.ipc.new_file(sink, first.schema) as file,
-        tqdm(total=end - begin, desc="tokenize", unit=" rows", disable=True if begin else None) as bar,
-    ):
-        for batch in chain([first], batches):
-            file.write_batch(batch)
-            bar.update(batch.num_rows)
+    with tqdm(total=end - begin, desc="tokenize", unit=" rows", disable=True if begin else None) as bar:
+
+        def shown() -> Iterator[pyarrow.RecordBatch]:
+            for batch in chain([first], batches):
+                bar.update(len(batch))
+                yield batch
+
+        write_batches(path, first.schema, shown())
 
 
 def _encoded(rows: Sequence[T], encode: Encode[T], numbers: range) -> Iterator[pyarrow.RecordBatch]:

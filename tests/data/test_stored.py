@@ -59,6 +59,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(stored, "BATCH_ROWS", 7)
     monkeypatch.setattr(tokens, "CHUNK", 11)
+    monkeypatch.setattr(stored, "BATCH_BYTES", 1000)
     return tmp_path / "cache"
 
 
@@ -235,3 +236,30 @@ def test_the_cache_lies_where_it_is_told(monkeypatch, tmp_path):
     assert stored.cache_folder() == Path(os.path.expanduser("~/x"))
     monkeypatch.delenv("SUZOO_CACHE")
     assert stored.cache_folder().name == "suzoo"
+
+
+def mapped(path: Path) -> int:
+    """Bytes of a file that count as memory of this process."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            found += 1024 * int(line.split()[1])
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="asks Linux")
+def test_rows_that_are_read_here_and_there_do_not_fill_the_memory(tmp_path, monkeypatch):
+    """A file of 32 MB, of which every row is looked at alone; opening it touches little of it."""
+    monkeypatch.setenv("SUZOO_CACHE", str(tmp_path))
+    texts = [f"{number:08}" * 1000 for number in range(4000)]
+    rows = stored.store("x.arrow", stored.TEXT, lambda: ([[text]] for text in texts), lambda: {"sizes": [len(texts)]})
+    size = rows.path.stat().st_size
+    assert size > 30 << 20 and len(rows.batches) <= size / stored.BATCH_BYTES + 1
+    assert mapped(rows.path) < 4 << 20
+    most = 0
+    for number in range(len(rows)):
+        assert rows[number] == texts[number]
+        most = max(most, mapped(rows.path)) if number % 500 == 0 else most
+    assert most < 12 << 20
