@@ -33,6 +33,8 @@ TABLE = {
     "Verify a saved model and upload it to the Hub; run again to resume.": "验证保存的模型并上传到 Hub；再次运行可以继续。",
     "An ONNX file of a saved encoder or cross-encoder.": "把保存的句向量模型或交叉编码器导出为 ONNX 文件。",
     "Small trained models, each by one command: suzoo zoo build NAME.": "训练好的小模型，每个一条命令：suzoo zoo build NAME。",
+    "Write rows of an embedded, synthetic corpus to a file, to try things with.": "把内置的合成语料写入文件，供试用。",
+    "Run a script of hub_scripts/: convert from bert4keras, write a Space.": "运行 hub_scripts/ 里的脚本：从 bert4keras 转换，生成 Space。",
     "Print a completion script: put `source <(suzoo completion bash)` into ~/.bashrc (zsh: ~/.zshrc).": "打印补全脚本："
     "把 `source <(suzoo completion bash)` 写进 ~/.bashrc（zsh：~/.zshrc）。",
     # what a command says when it is done
