@@ -56,6 +56,14 @@ def test_every_page_is_in_the_navigation_once_and_every_entry_exists():
     assert sorted(entries(CONFIG["nav"])) == sorted([*own, *outside.values()])
 
 
+@pytest.mark.parametrize("page", [page for page in METHODS if page != "docs/losses.md"])  # which leads to the families
+def test_a_family_of_methods_has_a_picture_and_says_how_to_use_it(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert re.search(r"^!\[.+\]\((\.\./)?figures/\w+\.svg\)$", text, re.MULTILINE)
+    for place in ("Trainer", "sentence-transformers", "TRL", "Lightning", "suzoo "):
+        assert place in text, place
+
+
 def test_the_reference_has_every_package():
     for path in (DOCS / "reference").glob("*.md"):
         (package,) = re.findall(r"^::: (\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
