@@ -95,6 +95,10 @@ def test_two_ranks_train_and_save(tmp_path, folder):
     flags = ["quickstart", "--teacher", folder, "--max-steps", "2", *FLAGS, "--output-dir", tmp_path / "run"]
     run_on_two_ranks("ddp_cpu", train_distill, *flags, "--hidden-size", "16")
     assert (tmp_path / "run/2_Dense/model.safetensors").exists()
+    run_on_two_ranks(
+        "ddp_cpu", train_distill, *flags, "--num-layers", "1", "--hidden-size", "32", "--overwrite"
+    )  # its own
+    assert not (tmp_path / "run/2_Dense").exists()
 
 
 def loss_of_a_rank() -> torch.Tensor:

@@ -106,6 +106,8 @@ def make_student(recipe: Distillation, teacher: CoSENTModel, texts: Sequence[str
         tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
         return make_encoder(recipe, tokenizer), tokenizer
     whole = copy.deepcopy(teacher).requires_grad_(True)
+    if (pooler := getattr(whole.encoder, "pooler", None)) is not None:
+        pooler.requires_grad_(False)  # as in `CoSENTModel`: no vector depends on it, which stops DDP
     whole.tokenizer = teacher.tokenizer
     tokenizer = cut_vocabulary(whole, texts, recipe.vocab_size) if recipe.vocab_size else whole.tokenizer
     size = recipe.hidden_size or teacher.config.hidden_size
