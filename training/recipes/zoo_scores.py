@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def of_classifier(folder: Path) -> Callable[[Any], Scores]:
 def of_masked(folder: Path) -> Callable[[Any], Scores]:
     """Pseudo-perplexity of texts, and of minimal pairs the share in which the good sentence is the likelier one."""
     tokenizer = load_tokenizer(str(folder))
-    is_tta = "tta" in (folder / "config.json").read_text(encoding="utf-8")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    is_tta = config["model_type"] == TTAForMaskedLM.config_class.model_type
     model: Any = (TTAForMaskedLM if is_tta else BertForMaskedLM).from_pretrained(folder).eval()
 
     def likelihood(text: str) -> float:
