@@ -41,7 +41,7 @@ def test_every_number_has_a_range_and_every_recipe_is_in_it(stem):
         check_ranges(recipe)
         recipe.check()
     # any number means something
-    free = {"class_threshold", "tau", "post_hoc_tau", "hard_negative_weight", "alike_from"}
+    free = {"class_threshold", "post_hoc_tau", "hard_negative_weight", "alike_from"}
     for field in dataclasses.fields(recipe):
         if isinstance(getattr(recipe, field.name), int | float) and not isinstance(getattr(recipe, field.name), bool):
             setting = settings_of(type(recipe))[field.name]

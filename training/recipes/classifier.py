@@ -35,8 +35,9 @@ class Classification(Regularized):
     """class_balanced only: 0 weights all classes alike, near 1 by inverse frequency."""
     f1_momentum: Annotated[float, Setting(least=0, most=1, part_of=("loss=f1",))] = 0.99
     """f1 only: weight of the past in the running F1 of each class."""
-    post_hoc_tau: Annotated[float, Setting(least=0, off=0)] = 0.0
-    """Report the dev scores also with this times the logarithm of the class frequencies taken off the logits."""
+    post_hoc_tau: Annotated[float, Setting(off=0)] = 0.0
+    """Report the dev scores also with this times the logarithm of the class frequencies taken off the logits; below 0,
+    which takes back a training with tau, put onto them."""
     tail_below: Annotated[int, Setting(least=0)] = 100
     """Classes with fewer training rows are the tail that tail_f1 is reported on."""
     monitor: str = "macro_f1"
