@@ -24,7 +24,14 @@ from suzoo.evaluation import (
     pair_metrics,
     perplexity,
 )
-from suzoo.models import CoSENTCrossEncoder, CoSENTModel, DialoGPTForCausalLM, TTAForMaskedLM, UniLMForCausalLM
+from suzoo.models import (
+    CoSENTCrossEncoder,
+    CoSENTModel,
+    DialoGPTForCausalLM,
+    TTAConfig,
+    TTAForMaskedLM,
+    UniLMForCausalLM,
+)
 from suzoo.models._dialogue import DialogueLayout
 
 Scores = dict[str, float]
@@ -79,7 +86,7 @@ def of_masked(folder: Path) -> Callable[[Any], Scores]:
     """Pseudo-perplexity of texts, and of minimal pairs the share in which the good sentence is the likelier one."""
     tokenizer = load_tokenizer(str(folder))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    is_tta = config["model_type"] == TTAForMaskedLM.config_class.model_type
+    is_tta = config["model_type"] == TTAConfig.model_type
     model: Any = (TTAForMaskedLM if is_tta else BertForMaskedLM).from_pretrained(folder).eval()
 
     def likelihood(text: str) -> float:
