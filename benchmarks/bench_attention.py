@@ -158,10 +158,12 @@ def steps(options: Options, keys: Tensor, values: Tensor) -> dict[str, Callable[
     return found
 
 
-def slope(times: dict[int, float]) -> float:
-    """Of log time over log n, between the two longest."""
+def slope(times: dict[int, float]) -> str:
+    """Of log time over log n, between the two longest; of one length there is none."""
+    if len(times) < 2:
+        return ""
     (first, early), (second, late) = sorted(times.items())[-2:]
-    return math.log(late / early) / math.log(second / first)
+    return f"{math.log(late / early) / math.log(second / first):.2f}"
 
 
 def crossover(slow: dict[int, float], fast: dict[int, float]) -> str:
@@ -185,7 +187,7 @@ def main() -> None:
             print(f"| n | {' | '.join(columns)} | slope |\n|---|{'---|' * (len(columns) + 1)}")
             for name, row in results.items():
                 cells = [f"{row[n][place]:.3g}" if n in row else "" for n in options.lengths]
-                print(f"| {name} | {' | '.join(cells)} | {slope({n: row[n][place] for n in row}):.2f} |", flush=True)
+                print(f"| {name} | {' | '.join(cells)} | {slope({n: row[n][place] for n in row})} |", flush=True)
         softmax = {n: row[1] for n, row in results["softmax (SDPA)"].items()}
         for name, row in results.items():
             if name.startswith("linear"):
