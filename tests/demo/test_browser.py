@@ -171,7 +171,7 @@ def test_a_chat_streams_remembers_saves_and_forgets(view, opened, tmp_path, widt
         fill(view, "Message", text)
         panel(view).get_by_label("Message", exact=True).press("Enter")
         bubble = panel(view).locator(".message.bot").last
-        playwright.expect(bubble).to_have_text(reference.reply(text))
+        playwright.expect(bubble).to_have_text(reference.reply(text), timeout=30_000)
     assert panel(view).locator(".message.user").all_inner_texts() == ["今天天气很好", "a man"]
     keep(view, "Chat")
     fits(view)

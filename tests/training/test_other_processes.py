@@ -29,8 +29,10 @@ SCRIPTS = {
     "dialogpt": LANGUAGE,
     "unilm": LANGUAGE,
     "tta": LANGUAGE,
-    "distill": [],
+    "distill": ["--evaluate-every", "8"],
 }
+# its teacher does not know most characters, so that vectors of texts are equal but for rounding: a Spearman of few rows
+TIES = {"distill": 0.05}
 
 
 class Cut(BaseException):
@@ -81,4 +83,4 @@ def test_two_processes_are_cut_and_two_or_one_go_on(tmp_path, monkeypatch, caplo
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, atol=2e-4, rtol=2e-3, msg=key)
-    assert dev_of(again) == pytest.approx(dev_of(whole), abs=0.02, rel=0.01)
+    assert dev_of(again) == pytest.approx(dev_of(whole), abs=TIES.get(name, 0.02), rel=0.01)
