@@ -7,6 +7,9 @@ import os
 import pickle
 import sys
 
+# what a user calls, where sys.argv[0] does not say it: runpy puts the script's path there
+called_as: list[str] | None = None
+
 
 def prepare_streams(*, escape: bool) -> None:
     """A closed stdin reads as an empty one; characters that a stream can't hold are escaped.

@@ -8,9 +8,13 @@ import sys
 import zipfile
 from pathlib import Path
 
+from recipes import frame
+
 import pytest
 
+from suzoo import terminal
 from suzoo.cli import main
+from suzoo.engine.record import command_line
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--hidden-size", "32", "--num-layers", "1", "--max-train-samples", "64", "--max-dev-samples", "16"]
@@ -54,3 +58,19 @@ def test_a_wheel_trains(tmp_path):
         assert record["command"].startswith("suzoo train cosent quickstart --hidden-size 32")
     done = suzoo("script", "make_space", "--help", cwd=tmp_path, **where)
     assert done.returncode == 0 and "OUTPUT gets `app.py`" in done.stdout
+
+
+def test_the_record_has_the_command_that_a_user_typed(monkeypatch):
+    """Not the path that runpy puts into sys.argv[0]."""
+    found = []
+
+    def look() -> None:
+        found.append(command_line("training/train_cosent.py"))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(terminal, "called_as", None)
+    monkeypatch.setattr(sys, "argv", ["suzoo"])
+    monkeypatch.setattr(frame, "check_launch", look)
+    with pytest.raises(SystemExit):
+        main(["train", "cosent", "quickstart", "--lr", "0.001"])
+    assert found == ["suzoo train cosent quickstart --lr 0.001"]

@@ -9,8 +9,8 @@ import runpy
 import sys
 from pathlib import Path
 
+from suzoo import terminal
 from suzoo.cli._models import positive
-from suzoo.terminal import be_quiet
 
 
 def scripts_folder() -> Path:
@@ -61,9 +61,10 @@ def train(options: argparse.Namespace) -> int:
         launch += ["--num_processes", str(options.num_processes)] if options.num_processes else []
         os.execv(sys.executable, [*launch, "-m", "suzoo", "train", options.script, *options.arguments])
     scripts_on_path()
-    sys.argv = [f"suzoo train {options.script}", *options.arguments]
+    terminal.called_as = ["suzoo", "train", options.script]
+    sys.argv = [" ".join(terminal.called_as), *options.arguments]
     if not {"-q", "--quiet"}.isdisjoint(options.arguments):
-        be_quiet()
+        terminal.be_quiet()
     asked_for_help = not {"-h", "--help"}.isdisjoint(options.arguments)
     if asked_for_help and (folder / "recipes" / f"{options.script}.py").exists():
         parse = importlib.import_module("recipes.command_line").parse  # without torch, at once

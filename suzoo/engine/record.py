@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from suzoo import __version__
+from suzoo import __version__, terminal
 from suzoo.distributed import world_size
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "numpy")
@@ -68,8 +68,8 @@ def versions() -> dict[str, str]:
 
 def command_line(script: str) -> str:
     """The command that this run is, for whoever wants to repeat it."""
-    if sys.argv[0].startswith("suzoo train"):
-        return shlex.join([*sys.argv[0].split(), *sys.argv[1:]])
+    if terminal.called_as:
+        return shlex.join([*terminal.called_as, *sys.argv[1:]])
     return shlex.join(["accelerate", "launch", script, *sys.argv[1:]])
 
 
