@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 from unittest.mock import patch
 
 from accelerate.state import AcceleratorState
@@ -85,6 +86,16 @@ def one_in_five_kept(data: Path, out: Path) -> tuple[Path, Path]:
     random.Random(0).shuffle(rows)
     num_dev = len(rows) // 5
     return write_jsonl(out / "train.jsonl", rows[num_dev:]), write_jsonl(out / "dev.jsonl", rows[:num_dev])
+
+
+def digits(seed: int) -> tuple[Any, Any]:
+    """scikit-learn's handwritten digits, (N, 8, 8) from 0 to 1, and their classes (N,), in an order of the seed."""
+    import torch
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(seed))
+    return torch.tensor(found.images).float()[order] / 16, torch.tensor(found.target)[order]
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping]) -> Path:

@@ -22,8 +22,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 import tyro
-from _runs import spread
-from sklearn.datasets import load_digits
+from _runs import digits, spread
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
@@ -42,13 +41,6 @@ class Options:
     weights: tuple[float, ...] = (0.0, 0.01, 0.1)
     """Of the auxiliary loss."""
     seeds: tuple[int, ...] = (0, 1, 2)
-
-
-def pictures() -> tuple[Tensor, Tensor]:
-    """(N, 1, 8, 8) and classes (N,), in a random order."""
-    digits = load_digits()
-    order = torch.randperm(len(digits.images), generator=torch.Generator().manual_seed(0))
-    return torch.tensor(digits.images).float()[order, None] / 16, torch.tensor(digits.target)[order]
 
 
 def make_encoder() -> nn.Module:
@@ -143,7 +135,8 @@ def supervised(weight: float, images: Tensor, classes: Tensor, seed: int, option
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     torch.set_num_threads(1)
-    images, classes = pictures()
+    images, classes = digits(seed=0)
+    images = images[:, None]  # one channel
     print("| what is left out | 100 labels | 1,200 labels |\n|---|---|---|", flush=True)
     for kind in options.kinds:
         encoders = [pretrain(kind, images[:TRAINED], seed, options) for seed in options.seeds]

@@ -23,8 +23,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 import tyro
-from _runs import spread
-from sklearn.datasets import load_digits
+from _runs import digits, spread
 from torch import Tensor, nn
 
 from suzoo.multitask import (
@@ -71,10 +70,7 @@ def overlaid(images: Tensor, labels: Tensor, number: int, generator: torch.Gener
 def train(name: str, scale: float, seed: int, options: Options) -> list[float]:
     """Accuracy of both tasks, and the share of the steps that, taken a little way, make a task worse."""
     torch.manual_seed(seed)
-    digits = load_digits()
-    images, labels = torch.tensor(digits.images).float() / 16, torch.tensor(digits.target)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    trained, tested = order[:TRAINED], order[TRAINED:]
+    images, labels = digits(seed=0)
     encoder = nn.Sequential(nn.Linear(144, options.num_units), nn.ReLU())
     heads = nn.ModuleList(nn.Linear(options.num_units, 10) for _ in range(2))
     module = nn.ModuleList([encoder, heads])
@@ -89,7 +85,7 @@ def train(name: str, scale: float, seed: int, options: Options) -> list[float]:
 
     opposed = 0
     for _ in range(options.num_steps):
-        losses = losses_of(*overlaid(images[trained], labels[trained], 128, generator))
+        losses = losses_of(*overlaid(images[:TRAINED], labels[:TRAINED], 128, generator))
         optimizer.zero_grad()
         gradients = [
             torch.cat([g.flatten() for g in torch.autograd.grad(loss, [*encoder.parameters()], retain_graph=True)])
@@ -102,7 +98,7 @@ def train(name: str, scale: float, seed: int, options: Options) -> list[float]:
         update = torch.cat([weight.grad.flatten() for weight in encoder.parameters() if weight.grad is not None])
         opposed += any(float(gradient @ update) < -1e-6 * float(gradient @ gradient) for gradient in gradients)
         optimizer.step()
-    pictures, classes = overlaid(images[tested], labels[tested], 4000, torch.Generator().manual_seed(1))
+    pictures, classes = overlaid(images[TRAINED:], labels[TRAINED:], 4000, torch.Generator().manual_seed(1))
     with torch.no_grad():
         right = [head(encoder(pictures)).argmax(1) == classes[:, task] for task, head in enumerate(heads)]
     return [*(float(found.float().mean()) for found in right), opposed / options.num_steps]

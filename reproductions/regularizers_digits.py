@@ -28,8 +28,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 import tyro
-from _runs import spread
-from sklearn.datasets import load_digits
+from _runs import digits, spread
 from sklearn.metrics import average_precision_score, f1_score
 from torch import Tensor
 
@@ -76,11 +75,10 @@ class Options:
     """Rows of the second table."""
 
 
-def digits(seed: int) -> tuple[Tensor, Tensor]:
+def rows(seed: int) -> tuple[Tensor, Tensor]:
     """(N, 64) and (N,), in an order of the seed."""
-    found = load_digits()
-    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(seed))
-    return torch.tensor(found.data).float()[order] / 16, torch.tensor(found.target)[order]
+    images, classes = digits(seed)
+    return images.flatten(1), classes
 
 
 def networks(seeds: Sequence[int], num_outputs: int, out_of_balance: bool = False) -> list[Tensor]:
@@ -111,7 +109,7 @@ def fit(weights: list[Tensor], losses: Callable[[], Tensor], num_steps: int) -> 
 
 def regularized(penalty: Penalty, noise: float, out_of_balance: bool, options: Options) -> tuple[list, list]:
     """Accuracy and loss on the test rows, of every seed."""
-    images, classes = map(torch.stack, zip(*map(digits, options.seeds), strict=True))
+    images, classes = map(torch.stack, zip(*map(rows, options.seeds), strict=True))
     weights = networks(options.seeds, 10, out_of_balance)
     generator = torch.Generator().manual_seed(0)
     wrong = torch.rand(len(classes), 100, generator=generator) < noise
@@ -132,7 +130,7 @@ def rare(loss: Callable[[Tensor, Tensor], Tensor], options: Options) -> tuple[li
     """F1 at probability 1/2 and average precision of the digit 8, learnt from 12 of 600 rows, of every seed."""
     trained, tested = [], []
     for seed in options.seeds:
-        images, classes = digits(seed)
+        images, classes = rows(seed)
         begin, others = images[:1000], images[:1000][classes[:1000] != 8]
         trained.append(torch.cat([begin[classes[:1000] == 8][:12], others[:588]]))
         tested.append((images[1000:], (classes[1000:] == 8).float()))

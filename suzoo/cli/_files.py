@@ -9,6 +9,13 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 
+def carried_folder(name: str) -> Path:
+    """`training/` or `hub_scripts/`: package data in a wheel, beside the package in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name
+
+
 def iterate_rows(name: str, empty_lines: bool = False) -> Iterator[tuple[str, dict]]:
     """(place, row) of a file, a folder, a URL or a Hub dataset, as training reads them, or of stdin's lines for "-".
 

@@ -5,25 +5,19 @@ from __future__ import annotations
 import argparse
 import runpy
 import sys
-from pathlib import Path
 
-
-def scripts_folder() -> Path:
-    """`hub_scripts/`: package data in a wheel, beside the package in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "hub_scripts"
-    return inside if inside.is_dir() else package.parent / "hub_scripts"
+from suzoo.cli._files import carried_folder
 
 
 def script(options: argparse.Namespace) -> int:
-    sys.argv = [f"suzoo script {options.script}", *options.arguments]
-    runpy.run_path(str(scripts_folder() / f"{options.script}.py"), run_name="__main__")
+    sys.argv[1:] = options.arguments  # runpy puts the path before them
+    runpy.run_path(str(carried_folder("hub_scripts") / f"{options.script}.py"), run_name="__main__")
     return 0
 
 
 def add_commands(command) -> None:
     parser = command("script", script, "Run a script of hub_scripts/: convert from bert4keras, write a Space.")
-    names = sorted(path.stem for path in scripts_folder().glob("*.py"))
+    names = sorted(path.stem for path in carried_folder("hub_scripts").glob("*.py"))
     parser.add_argument("script", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="its own: suzoo script NAME --help"

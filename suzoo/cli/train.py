@@ -10,29 +10,24 @@ import sys
 from pathlib import Path
 
 from suzoo import terminal
+from suzoo.cli._files import carried_folder
 from suzoo.cli._models import positive
-
-
-def scripts_folder() -> Path:
-    """`training/`: package data in a wheel, beside the package in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "training"
-    return inside if inside.is_dir() else package.parent / "training"
 
 
 def scripts_on_path() -> None:
     """Scripts import their recipes from their own folder."""
-    if str(scripts_folder()) not in sys.path:
-        sys.path.insert(0, str(scripts_folder()))
+    folder = str(carried_folder("training"))
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
 
 
 def names() -> list[str]:
-    return sorted(path.stem.removeprefix("train_") for path in scripts_folder().glob("train_*.py"))
+    return sorted(path.stem.removeprefix("train_") for path in carried_folder("training").glob("train_*.py"))
 
 
 def add_commands(command) -> None:
     parser = command("train", train, "Train a model: suzoo train cosent quickstart --output-dir out/x.")
-    configs = sorted(path.stem for path in (scripts_folder() / "accelerate").glob("*.yaml"))
+    configs = sorted(path.stem for path in (carried_folder("training") / "accelerate").glob("*.yaml"))
     parser.add_argument(
         "--config",
         metavar="NAME",
@@ -49,7 +44,7 @@ def add_commands(command) -> None:
 
 
 def train(options: argparse.Namespace) -> int:
-    folder = scripts_folder()
+    folder = carried_folder("training")
     if options.num_processes and not options.config:
         raise ValueError("--num-processes needs --config, such as --config ddp")
     if options.config:

@@ -25,7 +25,7 @@ def recipes(name: str = "zoo") -> Any:
 def list_members(options: argparse.Namespace) -> int:
     for name, member in recipes().MEMBERS.items():
         print(f"{name}: {member.about}; about {member.minutes} minutes on two quiet cores, from {member.base}")
-        for source in member.sources:
+        for source in member.sources.values():
             print(f"    {source.file}  {source.repository} ({source.licence})")
     return 0
 
@@ -77,7 +77,7 @@ def make(name: str, base: str, sources: Path, out: Path, flags: list[str]) -> in
     if status := train([*arguments, *flags, "--output-dir", str(folder), "--resume"]):
         return status
     print(f"{name}: scoring", file=sys.stderr)
-    kinds = {test: recipes().SOURCES[part.source].kind for test, part in member.tests.items()}
+    kinds = {test: member.sources[part.source].kind for test, part in member.tests.items()}
     files = {test: (kind, data / zoo_data.test_name(test, kind)) for test, kind in kinds.items()}
     scores = recipes("zoo_scores").scores(member.task, folder, files)
     record = {
@@ -86,7 +86,7 @@ def make(name: str, base: str, sources: Path, out: Path, flags: list[str]) -> in
         "base_licence": member.base_licence,
         "sources": [
             {"file": s.file, "sha256": s.sha256, "repository": s.repository, "licence": s.licence}
-            for s in member.sources
+            for s in member.sources.values()
         ],
         "minutes": round((time.time() - started) / 60, 1),
         "tests": scores,

@@ -269,9 +269,13 @@ class BackbonePreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: it does not compute this model's attention; the message names those that do.
         """
-        parts = {"sdpa": self._supports_sdpa, "flex": self._supports_flex_attn, "flash": self._supports_flash_attn}
-        if any(part in (attn_implementation or "") and not parts[part] for part in parts):
-            able = ["eager", *(f"{part}_attention" * (part != "sdpa") or part for part in parts if parts[part])]
+        parts = {
+            "sdpa": ("sdpa", self._supports_sdpa),
+            "flex": ("flex_attention", self._supports_flex_attn),
+            "flash": ("flash_attention_2", self._supports_flash_attn),
+        }
+        if any(part in (attn_implementation or "") and not is_able for part, (_, is_able) in parts.items()):
+            able = ["eager", *(name for name, is_able in parts.values() if is_able)]
             raise ValueError(
                 f"attn_implementation={attn_implementation!r} does not compute the attention of {type(self).__name__} "
                 f"with {self.config.position_embedding_type} positions and these options; use {' or '.join(able)}"

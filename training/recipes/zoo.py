@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 
@@ -28,6 +29,31 @@ class Source:
 
 
 _BY_SHAWROAD = "github.com/shawroad/CoSENT_Pytorch"
+# training part and test part of one set
+_LCSTS = partial(
+    Source,
+    repository="github.com/CLUEbenchmark/CLGE",
+    licence="research only (HIT-SZ)",
+    kind="sources and targets",
+    columns=("source=text", "target=title"),
+    holds="LCSTS with the columns title and text",
+)
+_LCCC = partial(
+    Source,
+    repository="github.com/thu-coai/CDial-GPT",
+    licence="MIT",
+    kind="dialogues",
+    columns=(),
+    holds="LCCC's toy part, a field turns",
+)
+_SICK = partial(
+    Source,
+    repository="github.com/brmson/dataset-sts",
+    licence="CC BY-NC-SA 3.0",
+    highest=5.0,
+    columns=("text1=text1", "text2=text2", "score=relatedness"),
+    holds="SICK with the columns text1, text2 and relatedness",
+)
 SOURCES = {
     "stsb": Source(
         "stsb_zh.train.tsv",
@@ -100,41 +126,21 @@ SOURCES = {
         columns=("source=bad", "target=good"),
         holds="minimal pairs, fields good and bad",
     ),
-    "lcsts": Source(
+    "lcsts": _LCSTS(
         "lcsts.train.tsv",
         "39f81c0af3040c7b516a85941b1e859b30a0e99d02dae58c11e0dbe2b586906d",
-        "github.com/CLUEbenchmark/CLGE",
-        "research only (HIT-SZ)",
-        kind="sources and targets",
-        columns=("source=text", "target=title"),
-        holds="LCSTS with the columns title and text",
     ),
-    "lcsts-test": Source(
+    "lcsts-test": _LCSTS(
         "lcsts.val.tsv",
         "a0abe72cf68ff77825a1c5a7eb0234864bd8397243d1305cc0daf2595ce55dca",
-        "github.com/CLUEbenchmark/CLGE",
-        "research only (HIT-SZ)",
-        kind="sources and targets",
-        columns=("source=text", "target=title"),
-        holds="LCSTS with the columns title and text",
     ),
-    "lccc": Source(
+    "lccc": _LCCC(
         "lccc_toy.train.jsonl",
         "aa0dacc48a7f99e141c85b555264df1c36dbe95ab797f2a821bbd1fd21541285",
-        "github.com/thu-coai/CDial-GPT",
-        "MIT",
-        kind="dialogues",
-        columns=(),
-        holds="LCCC's toy part, a field turns",
     ),
-    "lccc-test": Source(
+    "lccc-test": _LCCC(
         "lccc_toy.valid.jsonl",
         "1be3c3f651282c1f8196bbc0c165620fbce48f888fae834c6979c4f980a70260",
-        "github.com/thu-coai/CDial-GPT",
-        "MIT",
-        kind="dialogues",
-        columns=(),
-        holds="LCCC's toy part, a field turns",
     ),
     "stsb-en": Source(
         "stsb_en.train.tsv",
@@ -143,14 +149,9 @@ SOURCES = {
         "STS benchmark, mixed sources, research use",
         highest=5.0,
     ),
-    "sick-en": Source(
+    "sick-en": _SICK(
         "sick.train.tsv",
         "d399a3714a3d3e6de61893b21308973792e933dcd789ebc263d450d827a237c1",
-        "github.com/brmson/dataset-sts",
-        "CC BY-NC-SA 3.0",
-        highest=5.0,
-        columns=("text1=text1", "text2=text2", "score=relatedness"),
-        holds="SICK with the columns text1, text2 and relatedness",
     ),
     "stsb-en-test": Source(
         "stsb_en.dev.tsv",
@@ -159,14 +160,9 @@ SOURCES = {
         "as STS-B",
         highest=5.0,
     ),
-    "sick-en-test": Source(
+    "sick-en-test": _SICK(
         "sick.dev.tsv",
         "dac34a21ef86403404777ab968d7c0fe05660068e49f8e2a7af8002dd2c16d25",
-        "github.com/brmson/dataset-sts",
-        "CC BY-NC-SA 3.0",
-        highest=5.0,
-        columns=("text1=text1", "text2=text2", "score=relatedness"),
-        holds="SICK with the columns text1, text2 and relatedness",
     ),
 }
 
@@ -217,16 +213,16 @@ class Member:
     """How it is scored: `recipes.zoo_scores`."""
 
     @property
-    def sources(self) -> list[Source]:
-        names = dict.fromkeys(part.source for part in (*self.train.values(), *self.tests.values()))
-        return [SOURCES[name] for name in names]
+    def sources(self) -> dict[str, Source]:
+        """By their names in `SOURCES`, each once."""
+        return {part.source: SOURCES[part.source] for part in (*self.train.values(), *self.tests.values())}
 
 
 _PAIRS = {"stsb": Part("stsb"), "atec": Part("atec", without_last=ATEC_TESTED), "simclue": Part("simclue")}
 _DEV = {"stsb": 250, "atec": 125, "simclue": 125}
 _OF_PAIRS = "--data {data}/stsb.tsv {data}/atec.tsv {data}/simclue.tsv --data-weights 4 3 3 --dev {data}/dev.tsv"
-_SMALL = f"cosent finetune --model {{base}} {_OF_PAIRS} --max-steps 160 --evaluate-every 80 --save-every 40 --lr 4e-5"
-_SMALL += " --schedule linear --warmup 0.1"
+_SHORTLY = "--max-steps 160 --evaluate-every 80 --save-every 40 --lr 4e-5 --schedule linear --warmup 0.1"
+_SMALL = f"cosent finetune --model {{base}} {_OF_PAIRS} {_SHORTLY}"
 _MINI = "distill mini --teacher {base} --data {data}/texts.txt --dev {data}/dev.tsv --save-every 500"
 _RERANKER = f"cross_encoder finetune --model {{base}} {_OF_PAIRS} --batch-size 32 --max-length 64 --max-steps 500"
 _RERANKER += " --evaluate-every 250 --save-every 50 --lr 2e-4 --schedule linear --warmup 0.1"
@@ -238,8 +234,9 @@ _TITLES += " --max-steps 400 --evaluate-every 200 --lr 5e-4 --schedule linear --
 _TITLES += " --max-scored 100"
 _DIALOGUES = "dialogpt scratch --model {base} --data {data}/lccc.jsonl --dev {data}/dev.jsonl --max-length 64"
 _DIALOGUES += " --epochs 2 --lr 5e-4 --save-every 25 --max-scored 50"
-_ENGLISH = "cosent finetune --model {base} --data {data}/stsb.tsv {data}/sick.tsv --dev {data}/dev.tsv --lr 4e-5"
-_ENGLISH += " --max-steps 160 --evaluate-every 80 --save-every 40 --schedule linear --warmup 0.1"
+_ENGLISH = (
+    f"cosent finetune --model {{base}} --data {{data}}/stsb.tsv {{data}}/sick.tsv --dev {{data}}/dev.tsv {_SHORTLY}"
+)
 _TEXTS = {"stsb": None, "atec": 5000, "simclue": None}
 _OF_ESSAYS = {"essays": Part("essays", without_last=1000)}
 _MASKED_TESTS = {"essays": Part("essays", last=1000, first=200), "CLiMP": Part("climp-test", every=15)}
@@ -340,7 +337,7 @@ MEMBERS = {
     ),
     "cosent-en-small": Member(
         about="English sentence encoder, 6 layers of 384: all-MiniLM-L6-v2 trained with CoSENT",
-        command=_ENGLISH,
+        command=f"{_ENGLISH} {_SHORTLY}",
         minutes=3,
         base="sentence-transformers/all-MiniLM-L6-v2",
         base_licence="Apache-2.0",

@@ -60,7 +60,7 @@ def check_sources(member: Member, folder: Path) -> list[str]:
         ValueError: a file is missing; says which, and where it comes from.
     """
     notes = []
-    for source in member.sources:
+    for source in member.sources.values():
         path = folder / source.file
         if not path.is_file():
             raise ValueError(f"{path} is missing: {source.holds} from {source.repository} (licence: {source.licence})")
@@ -75,16 +75,16 @@ def prepare(member: Member, sources: Path, out: Path) -> None:
     Grades are from 0 to 1. A training row with a text of a test is left out.
     """
     rows = {
-        name: KINDS[SOURCES[name].kind].read(str(sources / SOURCES[name].file), columns=SOURCES[name].columns)
-        for name in dict.fromkeys(part.source for part in (*member.train.values(), *member.tests.values()))
+        name: KINDS[source.kind].read(str(sources / source.file), columns=source.columns)
+        for name, source in member.sources.items()
     }
     out.mkdir(parents=True, exist_ok=True)
     seen: set[str] = set()
     for name, part in member.tests.items():
         # all of the source's test rows count as seen, also those that are not scored
-        whole = part._replace(first=None, every=1).of(rows[part.source])
-        seen.update(*map(KINDS[SOURCES[part.source].kind].texts, whole))
-        _write(out / test_name(name, SOURCES[part.source].kind), part.of(rows[part.source]), SOURCES[part.source])
+        whole, source = part._replace(first=None, every=1).of(rows[part.source]), SOURCES[part.source]
+        seen.update(*map(KINDS[source.kind].texts, whole))
+        _write(out / test_name(name, source.kind), part.of(rows[part.source]), source)
     dev: list[str] = []
     texts: list[str] = []
     draw = random.Random(0)

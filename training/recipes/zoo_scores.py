@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from recipes.generation import pseudo_perplexity, title_scores
-from recipes.labelled import next_token
+from recipes.labelled import LabelledLoss, dev_loss, next_token
 from recipes.zoo_data import KINDS
 
 import torch
-import torch.nn.functional as F
 from transformers import AutoModelForSequenceClassification, BertForMaskedLM
 
 from suzoo.data import dialogue_batch, encode_dialogue, load_tokenizer, numbers
@@ -22,7 +21,6 @@ from suzoo.evaluation import (
     masked_log_likelihoods,
     pair_cosines,
     pair_metrics,
-    perplexity,
 )
 from suzoo.models import (
     CoSENTCrossEncoder,
@@ -128,19 +126,17 @@ def of_dialogues(folder: Path) -> Callable[[Any], Scores]:
     model, tokenizer = DialoGPTForCausalLM.from_pretrained(folder).eval(), load_tokenizer(str(folder))
     rules = DialogueLayout.of_tokenizer(model.config.layout, tokenizer)
 
-    @torch.no_grad()
+    module = LabelledLoss(model).eval()
+
     def found(dialogues: Sequence[tuple[str, ...]]) -> float:
         length = tokenizer.model_max_length
         examples = [encode_dialogue(tokenizer, rules, turns, learn="last", max_tokens=length) for turns in dialogues]
         examples.sort(key=lambda example: len(example["input_ids"]))
-        nlls, counts = [], []
+        batches = []
         for start in range(0, len(examples), 32):
             batch = dialogue_batch(examples[start : start + 32], pad_token_id=tokenizer.pad_token_id)
-            labels = next_token(batch.pop("labels"))
-            logits = model(**batch).logits.float()
-            nlls.append(float(F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")))
-            counts.append(int((labels != -100).sum()))
-        return perplexity(nlls, counts)
+            batches.append(batch | {"labels": next_token(batch["labels"])})
+        return dev_loss(module, batches, model.device)["perplexity"]
 
     def score(dialogues: Sequence[tuple[str, ...]]) -> Scores:
         others = [*dialogues[1:], dialogues[0]]
