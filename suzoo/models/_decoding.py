@@ -118,8 +118,10 @@ def forget_decoding_weights(model: nn.Module) -> None:
 def decoding_product(layers: Layers, input: Tensor) -> Tensor | None:
     """(..., all out), what the layers make of the same input (..., in), end to end; None where they are to be called
     themselves: outside of `decoding_weights`, with many rows, or where a layer is more than a product."""
+    if torch.compiler.is_compiling():  # first: a compiler cannot read a context variable
+        return None
     current = _CURRENT.get()
-    if current is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if current is None or torch.is_grad_enabled():
         return None
     if input.device.type != "cpu" or input.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return None

@@ -311,13 +311,13 @@ def test_lora(family):
 
 
 @FAMILY
-@pytest.mark.slow
-def test_compile_fullgraph(family):
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compile_fullgraph(family, backend):
     model = tiny(family, double=False)
     inputs = inputs_of(family, tokens(2, 8))
     inputs["attention_mask"] = torch.tensor([[1] * 8, [1] * 6 + [0] * 2])
     options = {} if family == "tta" else {"use_cache": False}
-    compiled = torch.compile(model, fullgraph=True)
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
     torch.testing.assert_close(
         compiled(**inputs, **options).logits, model(**inputs, **options).logits, rtol=0, atol=1e-4
     )
