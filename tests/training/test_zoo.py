@@ -16,7 +16,7 @@ from recipes.zoo_data import check_sources, prepare
 import pytest
 
 from suzoo.cli import main
-from suzoo.data import embedded, read_pairs
+from suzoo.data import embedded, read_dialogues, read_pairs
 from suzoo.models import CoSENTModel
 from tests.hub.conftest import as_user, hub  # noqa: F401  fixtures
 from tests.hub.folders import open_doors_here
@@ -81,7 +81,7 @@ def members(monkeypatch):
             "train": {name: smaller(part)._replace(first=None) for name, part in member.train.items()},
             "tests": {name: smaller(part) for name, part in member.tests.items()},
             "num_dev": dict.fromkeys(member.train, 7),
-            "texts": {"stsb": None, "atec": 5} if member.texts else {},
+            "texts": tuple(smaller(part) for part in member.texts),
         }
         monkeypatch.setitem(zoo.MEMBERS, name, replace(member, **fewer))
     return zoo.MEMBERS
@@ -94,7 +94,7 @@ def test_the_table_names_what_is_there():
         assert member.num_dev.keys() == member.train.keys()
         if member.base.startswith("zoo:"):
             assert member.base.removeprefix("zoo:") in MEMBERS
-        for part in (*member.train.values(), *member.tests.values()):
+        for part in (*member.train.values(), *member.tests.values(), *member.texts):
             assert part.source in SOURCES and len(SOURCES[part.source].sha256) == 64
         # dev.tsv and the like hold rows of all training sources
         assert len({SOURCES[part.source].kind for part in member.train.values()}) == 1
@@ -119,7 +119,10 @@ def test_training_rows_have_no_text_of_a_test(tmp_path, sources, members):
         assert min(row.label for row in rows) >= 0 and max(row.label for row in rows) <= 1
     assert len(read_pairs(str(tmp_path / "dev.tsv"))) == 21 and len(read_pairs(str(tmp_path / "test ATEC.tsv"))) == 10
     texts = (tmp_path / "texts.txt").read_text(encoding="utf-8").splitlines()
-    assert len(texts) == len(set(texts)) > 60 and not set(texts) & tested
+    held_out = {text for row in read_pairs(str(tmp_path / "dev.tsv")) for text in (row.text1, row.text2)}
+    assert len(texts) == len(set(texts)) > 60 and not set(texts) & (tested | held_out)
+    turns = [turn for dialogue in read_dialogues(str(sources / SOURCES["daily"].file))[:10] for turn in dialogue]
+    assert set(turns) < set(texts)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     prepare(member, sources, tmp_path)
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}

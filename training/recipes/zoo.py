@@ -46,6 +46,7 @@ _LCCC = partial(
     columns=(),
     holds="LCCC's toy part, a field turns",
 )
+_OF_SIMCLUE = partial(Source, repository="github.com/CLUEbenchmark/SimCLUE", licence="no licence file, academic use")
 _SICK = partial(
     Source,
     repository="github.com/brmson/dataset-sts",
@@ -68,11 +69,31 @@ SOURCES = {
         "github.com/IceFlameWorm/NLP_Datasets",
         "Ant Financial competition data, no open licence",
     ),
-    "simclue": Source(
-        "simclue_pair.1w.tsv",
-        "736cc52b357a3237a6334d9b53ac2994173e7f109132aa02864f12ff782629ea",
-        "github.com/CLUEbenchmark/SimCLUE",
-        "no licence file, academic use",
+    "simclue": _OF_SIMCLUE("simclue_pair.1w.tsv", "736cc52b357a3237a6334d9b53ac2994173e7f109132aa02864f12ff782629ea"),
+    "simclue-texts": _OF_SIMCLUE(
+        "simclue_rank.1w.tsv",
+        "1aca3535ef209ee44733000d176b28e81225937cf7506305f2ec16255d7e9684",
+        kind="texts",
+        columns=(),
+        holds="triples with the columns query, pos and neg",
+    ),
+    "tatoeba": Source(
+        "tatoeba_en_zh.tsv",
+        "a461b329852b56c0719856518a879c84873fa7374ca7c46614b33ca5dbdf9728",
+        "github.com/YC-Coder-Chen/English-Chinese-Translator",
+        "CC BY 2.0 FR (Tatoeba)",
+        kind="texts",
+        columns=("text=zh",),
+        holds="sentences with the columns en and zh",
+    ),
+    "daily": Source(
+        "xdailydialog_zh.train.jsonl",
+        "4519de038b5baf5b1980ea88098c9e5b388253f34d840b551d2048e2b67255ce",
+        "github.com/liuzeming01/XDailyDialog",
+        "CC BY-NC-SA 4.0 (DailyDialog)",
+        kind="dialogues",
+        columns=(),
+        holds="XDailyDialog's Chinese part, a field turns",
     ),
     "stsb-test": Source(
         "stsb_zh.dev.tsv",
@@ -207,15 +228,16 @@ class Member:
     num_dev: Mapping[str, int]
     """Rows of each training source that choose the best weights, and are not trained on."""
     tests: Mapping[str, Part] = field(default_factory=lambda: dict(TESTS))
-    texts: Mapping[str, int | None] = field(default_factory=dict)
-    """For distillation: whose texts, and of how many pairs at most, go into texts.txt."""
+    texts: Sequence[Part] = ()
+    """For distillation: texts.txt has the texts of these rows, each once, and none of a dev or test row."""
     task: Literal["encoder", "reranker", "classifier", "masked", "titles", "dialogues"] = "encoder"
     """How it is scored: `recipes.zoo_scores`."""
 
     @property
     def sources(self) -> dict[str, Source]:
         """By their names in `SOURCES`, each once."""
-        return {part.source: SOURCES[part.source] for part in (*self.train.values(), *self.tests.values())}
+        parts = (*self.train.values(), *self.tests.values(), *self.texts)
+        return {part.source: SOURCES[part.source] for part in parts}
 
 
 _PAIRS = {"stsb": Part("stsb"), "atec": Part("atec", without_last=ATEC_TESTED), "simclue": Part("simclue")}
@@ -237,7 +259,15 @@ _DIALOGUES += " --epochs 2 --lr 5e-4 --save-every 25 --max-scored 50"
 _ENGLISH = (
     f"cosent finetune --model {{base}} --data {{data}}/stsb.tsv {{data}}/sick.tsv --dev {{data}}/dev.tsv {_SHORTLY}"
 )
-_TEXTS = {"stsb": None, "atec": 5000, "simclue": None}
+_TEXTS = (
+    Part("stsb"),
+    Part("atec", without_last=ATEC_TESTED, first=5000),
+    Part("simclue"),
+    Part("simclue-texts"),
+    Part("tatoeba"),
+    Part("daily", first=4000),
+    Part("lccc"),
+)
 _OF_ESSAYS = {"essays": Part("essays", without_last=1000)}
 _MASKED_TESTS = {"essays": Part("essays", last=1000, first=200), "CLiMP": Part("climp-test", every=15)}
 MEMBERS = {

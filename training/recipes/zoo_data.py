@@ -24,6 +24,8 @@ class Kind(NamedTuple):
     line: Callable[[Any, float], str]
     """Of a row and the highest label, which becomes 1."""
     head: str = ""
+    sentences: Callable[[Any], tuple[str, ...]] | None = None
+    """What a student of vectors reads of a row, where that is not `texts`."""
 
 
 def _json(**fields: Any) -> str:
@@ -49,7 +51,13 @@ KINDS = {
     ),
     "texts": Kind("txt", read_texts, lambda row: (row,), lambda row, _: row),
     # whole dialogues: turns such as "yes" are everywhere
-    "dialogues": Kind("jsonl", read_dialogues, lambda turns: ("\n".join(turns),), lambda turns, _: _json(turns=turns)),
+    "dialogues": Kind(
+        "jsonl",
+        read_dialogues,
+        lambda turns: ("\n".join(turns),),
+        lambda turns, _: _json(turns=turns),
+        sentences=lambda turns: turns,
+    ),
 }
 
 
@@ -86,7 +94,7 @@ def prepare(member: Member, sources: Path, out: Path) -> None:
         seen.update(*map(KINDS[source.kind].texts, whole))
         _write(out / test_name(name, source.kind), part.of(rows[part.source]), source)
     dev: list[str] = []
-    texts: list[str] = []
+    held_out = set(seen)
     draw = random.Random(0)
     for name, part in member.train.items():
         source = SOURCES[part.source]
@@ -95,13 +103,17 @@ def prepare(member: Member, sources: Path, out: Path) -> None:
         draw.shuffle(kept)
         held, kept = kept[: member.num_dev[name]], kept[member.num_dev[name] :]
         dev += [kind.line(row, source.highest) for row in held]
+        held_out.update(*map(kind.texts, held))
         _write(out / f"{name}.{kind.suffix}", kept, source)
-        if name in member.texts:
-            texts += [text for row in kept[: member.texts[name]] for text in kind.texts(row)]
     kind = KINDS[SOURCES[next(iter(member.train.values())).source].kind]
     _write_lines(out / f"dev.{kind.suffix}", dev, kind.head)
+    texts: dict[str, None] = {}
+    for part in member.texts:
+        kind = KINDS[SOURCES[part.source].kind]
+        for row in part.of(rows[part.source]):
+            texts |= dict.fromkeys((kind.sentences or kind.texts)(row))
     if texts:
-        _write_lines(out / "texts.txt", dict.fromkeys(texts))
+        _write_lines(out / "texts.txt", (text for text in texts if text not in held_out))
 
 
 def test_name(test: str, kind: str) -> str:
