@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 
 _home = tempfile.mkdtemp(prefix="suzoo-tests-")
@@ -23,6 +24,10 @@ import torch  # noqa: E402
 from tests.optimizers.matrix import pytest_runtest_logreport, pytest_sessionfinish  # noqa: E402, F401
 
 MOST_WORKERS = 4  # each holds more than a gigabyte
+
+
+def pytest_unconfigure():
+    shutil.rmtree(_home, ignore_errors=True)  # a process that a test left behind may still write
 
 
 @pytest.hookimpl(tryfirst=True)
