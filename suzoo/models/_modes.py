@@ -14,11 +14,12 @@ from ._matmul import fast_matmul
 def evaluating(model: nn.Module) -> Generator[None]:
     """Dropout off and the fast product on inside; afterwards, also after an interruption, every submodule is in the
     mode that it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+    trained = [module for module in model.modules() if module.training]
+    if trained:
+        model.eval()
     try:
         with fast_matmul(next(model.parameters()).device):
             yield
     finally:
-        for module, was_training in modes.items():
-            module.training = was_training
+        for module in trained:
+            module.training = True
