@@ -245,7 +245,7 @@ _DEV = {"stsb": 250, "atec": 125, "simclue": 125}
 _OF_PAIRS = "--data {data}/stsb.tsv {data}/atec.tsv {data}/simclue.tsv --data-weights 4 3 3 --dev {data}/dev.tsv"
 _SHORTLY = "--max-steps 160 --evaluate-every 80 --save-every 40 --lr 4e-5 --schedule linear --warmup 0.1"
 _SMALL = f"cosent finetune --model {{base}} {_OF_PAIRS} {_SHORTLY}"
-_MINI = "distill mini --teacher {base} --data {data}/texts.txt --dev {data}/dev.tsv --save-every 500"
+_MINI = "distill mini --teacher {base} --data {data}/texts.txt --dev {data}/dev.tsv --save-every 100"
 _RERANKER = f"cross_encoder finetune --model {{base}} {_OF_PAIRS} --batch-size 32 --max-length 64 --max-steps 500"
 _RERANKER += " --evaluate-every 250 --save-every 50 --lr 2e-4 --schedule linear --warmup 0.1"
 _NEWS = "classifier finetune --model {base} --data {data}/tnews.jsonl --dev {data}/dev.jsonl --monitor accuracy"
@@ -292,7 +292,7 @@ MEMBERS = {
     ),
     "gru-zh": Member(
         about="Chinese sentence encoder without attention, a GRU of 128 from each end: distilled from cosent-zh-small",
-        command=f"{_MINI} --encoder bigru --lr 2e-3 --epochs 8",
+        command=f"{_MINI} --encoder bigru --lr 3e-3",
         minutes=10,
         base="zoo:cosent-zh-small",
         base_licence="MIT",
