@@ -16,11 +16,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from packaging.requirements import Requirement
-
 import suzoo
-from suzoo.hub.contents import contents_of
-from suzoo.terminal import is_mistake, sentence
+from suzoo.terminal import is_mistake, prog, sentence
 
 PACKAGE = Path(suzoo.__file__).resolve().parent
 APP = '''"""A demo of trained models, made by suzoo's hub_scripts/make_space.py. On your machine: python app.py"""
@@ -54,7 +51,9 @@ Made with suzoo {version}; `python app.py` runs the same page on your machine.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=prog(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("output", type=Path, help="folder of the Space; new, or an older one with --overwrite")
     parser.add_argument("models", nargs="+", metavar="MODEL", help="folders of saved models, or names on the Hub")
     parser.add_argument("--title", default="suzoo", help="of the page and the card (default: suzoo)")
@@ -66,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if not is_mistake(error):
             raise
-        print(f"make_space: {sentence(error)}", file=sys.stderr)
+        print(f"{parser.prog}: {sentence(error)}", file=sys.stderr)
         return 2
     print(f"written to {options.output}; try it: python {options.output / 'app.py'}")
     print(f"publish it: hf upload OWNER/NAME {options.output} . --repo-type space")
@@ -74,6 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write_space(options: argparse.Namespace) -> None:
+    from suzoo.hub.contents import contents_of  # not for --help
+
     output = options.output
     folders = {name: Path(name) for name in options.models if Path(name).is_dir()}
     check(options, folders)
@@ -111,9 +112,13 @@ def check(options: argparse.Namespace, folders: dict[str, Path]) -> None:
     """Fail before anything is written.
 
     Raises:
-        ValueError: a folder holds no model, a name is none of the Hub, two folders have one name, OUTPUT is something
-            else than an older Space.
+        ValueError: gradio is not installed, a folder holds no model, a name is none of the Hub, two folders have one
+            name, OUTPUT is something else than an older Space.
     """
+    try:
+        metadata.version("gradio")
+    except metadata.PackageNotFoundError as error:
+        raise ValueError('the demo needs gradio: pip install "suzoo[demo]"') from error
     from huggingface_hub.utils import HFValidationError, validate_repo_id
     from transformers import AutoConfig
 
@@ -145,6 +150,8 @@ def check(options: argparse.Namespace, folders: dict[str, Path]) -> None:
 
 def requirements() -> list[str]:
     """What the demo of this suzoo needs, and gradio as it is here."""
+    from packaging.requirements import Requirement
+
     needed = [Requirement(line) for line in metadata.requires("suzoo") or ()]
     chosen = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": "demo"})]
     lines = [f"{one.name}{one.specifier}" for one in chosen if one.name not in ("suzoo", "gradio")]

@@ -11,11 +11,13 @@ import json
 import sys
 from pathlib import Path
 
-from suzoo.terminal import is_mistake, sentence
+from suzoo.terminal import is_mistake, prog, sentence
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=prog(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="as --output-dir of `suzoo zoo build`")
     parser.add_argument("owner", help="account or organisation on the Hub")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="members to push; default is all that are there")
@@ -26,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if not is_mistake(error):
             raise
-        print(f"push_zoo: {sentence(error)}", file=sys.stderr)
+        print(f"{parser.prog}: {sentence(error)}", file=sys.stderr)
         return 2
 
 
@@ -53,7 +55,7 @@ def push_all(options: argparse.Namespace) -> int:
             failed.append(name)
             print(f"{name}: {sentence(error)}", file=sys.stderr)
     if failed:
-        print(f"push_zoo: not pushed: {', '.join(failed)}", file=sys.stderr)
+        print(f"{prog() or 'push_zoo'}: not pushed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -54,6 +54,8 @@ TABLE = {
     "saved {} turns to {}": "已把 {0} 轮对话保存到 {1}",
     "(stopped; this turn is forgotten)": "（已停止；这一轮不计入历史）",
     # models
+    "there is no folder {} here, and {}: check the name, or the network": "这里没有文件夹 {0}，而且{1}：请检查名称或网络",
+    "{} cannot be reached ({})": "连接不上 {0}（{1}）",
     "there is no folder {}": "没有文件夹 {0}",
     "cannot load {}: {}": "无法加载 {0}：{1}",
     "it is neither a folder nor a model of the Hub that this account may see": "它既不是文件夹，"

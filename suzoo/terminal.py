@@ -11,6 +11,11 @@ import sys
 called_as: list[str] | None = None
 
 
+def prog() -> str | None:
+    """What argparse shall call the program; None leaves it to argparse."""
+    return " ".join(called_as) if called_as else None
+
+
 def prepare_streams(*, escape: bool) -> None:
     """A closed stdin reads as an empty one; characters that a stream can't hold are escaped.
 

@@ -12,6 +12,7 @@ from suzoo.data import read_pairs
 from suzoo.engine import format_scores, run_script
 from suzoo.evaluation import pair_cosines, pair_metrics
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel
+from suzoo.reach import check_folder_or_hub
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Options:
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     trust = options.trust_remote_code
+    check_folder_or_hub(options.model)
     architectures = AutoConfig.from_pretrained(options.model, trust_remote_code=trust).architectures or [""]
     is_cross_encoder = architectures[0].endswith("ForSequenceClassification")
     model = (CoSENTCrossEncoder if is_cross_encoder else CoSENTModel).from_pretrained(

@@ -9,6 +9,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from suzoo.reach import check_folder_or_hub
 from suzoo.terminal import sentence
 
 
@@ -23,9 +24,8 @@ def quiet() -> None:
 @contextlib.contextmanager
 def loading(name: str) -> Generator[None]:
     """Whatever goes wrong inside becomes one sentence about the model `name`."""
+    check_folder_or_hub(name)
     quiet()
-    if not Path(name).exists() and (name.count("/") > 1 or name.startswith((".", "~"))):
-        raise ValueError(f"there is no folder {name}")
     try:
         yield
     except Exception as error:

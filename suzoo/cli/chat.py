@@ -53,14 +53,15 @@ def chat(options: argparse.Namespace) -> int:
 
 
 def _session(options: argparse.Namespace):
-    import torch
-
-    from suzoo.decoding import ChatSession, MMIReranker
-
     if (options.backward is None) != (options.candidates == 1):
         raise ValueError("--backward and --candidates (2 or more) go together: one chooses among the others")
     model, tokenizer = load(options)
     check_layout(options.model, model, options.layout)
+
+    import torch
+
+    from suzoo.decoding import ChatSession, MMIReranker
+
     reranker = None
     if options.backward is not None:
         named = {**vars(options), "model": options.backward, "revision": None}
@@ -89,11 +90,11 @@ def _sampling(options: argparse.Namespace) -> dict:
 
 def load(options: argparse.Namespace):
     """(model, tokenizer) of a causal language model, ready on its device."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    import suzoo.models  # noqa: F401  the auto classes know our models by it
-
     with loading(options.model):
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        import suzoo.models  # noqa: F401  the auto classes know our models by it
+
         config = AutoConfig.from_pretrained(options.model, **source(options))
         if config.model_type == "unilm":
             raise ValueError("it writes a target for a source and does not chat: use `suzoo summarize`")

@@ -44,17 +44,17 @@ def explain(options: argparse.Namespace) -> int:
 
 def load(options: argparse.Namespace):
     """(model, tokenizer) by what the model was saved from; a folder without a head is a sentence encoder."""
-    import transformers
-
-    from suzoo.models import CoSENTModel
-
-    heads = {
-        "ForSequenceClassification": transformers.AutoModelForSequenceClassification,
-        "ForCausalLM": transformers.AutoModelForCausalLM,
-        "LMHeadModel": transformers.AutoModelForCausalLM,
-        "ForMaskedLM": transformers.AutoModelForMaskedLM,
-    }
     with loading(options.model):
+        import transformers
+
+        from suzoo.models import CoSENTModel
+
+        heads = {
+            "ForSequenceClassification": transformers.AutoModelForSequenceClassification,
+            "ForCausalLM": transformers.AutoModelForCausalLM,
+            "LMHeadModel": transformers.AutoModelForCausalLM,
+            "ForMaskedLM": transformers.AutoModelForMaskedLM,
+        }
         config = transformers.AutoConfig.from_pretrained(options.model, **source(options))
         name = (config.architectures or [""])[0]
         model_class = next((heads[end] for end in heads if name.endswith(end)), CoSENTModel)

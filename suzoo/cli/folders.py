@@ -40,12 +40,12 @@ def push(options: argparse.Namespace) -> int:
 
 
 def export_onnx(options: argparse.Namespace) -> int:
-    from suzoo.hub.export_onnx import export_model, load_model
-
     if options.compare and not options.int8:
         raise ValueError("--compare says what --int8 costs: give both")
     path = check_output(options.output, (".onnx",), options.overwrite)
     with loading(options.folder):
+        from suzoo.hub.export_onnx import export_model, load_model
+
         model = load_model(options.folder, trust_remote_code=options.trust_remote_code)
         model.tokenizer  # noqa: B018 loaded on first use, and it may need code, too
     if not options.int8:

@@ -6,10 +6,12 @@ import argparse
 import runpy
 import sys
 
+from suzoo import terminal
 from suzoo.cli._files import carried_folder
 
 
 def script(options: argparse.Namespace) -> int:
+    terminal.called_as = ["suzoo", "script", options.script]
     sys.argv[1:] = options.arguments  # runpy puts the path before them
     runpy.run_path(str(carried_folder("hub_scripts") / f"{options.script}.py"), run_name="__main__")
     return 0

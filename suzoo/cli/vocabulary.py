@@ -33,6 +33,9 @@ def slim_vocab(options: argparse.Namespace) -> int:
     texts = None if options.bert4keras_rule else read_texts(options.corpus, options.column)
     words = [word for word in map(str.strip, read_texts(options.add_words, None)) if word] if options.add_words else []
 
+    with loading(options.model):
+        model, tokenizer = _load_as_saved(options)
+
     import torch
 
     from suzoo.data.vocabulary import add_compound_tokens, named_ids, slim_vocabulary, token_counts, tokens_to_keep
@@ -40,8 +43,6 @@ def slim_vocab(options: argparse.Namespace) -> int:
     from suzoo.hub.verify import GOLDEN_FILE
     from suzoo.models._tokenizer_files import save_tokenizer
 
-    with loading(options.model):
-        model, tokenizer = _load_as_saved(options)
     asked = [*ASKED, *(texts or ())]
     old_tokens, old_size = len(tokenizer), _size(model)
     if words:

@@ -18,6 +18,7 @@ from suzoo.data._files import SUFFIXES, File, format_of, is_url
 from suzoo.data._formats import file_blocks, numbered, rows_of_blocks
 from suzoo.data._shards import bare, base, shard_of, whole_set
 from suzoo.data._values import NLI_CLASSES
+from suzoo.reach import why_unreachable
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -193,6 +194,8 @@ def _load(name: str, split: str | None, *, streaming: bool) -> Any:
 
     repo, _, config = name.partition(":")
     try:
+        if unreachable := why_unreachable(repo, "dataset"):
+            raise ConnectionError(unreachable)
         names = datasets.get_dataset_split_names(repo, config or None)
         chosen = _pick_split(split or "train", names, name)
         return datasets.load_dataset(repo, config or None, split=chosen, streaming=streaming)

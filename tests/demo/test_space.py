@@ -44,7 +44,7 @@ def test_the_space_says_what_it_needs_and_shows(script, folders, tmp_path, capsy
     assert script.main([*arguments, "--overwrite"]) == 0
 
 
-def test_mistakes_are_said_before_anything_is_written(script, folders, tmp_path, capsys):
+def test_mistakes_are_said_before_anything_is_written(script, folders, tmp_path, capsys, monkeypatch):
     def fails(*arguments) -> str:
         assert script.main([str(argument) for argument in arguments]) == 2
         return capsys.readouterr().err
@@ -58,6 +58,9 @@ def test_mistakes_are_said_before_anything_is_written(script, folders, tmp_path,
     assert "two folders are called tta" in fails(space, folders["tta"], tmp_path / "a/tta")
     assert "one line" in fails(space, folders["tta"], "--title", 'a"b')
     assert "is inside" in fails(tmp_path, tmp_path / "a/tta")
+    with monkeypatch.context() as patch:
+        patch.setattr(script.metadata, "version", lambda name: script.metadata.distribution(f"no-{name}").version)
+        assert 'the demo needs gradio: pip install "suzoo[demo]"' in fails(space, folders["tta"])
     (tmp_path / "precious.txt").touch()
     assert "is not empty" in fails(tmp_path, folders["tta"], "--overwrite")
     assert not space.exists() and (tmp_path / "precious.txt").exists()

@@ -12,7 +12,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizer
 
-from hub_scripts.convert_bert4keras import FAMILIES, main, numpy_logits, simplified_vocabulary, torch_names
+from hub_scripts import convert_bert4keras
+from hub_scripts.convert_bert4keras import main
+from suzoo.cli._bert4keras import CLASSES, FAMILIES, numpy_logits, simplified_vocabulary, torch_names
 from suzoo.data import without_inner_spaces
 from suzoo.models import CoSENTModel, DialoGPTForCausalLM, TTAForMaskedLM, UniLMForCausalLM
 from tests.models.tiny import tiny, tiny_tokenizer, tokens
@@ -274,7 +276,7 @@ def test_a_tokenizer_that_reads_otherwise_is_noticed(files, monkeypatch):
     folder, run = files
     write_keras(folder / "model.weights", arrays_of(model_of()))
     monkeypatch.setattr(
-        "hub_scripts.convert_bert4keras.without_inner_spaces",
+        "suzoo.cli._bert4keras.without_inner_spaces",
         lambda stock: without_inner_spaces(BertTokenizer(vocab=stock.get_vocab(), do_lower_case=False)),
     )
     vocabulary = words()
@@ -309,7 +311,7 @@ def test_swapped_arrays_are_noticed(files, monkeypatch):
     folder, run = files
     write_keras(folder / "model.weights", arrays_of(model_of()))
     monkeypatch.setattr(
-        "hub_scripts.convert_bert4keras.torch_names",
+        "suzoo.cli._bert4keras.torch_names",
         lambda arrays: {
             name.replace("self.query", "X").replace("self.key", "self.query").replace("X", "self.key"): value
             for name, value in torch_names(arrays).items()
@@ -332,3 +334,8 @@ def test_simplified_vocabulary(files):
     assert UniLMForCausalLM.from_pretrained(out).config.eos_token_id == 3
     tokenizer = AutoTokenizer.from_pretrained(out)
     assert tokenizer("今天").input_ids == [2, 4, 5, 3] and len(tokenizer) == len(kept)
+
+
+def test_the_command_offers_what_there_is():
+    assert set(convert_bert4keras.FAMILIES) == set(FAMILIES)
+    assert set(convert_bert4keras.TARGETS) == {*CLASSES, "cosent"}

@@ -48,6 +48,7 @@ from suzoo.losses.citations import cite
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel
 from suzoo.models._dropout import replace_dropout
 from suzoo.optimizers import get_schedule
+from suzoo.reach import check_folder_or_hub
 
 logger = logging.getLogger(__name__)
 
@@ -121,9 +122,11 @@ def check_launch() -> None:
 def check_files(recipe: Training) -> None:
     """Refuse a --model that is not there or damaged, and an --overwrite that would delete what the run reads."""
     for name in ("model", "vocabulary"):
-        path = getattr(recipe, name)
-        if path and (path.count("/") > 1 or path[0] in "/.~") and not os.path.isdir(path):
-            raise ValueError(f"there is no folder {path}, which {flag(name)} names")
+        if path := getattr(recipe, name):
+            try:
+                check_folder_or_hub(path)
+            except ValueError as error:
+                raise ValueError(f"{flag(name)}: {error}") from None
     for path in Path(recipe.model).glob("*.safetensors") if recipe.model else ():
         try:
             safe_open(path, framework="pt")
