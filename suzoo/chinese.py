@@ -56,6 +56,7 @@ TABLE = {
     # models
     "there is no folder {} here, and {}: check the name, or the network": "这里没有文件夹 {0}，而且{1}：请检查名称或网络",
     "{} cannot be reached ({})": "连接不上 {0}（{1}）",
+    "HF_HUB_OFFLINE keeps it from being asked of the Hub": "设置了 HF_HUB_OFFLINE，所以没有到 Hub 上找",
     "there is no folder {}": "没有文件夹 {0}",
     "cannot load {}: {}": "无法加载 {0}：{1}",
     "it is neither a folder nor a model of the Hub that this account may see": "它既不是文件夹，"

@@ -22,8 +22,8 @@ def check_folder_or_hub(name: str) -> None:
 
 
 def why_unreachable(name: str, repo_type: str) -> str | None:
-    """What keeps this machine from the Hub. None where the Hub answers, or is not needed: with HF_HUB_OFFLINE, or where
-    the cache has something of `name`.
+    """What keeps this machine from the Hub. None where the Hub answers, or is not needed: the cache has something of
+    `name`.
 
     huggingface_hub goes on for half a minute where no connection can be opened, and transformers asks it for several
     files. This tries twice, a second apart. Answers that are late, broken or errors are left to its patience.
@@ -33,8 +33,10 @@ def why_unreachable(name: str, repo_type: str) -> str | None:
     from huggingface_hub.utils import get_session
 
     in_cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=repo_type)
-    if constants.HF_HUB_OFFLINE or in_cache.is_dir():
+    if in_cache.is_dir():
         return None
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE keeps it from being asked of the Hub"
     reason = ""
     for attempt in range(2):
         time.sleep(attempt)

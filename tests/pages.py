@@ -36,7 +36,8 @@ def run_python(page: str, block: str, names: dict) -> str:
 def commands(page: str) -> list[list[str]]:
     """The words of every command in the shell blocks of a page."""
     text = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
-    return [shlex.split(command) for line in text.splitlines() for command in line.split("&&") if command.strip()]
+    split = [shlex.split(command, comments=True) for line in text.splitlines() for command in line.split("&&")]
+    return [words for words in split if words]
 
 
 def recipes_of(script: str) -> dict:

@@ -59,10 +59,13 @@ def test_what_can_be_no_name_of_the_hub_is_not_asked_for(waited, tmp_path):
 def test_the_hub_is_left_to_its_library_where_it_answers_or_is_not_needed(waited, tmp_path, monkeypatch):
     (tmp_path / "cache/models--owner--name").mkdir(parents=True)
     assert why_unreachable("owner/name", "model") is None and why_unreachable("owner/name", "dataset")
+    waited.clear()
     with monkeypatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
-        assert why_unreachable("a/b", "model") is None
-    waited.clear()
+        assert why_unreachable("owner/name", "model") is None
+        with pytest.raises(ValueError, match="there is no folder a/b here, and HF_HUB_OFFLINE keeps it from"):
+            check_folder_or_hub("a/b")
+    assert waited == []
     with LoopbackHub({}) as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
         for how in ("503", "drop before reading"):

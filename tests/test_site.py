@@ -27,7 +27,7 @@ GUIDES = ["docs/start.md", *sorted(path.relative_to(ROOT).as_posix() for path in
 METHODS = [f"docs/{page}.md" for page in ("losses", "regularizers", "multitask", "optimizers")]
 METHODS += sorted(path.relative_to(ROOT).as_posix() for path in DOCS.glob("methods/*.md"))
 TRANSLATED = [f"docs/{page}.md" for page in ("data", "hub", "from_bert4keras", "demo", "notebooks")]
-OTHERS = [*TRANSLATED, "docs/zoo.md"]
+OTHERS = [*TRANSLATED, "docs/zoo.md", "docs/processes.md"]
 CHINESE = {page: page.replace("docs/", "docs/zh/", 1) for page in [*GUIDES, *TRANSLATED]}
 READERS = {
     "sentence_encoder": read_pairs,
@@ -38,8 +38,8 @@ READERS = {
     "chat": read_dialogues,
     "titles": read_seq2seq,
 }
-# not suzoo's: pip's, accelerate's and torchrun's
-FOREIGN = {"--help", "--num_processes", "--config_file", "--nproc-per-node", "--no-deps"}
+# not suzoo's: pip's, accelerate's, torchrun's and SLURM's
+FOREIGN = {"--help", "--signal", "--num_processes", "--config_file", "--nproc-per-node", "--no-deps"}
 
 
 def entries(nav) -> list[str]:

@@ -357,6 +357,7 @@ class TestHub:
             calls.append((repo, config, split))
             return datasets.Dataset.from_dict(rows, features=nli)
 
+        monkeypatch.setattr("suzoo.data._sources.why_unreachable", lambda *_: None)
         monkeypatch.setattr(datasets, "get_dataset_split_names", names)
         monkeypatch.setattr(datasets, "load_dataset", load)
         return calls

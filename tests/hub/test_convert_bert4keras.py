@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -95,16 +96,21 @@ def write_keras(path, arrays, *, nested: bool = False) -> None:
                 group[weight] = arrays[name]
 
 
-@pytest.fixture
-def files(tmp_path):
-    """A model of ours, and a function that writes its bert4keras files and runs the script on them."""
+def write_files(folder: Path) -> None:
+    """What belongs to the weights: bert_config.json and vocab.txt."""
     config = {
         "hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "intermediate_size": 48,
         "max_position_embeddings": 64, "vocab_size": 41, "hidden_act": "gelu", "type_vocab_size": 2,
         "use_relative_position": False,
     }  # fmt: skip
-    (tmp_path / "bert_config.json").write_text(json.dumps(config))
-    (tmp_path / "vocab.txt").write_text("\n".join(words()) + "\n", encoding="utf-8")
+    (folder / "bert_config.json").write_text(json.dumps(config))
+    (folder / "vocab.txt").write_text("\n".join(words()) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A model of ours, and a function that writes its bert4keras files and runs the script on them."""
+    write_files(tmp_path)
 
     def run(name: str, *options: str):
         arguments = ["--config", "bert_config.json", "--vocab", "vocab.txt", "--output", "out"]
