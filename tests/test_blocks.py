@@ -30,7 +30,7 @@ from suzoo.cli import main
 from suzoo.data.embedded import load
 from tests.demo.folders import make_classifier
 from tests.hub.conftest import as_user  # noqa: F401  fixture
-from tests.hub.folders import finish_language_run, finish_run, make_cross_encoder, make_encoder
+from tests.hub.folders import finish_language_run, finish_run, make_cross_encoder, make_encoder, make_language_model
 from tests.hub.server import LoopbackHub
 from tests.optimizers.test_docs import PAGES as OPTIMIZERS
 from tests.pages import ROOT, blocks
@@ -154,7 +154,10 @@ def given(tmp_path_factory) -> Path:
     for name, kind in {**kinds, "unilm": "unilm", "tta": "tta"}.items():
         finish_language_run(kind, folder / "out" / name)
     for name in ("hfl/chinese-macbert-base", "bert-base-chinese"):
-        finish_language_run("mlm", folder / name)
+        model, tokenizer = make_language_model("mlm")
+        model.config.max_position_embeddings = tokenizer.model_max_length = 512  # as those of the Hub
+        type(model)(model.config).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
     tiny_base(folder / "intfloat/multilingual-e5-small")
     (folder / "training").symlink_to(ROOT / "training")
     return folder
