@@ -283,7 +283,7 @@ MEMBERS = {
     "cosent-zh-mini": Member(
         about="Chinese sentence encoder, 4 layers of 256, 9,500 tokens: distilled from cosent-zh-small",
         command=_MINI,
-        minutes=20,
+        minutes=45,
         base="zoo:cosent-zh-small",
         base_licence="MIT",
         train=_PAIRS,
