@@ -29,6 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from suzoo.hub.tasks import task_named, task_of
 from suzoo.hub.verify import GOLDEN_FILE, Door, check_door, read_promise
+from suzoo.models._file_modes import share_weights
 
 
 def save_golden(folder: str | Path, outputs: dict[str, np.ndarray], promise: dict) -> Path:
@@ -42,6 +43,7 @@ def save_golden(folder: str | Path, outputs: dict[str, np.ndarray], promise: dic
     if bad:
         raise ValueError(f"the model answers NaN or infinity ({', '.join(bad)}); there is nothing worth saving")
     save_file(outputs, str(path), metadata={"golden": json.dumps(promise, ensure_ascii=False)})
+    share_weights(folder, GOLDEN_FILE)
     return path
 
 

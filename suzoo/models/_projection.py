@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ._file_modes import share_weights
 from ._sentence_files import find_file, read_json, write_json
 
 FOLDER, WEIGHTS = "2_Dense", "model.safetensors"
@@ -87,3 +88,4 @@ def write_projection(folder: Path, projection: Projection, weights: dict[str, Te
     write_json(folder / FOLDER / "config.json", {**sizes, "activation_function": name})
     weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     save_file(weights, folder / FOLDER / WEIGHTS, metadata={"format": "pt"})
+    share_weights(folder / FOLDER)

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import find_adapter_config_file
 
+from ._file_modes import share_weights
 from ._ragged import RAGGED_ENCODERS, RAGGED_SDPA
 from ._tokenizer_files import load_tokenizer, only_hub_options, save_tokenizer
 from ._versions import ADAPTERS_SAY_WHAT_THEY_LOAD, COMMON_KEYWORDS, SAVE_KEYWORDS, refuse_unknown
@@ -265,6 +266,7 @@ class StockEncoderWrapper(PreTrainedModel):
             _remove_older_save(folder)
         self.encoder.save_pretrained(folder, state_dict=state_dict, **kwargs)
         if kwargs.get("is_main_process", True):
+            share_weights(folder)
             if with_code:
                 custom_object_save(self, folder)
             tokenizer = tokenizer or self._tokenizer

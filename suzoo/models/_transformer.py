@@ -18,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ._attention import SelfAttention
 from ._decoding import forget_decoding_weights, linear
+from ._file_modes import share_weights
 from ._position_kinds import POSITIONS, Places, alibi_bias, distances, kerple_start, log_n_scale, sandwich_bias
 from ._positions import count_positions, relative_index, relative_sinusoids, rotary_angles
 from ._tokenizer_files import hub_options, load_tokenizer
@@ -359,6 +360,8 @@ class MLMHeadPreTrainedModel(BackbonePreTrainedModel):
             entry = {"AutoModel": f"{backbone.__module__.split('.')[-1]}.{backbone.__name__}"}
             self.config.auto_map = {**getattr(self.config, "auto_map", {}), **entry}
         super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            share_weights(save_directory)
 
     def _own_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer saved with the model, of the same revision, loaded once."""

@@ -28,6 +28,7 @@ from ._decoding import decoding_weights
 from ._devices import to_device  # noqa: F401
 from ._dialogue import extend_speaker_types, speaker_types
 from ._dropout import dropout  # noqa: F401
+from ._file_modes import share_weights
 from ._generation import (
     left_pad_prompt,
     num_prompt_slots,
@@ -278,6 +279,8 @@ class DialoGPTForCausalLM(DialoGPTPreTrainedModel, MLMHeadPreTrainedModel, Gener
         stock.generation_config = self.generation_config
         state_dict = kwargs.pop("state_dict", None)
         stock.save_pretrained(save_directory, *args, state_dict=state_dict or self.state_dict(), **kwargs)
+        if kwargs.get("is_main_process", True):
+            share_weights(save_directory)
 
     def stock_config(self) -> BertConfig:
         """The configuration of the stock model that computes the same; it remembers the layout."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,5 +60,7 @@ def write_adapter(
     config = LoraConfig(r=len(pairs[0][0]), target_modules=targets, base_model_name_or_path=base).to_dict()
     config |= {"lora_alpha": alpha, "target_modules": targets}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))
-    save_file(tensors, folder / "adapter_model.safetensors")
+    written, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    written.write_text(json.dumps(config, indent=2))
+    save_file(tensors, weights)
+    weights.chmod(stat.S_IMODE(written.stat().st_mode))  # safetensors 0.8 leaves them to their owner alone

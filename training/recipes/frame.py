@@ -47,6 +47,7 @@ from suzoo.hub.tasks import task_of
 from suzoo.losses.citations import cite
 from suzoo.models import CoSENTCrossEncoder, CoSENTModel
 from suzoo.models._dropout import replace_dropout
+from suzoo.models._file_modes import share_weights
 from suzoo.optimizers import get_schedule
 from suzoo.reach import check_folder_or_hub
 
@@ -309,6 +310,7 @@ def finish(
     if whole is not model:
         whole.tie_weights()  # behind the adapters, which hide the names of the weights
     whole.save_pretrained(run.path)
+    share_weights(run.path)  # a stock class leaves them to their owner
     if not isinstance(whole, CoSENTModel | CoSENTCrossEncoder):  # those have saved it, with the length that they cut at
         save_tokenizer(tokenizer, run.path)
     score(whole)

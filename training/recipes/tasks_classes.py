@@ -41,6 +41,7 @@ from suzoo.engine import MixedBatches, RandomBatches, RunFolder, full_state_dict
 from suzoo.evaluation import classification_scores, pair_cosines, pair_metrics, retrieval_metrics
 from suzoo.losses import cross_entropy_loss
 from suzoo.models._devices import to_device
+from suzoo.models._file_modes import share_weights
 
 
 class SimilarityAndClasses:
@@ -157,6 +158,7 @@ class SimilarityAndClasses:
         folder.mkdir(exist_ok=True)
         save_file(self.head, folder / "head.safetensors")
         (folder / "classes.json").write_text(json.dumps(self.classes, ensure_ascii=False), encoding="utf-8")
+        share_weights(folder, "head.safetensors")
 
     def publish_second(self, run: RunFolder) -> None:
         """The layer is part of the encoder's folder."""
