@@ -175,7 +175,7 @@ MADE_FROM_MINI = [
         pytest.param(name, metric, marks=pytest.mark.slow, id=name)
         for name, metric in (
             ("gru-zh", "spearman"),
-            ("reranker-zh-mini", "spearman"),
+            ("reranker-zh-small", "spearman"),
             ("tta-zh-mini", "pseudo_perplexity"),
             ("unilm-zh-title", "rouge_l"),
             ("dialogpt-zh", "perplexity"),

@@ -246,8 +246,8 @@ _OF_PAIRS = "--data {data}/stsb.tsv {data}/atec.tsv {data}/simclue.tsv --data-we
 _SHORTLY = "--max-steps 160 --evaluate-every 80 --save-every 40 --lr 4e-5 --schedule linear --warmup 0.1"
 _SMALL = f"cosent finetune --model {{base}} {_OF_PAIRS} {_SHORTLY}"
 _MINI = "distill mini --teacher {base} --data {data}/texts.txt --dev {data}/dev.tsv --save-every 100"
-_RERANKER = f"cross_encoder finetune --model {{base}} {_OF_PAIRS} --batch-size 32 --max-length 64 --max-steps 500"
-_RERANKER += " --evaluate-every 250 --save-every 50 --lr 2e-4 --schedule linear --warmup 0.1"
+_RERANKER = f"cross_encoder finetune --model {{base}} {_OF_PAIRS} --batch-size 32 --max-length 64 --max-steps 200"
+_RERANKER += " --evaluate-every 100 --save-every 50 --lr 5e-5 --schedule linear --warmup 0.1"
 _NEWS = "classifier finetune --model {base} --data {data}/tnews.jsonl --dev {data}/dev.jsonl --monitor accuracy"
 _NEWS += " --epochs 6 --batch-size 32 --max-length 40 --lr 3e-4"
 _MASKED = "--model {base} --data {data}/essays.txt --dev {data}/dev.txt --max-length 64 --lr 1e-3 --save-every 25"
@@ -300,12 +300,12 @@ MEMBERS = {
         num_dev=_DEV,
         texts=_TEXTS,
     ),
-    "reranker-zh-mini": Member(
-        about="Chinese cross-encoder, 4 layers of 256: cosent-zh-mini trained on with CoSENT",
+    "reranker-zh-small": Member(
+        about="Chinese cross-encoder, 12 layers of 384: cosent-zh-small trained on with CoSENT",
         task="reranker",
         command=_RERANKER,
-        minutes=10,
-        base="zoo:cosent-zh-mini",
+        minutes=8,
+        base="zoo:cosent-zh-small",
         base_licence="MIT",
         train=_PAIRS,
         num_dev=_DEV,
