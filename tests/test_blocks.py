@@ -56,6 +56,7 @@ SHOWN = {
 # a command -> why it is not run
 NOT_RUN = {
     r"pip install .*": "installs; CI begins with it, and the job `release` tries the wheel",
+    r"jupyter notebook .*": "opens a browser; test_notebooks.py runs the notebooks",
     r"pytest": "the tests themselves",
     r"hf auth login": "asks for a token on the terminal",
     r"hf upload owner/demo out/space .*": "the loopback Hub has no Spaces; the app that would be sent is run",

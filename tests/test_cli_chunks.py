@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 
@@ -152,3 +153,17 @@ def test_what_cannot_be_continued_is_refused(commands, tmp_path, capsys):
         other.remove()
     shutil.copy(tmp_path / "in.txt", tmp_path / "out.npy")
     assert "exists; give --overwrite" in fails(capsys, *commands["encode"][0], "--output", tmp_path / "out.npy")
+
+
+def test_a_bar_moves_on_a_few_hundred_texts():
+    sizes = []
+
+    def compute(rows: list[int]) -> tuple[bytes, dict[str, float]]:
+        sizes.append(len(rows))
+        return b"", {}
+
+    options = argparse.Namespace(command="score", resume=False, input="texts.txt")
+    for num_rows, expected in ((400, [64] * 6 + [16]), (20, [20]), (10_000, [512] * 19 + [272]), (0, [])):
+        sizes.clear()
+        _chunks.run_in_chunks(options, None, lambda num_rows=num_rows: range(num_rows), compute, chunk=512, batch=32)
+        assert sizes == expected

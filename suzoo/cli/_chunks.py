@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 from collections import Counter
@@ -108,6 +109,7 @@ def run_in_chunks(
     *,
     chunk: int,
     weight: Callable[[T], int] = lambda row: 1,
+    batch: int | None = None,
     header: bytes = b"",
     complete: Callable[[Path, int], None] = lambda path, num_rows: None,
 ) -> tuple[int, Counter]:
@@ -120,6 +122,8 @@ def run_in_chunks(
         rows: a new iterator at every call.
         compute: rows -> bytes to write, and numbers to add up.
         chunk: of rows, or of their `weight` together.
+        batch: rows that are computed at once; a file of few is then cut into ten chunks of whole batches, so that the
+            bar moves.
         header: what the file begins with.
         complete: see `Growing.finish`.
     """
@@ -130,6 +134,8 @@ def run_in_chunks(
     if options.resume and (path is None or is_stdin):
         raise ValueError("--resume is for an input file and an --output: stdin and stdout can't be gone back to")
     num_rows = None if is_stdin else sum(1 for _ in rows())
+    if batch and num_rows:
+        chunk = min(chunk, math.ceil(num_rows / 10 / batch) * batch)
     output = Growing(path, header, _begun_with(options, source), options.resume) if path else None
     done, totals = (output.rows, output.totals) if output else (0, Counter())
     try:

@@ -65,6 +65,7 @@ def score(options: argparse.Namespace) -> int:
         lambda: iterate_texts(options.input, options.column),
         compute,
         chunk=BATCHES_PER_CHUNK * options.batch_size,
+        batch=options.batch_size,
         header=_table(columns, [dict(zip(columns, columns, strict=True))]) if path and path.suffix == ".tsv" else b"",
     )
     note = f", {totals['cut']} of them cut to the model's length" if totals["cut"] else ""
@@ -133,6 +134,7 @@ def summarize(options: argparse.Namespace) -> int:
         lambda: iterate_texts(options.input, options.column),
         compute,
         chunk=BATCHES_PER_CHUNK * options.batch_size,
+        batch=options.batch_size,
     )
     if path is not None:
         print(local(f"{num_texts} texts, written to {path}"), file=sys.stderr)
