@@ -28,14 +28,16 @@ from huggingface_hub import constants
 from suzoo import terminal
 from suzoo.cli import main
 from suzoo.data.embedded import load
+from suzoo.models import CoSENTModel
 from tests.demo.folders import make_classifier
 from tests.hub.conftest import as_user  # noqa: F401  fixture
-from tests.hub.folders import finish_language_run, finish_run, make_cross_encoder, make_encoder, make_language_model
+from tests.hub.folders import finish_language_run, finish_run, make_cross_encoder, make_language_model
 from tests.hub.server import LoopbackHub
 from tests.optimizers.test_docs import PAGES as OPTIMIZERS
 from tests.pages import ROOT, blocks
 from tests.test_readme import READMES
 from tests.test_site import CHINESE, GUIDES, METHODS
+from tests.tiny import tiny_config
 from tests.training.test_zoo import members, sources, tiny_base, trained_here  # noqa: F401  fixtures
 
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
@@ -95,7 +97,7 @@ CORPORA = {
     "tta": {"": "text_zh"},
 }
 FILES = {"documents.txt": "text_zh", "articles.txt": "titles_zh", "dev.tsv": PAIRS}  # of other commands
-SMALL = ["--max-steps", "2", "--max-train-samples", "128", "--max-dev-samples", "16", "--cpu-threads", "1"]
+SMALL = ["--max-steps", "2", "--max-train-samples", "256", "--max-dev-samples", "16", "--cpu-threads", "1"]
 
 
 def lines(block: str) -> list[str]:
@@ -147,8 +149,10 @@ def test_both_readmes_have_the_same_commands():
 def given(tmp_path_factory) -> Path:
     """Tiny models under the names of the pages' own, and of the Hub's."""
     folder = tmp_path_factory.mktemp("given")
-    for name in ("quickstart", "finetune", "theirs"):
-        finish_run(make_encoder(), folder / "out" / name)
+    wide = {"hidden_size": 384, "num_hidden_layers": 4, "num_attention_heads": 12, "intermediate_size": 768}
+    for name, sizes in {"quickstart": {}, "theirs": {}, "finetune": wide}.items():  # the last is a teacher
+        config = tiny_config(max_position_embeddings=512, **sizes)
+        finish_run(CoSENTModel(config, pooling="mean").eval(), folder / "out" / name)
     finish_run(make_cross_encoder(), folder / "out/cross-finetune")
     make_classifier(folder / "out/classifier")
     kinds = {"dialogpt-history": "dialogue", "dialogpt-backward": "dialogue", "dialogpt": "dialogue"}
@@ -185,7 +189,7 @@ class Walk:
         elif words[0] == "suzoo":
             self.suzoo(words)
         else:
-            subprocess.run(["bash", "-ec", command], cwd=self.folder, env=self.environment, check=True, timeout=300)
+            subprocess.run(["bash", "-ec", command], cwd=self.folder, env=self.environment, check=True, timeout=900)
 
     def suzoo(self, words: list[str]) -> None:
         """In this process, where torch is loaded already."""
@@ -228,7 +232,7 @@ class Walk:
                 folder.mkdir()
                 (folder / "training").symlink_to(ROOT / "training")
             started.append(subprocess.Popen(words, cwd=folder, env=self.environment))
-        assert [process.wait(300) for process in started] == [0 for _ in ranks], words
+        assert [process.wait(900) for process in started] == [0 for _ in ranks], words
 
     def serve(self, words: list[str]) -> None:
         """A page that answers, until Ctrl-C."""
@@ -236,10 +240,10 @@ class Walk:
         with process:
             assert process.stdout
             address = next(re.findall(r"http://127\S+", line)[0] for line in process.stdout if "http://127" in line)
-            with urllib.request.urlopen(address, timeout=60) as answer:
+            with urllib.request.urlopen(address, timeout=300) as answer:
                 assert answer.status == 200
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=60)
+            process.communicate(timeout=300)
         assert process.returncode in (0, 130, -signal.SIGINT)
 
 
@@ -247,7 +251,11 @@ def smaller(words: list[str]) -> list[str]:
     if "--help" in words or "--from-run" in words:
         return words
     again = [] if "--resume" in words else ["--overwrite"]
-    small = [*SMALL[:2], *SMALL[4:]] if "--stream" in words else SMALL  # a stream has no number of rows
+    small = list(SMALL)
+    if "--batch-size" in words:  # a step has as many rows
+        small[3] = words[words.index("--batch-size") + 1]
+    if "--stream" in words:  # which has no number of rows
+        del small[2:4]
     return [*words, *small, *again]
 
 
@@ -337,4 +345,4 @@ def run_job(block: str, walk: Walk) -> None:
     tools = programs(walk.folder / "bin", srun='exec "$@"', scontrol="echo 127.0.0.1")
     job = {"SLURM_NNODES": "1", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "one"}
     environment = {**walk.environment, **job, "PATH": f"{tools}{os.pathsep}{walk.environment['PATH']}"}
-    subprocess.run(["bash", "-ec", block], cwd=walk.folder, env=environment, check=True, timeout=300)
+    subprocess.run(["bash", "-ec", block], cwd=walk.folder, env=environment, check=True, timeout=900)
