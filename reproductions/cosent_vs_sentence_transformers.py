@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +91,8 @@ def theirs(options: Options, folder: Path, seed: int) -> None:
         model=model, args=arguments, train_dataset=Dataset.from_list(rows), loss=CoSENTLoss(model, scale=SCALE)
     )
     started = time.process_time()
-    trainer.train()
+    with redirect_stdout(sys.stderr):
+        trainer.train()
     print(f"{folder.name}: {time.process_time() - started:.0f} s", file=sys.stderr, flush=True)
     model.save_pretrained(str(folder), create_model_card=False)
 

@@ -8,9 +8,13 @@ import json
 import re
 import sys
 from collections import Counter, defaultdict
+from itertools import product
 from pathlib import Path
 
 import pytest
+
+from tests.hub.folders import make_encoder
+from tests.tiny import SENTENCES, tiny_tokenizer
 
 FOLDER = Path(__file__).parent.parent / "reproductions"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.name[0] != "_" and path.name != "report.py")
@@ -137,6 +141,26 @@ def test_the_scripts_know_the_flags_of_an_experiment(on_path, monkeypatch, tmp_p
     monkeypatch.setattr(sys, "argv", [name, *COMMANDS[name], "--seeds", "0"])
     experiment.main()
     assert len(parsed) >= 3
+
+
+def test_two_trainers_at_equal_budget_and_finished_runs_are_kept(on_path, monkeypatch, tmp_path, capsys):
+    import cosent_vs_sentence_transformers as experiment
+
+    make_encoder().save_pretrained(tmp_path / "model", tokenizer=tiny_tokenizer())
+    rows = [f"{first}\t{second}\t{i % 5}\n" for i, (first, second) in enumerate(product(SENTENCES, SENTENCES))]
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.tsv").write_text("text1\ttext2\tlabel\n" + "".join(rows))
+    flags = ["--model", tmp_path / "model", "--data", tmp_path / "train.tsv", "--dev", tmp_path / "dev.tsv"]
+    flags += ["--steps", "2", "--lr", "1e-3", "--seeds", "0", "--out", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", ["experiment", *map(str, flags)])
+    experiment.main()
+    table = capsys.readouterr().out
+    names = re.findall(r"^\| ([\w-]+) \| -?\.\d{3} \|$", table, re.MULTILINE)
+    assert names == ["before", "suzoo", "sentence-transformers"] and len(set(table.splitlines()[2:])) == 3
+    weights = [tmp_path / "out" / f"{name}-0/model.safetensors" for name in names[1:]]
+    written = [path.stat().st_mtime_ns for path in weights]
+    experiment.main()
+    assert capsys.readouterr().out == table and [path.stat().st_mtime_ns for path in weights] == written
 
 
 def test_every_experiment_that_tabulates_has_a_command_here():

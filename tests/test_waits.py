@@ -27,7 +27,7 @@ CASES: dict[str, tuple[list[str], int]] = {
     "cosent, vat": (["quickstart", *PAIRS, "--vat", "1"], 941),
     "cosent, micro-batches": (["quickstart", *PAIRS, "--micro-batches", "4"], 1410),
     "contrastive": (["quickstart", *PAIRS], 290),
-    "cross_encoder": (["quickstart", *PAIRS], 272),
+    "cross_encoder": (["quickstart", *PAIRS, "--model", "None"], 272),
     "classifier": (["quickstart", *PAIRS, "--max-train-samples", "600"], 222),
     "unilm": (["quickstart"], 236),
     "dialogpt": (["quickstart"], 211),

@@ -67,9 +67,9 @@ def main() -> None:
         model = BertForMaskedLM.from_pretrained(recipe.model, dtype=recipe.weights_dtype)
     elif is_tta:
         fields: dict[str, Any] = {**sizes(recipe, tokenizer), **ids, **queries, "query_init": recipe.query_init}
-        model = TTAForMaskedLM(TTAConfig(**fields, **recipe.attention_fields))
+        model = TTAForMaskedLM(TTAConfig(**fields, **recipe.scratch_fields))
     else:
-        model = BertForMaskedLM(BertConfig(**sizes(recipe, tokenizer)))
+        model = BertForMaskedLM(BertConfig(**sizes(recipe, tokenizer), initializer_range=recipe.init_std))
     tokenizer = finished_tokenizer(tokenizer, model)
     check_belongs_together(recipe, model, tokenizer)
     set_dropout(recipe, model)

@@ -45,7 +45,7 @@ def main() -> None:
     texts = (text for row in train for text in (row.source, row.target))
     tokenizer = choose_tokenizer(recipe, texts, needs=("cls", "sep", "pad"))
     generation = {"max_new_tokens": recipe.max_target_length, "num_beams": recipe.num_beams}
-    model = make_seq2seq_model(recipe, tokenizer, recipe.attention_fields, **generation)
+    model = make_seq2seq_model(recipe, tokenizer, recipe.scratch_fields, **generation)
     tokenizer = finished_tokenizer(tokenizer, model)
     head = choose_head(recipe, model, tokenizer.sep_token_id)
     check_belongs_together(recipe, model, tokenizer)

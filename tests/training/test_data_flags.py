@@ -44,6 +44,8 @@ def sources(script, folder) -> list[str]:
     )
     if script is train_contrastive:
         flags = ["--batch-size", "8"]
+    if script is train_cross_encoder:
+        flags += ["--model", "None"]
     if script is train_tta:
         flags += ["--typos", "None"]
     return ["--data", *files, "--dev", files[1], *flags]

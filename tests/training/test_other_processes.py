@@ -24,7 +24,7 @@ SCRIPTS = {
     "cosent": [],
     "two_tasks": [],
     "contrastive": [],
-    "cross_encoder": [],
+    "cross_encoder": ["--model", "None"],
     "classifier": ["--max-train-samples", "600"],
     "dialogpt": LANGUAGE,
     "unilm": LANGUAGE,

@@ -29,7 +29,7 @@ SCRIPTS = {
     "cosent": ["--batch-size", "16"],
     "contrastive": ["--batch-size", "16"],
     "two_tasks": ["--batch-size", "16"],
-    "cross_encoder": ["--batch-size", "16"],
+    "cross_encoder": ["--batch-size", "16", "--model", "None"],
     "classifier": ["--batch-size", "16", "--max-train-samples", "600"],
     "dialogpt": [],
     "unilm": [],

@@ -185,7 +185,7 @@ def test_a_modernbert_that_transformers_cannot_read_again_is_refused(monkeypatch
 def test_mixed_precision_verifies(tmp_path, monkeypatch, capsys, script):
     """Accelerate wraps `forward` in autocast, and a copy of the model would answer in bf16 too."""
     open_doors_here(monkeypatch)
-    run(monkeypatch, script, "quickstart", "--output-dir", tmp_path / "run", *TINY, "--precision", "bf16")
+    run(monkeypatch, script, "scratch", "--output-dir", tmp_path / "run", *TINY, "--precision", "bf16")
     assert "verified" in capsys.readouterr().out
 
 

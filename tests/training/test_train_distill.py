@@ -205,7 +205,7 @@ def test_what_a_user_can_get_wrong(tmp_path, monkeypatch, capsys, folder):
         flags = ["--output-dir", tmp_path / "run", *FLAGS, *arguments]
         return refused(monkeypatch, capsys, train_distill, recipe, *flags)
 
-    assert "train the teacher out/quickstart first" in refuse("quickstart")
+    assert "train out/quickstart first (train_cosent.py quickstart)" in refuse("quickstart")
     assert "Give a trained encoder by --teacher" in refuse("finetune")
     assert "leave nothing to learn" in refuse("quickstart", "--cosine-weight", "0", "--relation-weight", "0")
     teacher = ["--teacher", folder]

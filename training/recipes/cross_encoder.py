@@ -31,10 +31,11 @@ class CrossEncoder(PairTraining, Regularized):
 def quickstart() -> CrossEncoder:
     """accelerate launch training/train_cross_encoder.py quickstart
 
-    A small cross-encoder from scratch on the embedded Chinese pairs (synthetic).
+    After `train_cosent.py quickstart`, from whose encoder it starts, on the same pairs (synthetic): dev Spearman .567.
+    From scratch it does not learn to compare two texts: .09.
     """
     return CrossEncoder(
-        output_dir="out/cross-encoder", hidden_size=128, num_layers=3, lr=5e-4, epochs=10, batch_size=64, max_length=96
+        output_dir="out/cross-encoder", model="out/quickstart", lr=5e-4, epochs=7, batch_size=64, max_length=96
     )
 
 

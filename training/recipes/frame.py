@@ -53,6 +53,8 @@ from suzoo.reach import check_folder_or_hub
 
 logger = logging.getLogger(__name__)
 
+QUICKSTART = "out/quickstart"  # the encoder of train_cosent.py quickstart, from which other quickstarts begin
+
 
 def begin(recipe: Training) -> tuple[Accelerator, RunFolder]:
     """Processes, precision, trackers, seed, and the checked output folder."""
@@ -121,9 +123,12 @@ def check_launch() -> None:
 
 
 def check_files(recipe: Training) -> None:
-    """Refuse a --model that is not there or damaged, and an --overwrite that would delete what the run reads."""
-    for name in ("model", "vocabulary"):
-        if path := getattr(recipe, name):
+    """Refuse weights that are not there or damaged, and an --overwrite that would delete what the run reads."""
+    for name in ("model", "vocabulary", "teacher"):
+        path = getattr(recipe, name, None)
+        if path == QUICKSTART and not os.path.isdir(path):
+            raise ValueError(f"train {path} first (train_cosent.py quickstart), or name another one with {flag(name)}")
+        if path:
             try:
                 check_folder_or_hub(path)
             except ValueError as error:
@@ -135,7 +140,7 @@ def check_files(recipe: Training) -> None:
             raise ValueError(f"{path} is no whole weights file ({error}): save or download it again") from error
     check_pickled(Path(recipe.model or "-"))
     emptied = Path(recipe.output_dir).resolve()
-    for name in ("model", "vocabulary", "data", "dev", "ranked", "also", "also_dev", "typos"):
+    for name in ("model", "vocabulary", "teacher", "data", "dev", "ranked", "also", "also_dev", "typos"):
         given = getattr(recipe, name, None) or ()
         for path in (given,) if isinstance(given, str) else given:
             if not (recipe.overwrite and os.path.exists(path) and Path(path).resolve().is_relative_to(emptied)):

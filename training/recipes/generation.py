@@ -96,7 +96,7 @@ def make_chat_model(recipe: DialoGPT, tokenizer: Any) -> tuple[Any, Any, Dialogu
     model: Any
     if config is None:
         ids = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
-        fields: dict[str, Any] = {**sizes(recipe, tokenizer), **ids, **recipe.attention_fields}
+        fields: dict[str, Any] = {**sizes(recipe, tokenizer), **ids, **recipe.scratch_fields}
         model = DialoGPTForCausalLM(DialoGPTConfig(**fields, layout=layout))
     elif is_ours:
         model = DialoGPTForCausalLM.from_pretrained(recipe.model, layout=layout, dtype=recipe.weights_dtype)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -30,7 +29,6 @@ from suzoo.data.vocabulary import named_ids, token_counts
 from suzoo.models import CoSENTModel
 from suzoo.models._pooling import POOLINGS
 from suzoo.models._projection import Projection
-from suzoo.reach import check_folder_or_hub
 
 # their layers have BERT's parts by BERT's names
 BERT_LIKE = ("bert", "camembert", "ernie", "roberta", "xlm-roberta")
@@ -42,9 +40,6 @@ def load_teacher(recipe: Distillation, accelerator: Accelerator) -> CoSENTModel:
     """The encoder of --teacher, which learns nothing."""
     if recipe.teacher is None:
         raise ValueError("whose vectors shall the student learn? Give a trained encoder by --teacher")
-    if recipe.teacher == "out/quickstart" and not os.path.isdir(recipe.teacher):
-        raise ValueError("train the teacher out/quickstart first (train_cosent.py quickstart), or give another one")
-    check_folder_or_hub(recipe.teacher)
     teacher = CoSENTModel.from_pretrained(recipe.teacher, trust_remote_code=recipe.trust_remote_code)
     teacher.tokenizer = load_tokenizer(recipe.teacher, trust_remote_code=recipe.trust_remote_code)
     return teacher.to(accelerator.device).eval().requires_grad_(False)
