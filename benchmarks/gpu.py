@@ -260,7 +260,8 @@ def idle(options: Options, device: torch.device, clock: Clock) -> None:
 
 
 def _command(script: str, *arguments: str) -> list[str]:
-    return [sys.executable, str(ROOT / "training" / f"train_{script}.py"), "quickstart", "-q", *arguments]
+    scratch = ["--model", "None"] if script == "cross_encoder" else []  # its quickstart starts from another's encoder
+    return [sys.executable, str(ROOT / "training" / f"train_{script}.py"), "quickstart", "-q", *scratch, *arguments]
 
 
 def _train(script: str, *arguments: str) -> int:

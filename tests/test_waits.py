@@ -30,7 +30,7 @@ CASES: dict[str, tuple[list[str], int]] = {
     "cross_encoder": (["quickstart", *PAIRS, "--model", "None"], 272),
     "classifier": (["quickstart", *PAIRS, "--max-train-samples", "600"], 222),
     "unilm": (["quickstart"], 236),
-    "dialogpt": (["quickstart"], 211),
+    "dialogpt": (["scratch"], 211),
     "tta": (["quickstart"], 248),
     "two_tasks": (["quickstart", *PAIRS], 248),
     "encode": ([], 100),

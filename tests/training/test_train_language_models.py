@@ -88,7 +88,7 @@ def test_every_way_of_training_learns_something(tmp_path, monkeypatch, unpublish
 
 def test_a_chat_model_that_opens_without_us(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
-    run(monkeypatch, train_dialogpt, "quickstart", "--output-dir", folder, *TINY)
+    run(monkeypatch, train_dialogpt, "scratch", "--output-dir", folder, *TINY)
     assert f"verified: {folder}" in capsys.readouterr().out
     assert {"last turn", "last turn, without history"} < json.loads((folder / "metrics.json").read_text()).keys()
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -162,7 +162,7 @@ def test_t_ta_and_its_baseline_start_from_each_other(tmp_path, monkeypatch, caps
 
 
 def test_any_causal_language_model_learns_dialogues(tmp_path, monkeypatch, unpublished):
-    run(monkeypatch, train_dialogpt, "quickstart", "--output-dir", tmp_path / "ours", *TINY)
+    run(monkeypatch, train_dialogpt, "scratch", "--output-dir", tmp_path / "ours", *TINY)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "ours")
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=len(tokenizer) - 2, n_embd=32, n_layer=1, n_head=2, n_positions=256)
@@ -301,7 +301,7 @@ def test_what_a_user_can_get_wrong(tmp_path, monkeypatch, capsys):
     assert "corrected by T-TA" in message(train_tta, "--objective", "mlm")
     assert "absolute only" in message(train_tta, "--objective", "mlm", "--typos", "None", "--positions", "rope")
     assert "more than the 16 of a micro-batch" in message(train_dialogpt, "--micro-batch-tokens", "16", "--overwrite")
-    run(monkeypatch, train_dialogpt, "quickstart", "--output-dir", tmp_path / "short", *TINY, "--max-scored", "0")
+    run(monkeypatch, train_dialogpt, "scratch", "--output-dir", tmp_path / "short", *TINY, "--max-scored", "0")
     assert "--max-length 300, but" in message(
         train_unilm, "--model", tmp_path / "short", "--max-length", "300", "--overwrite"
     )
@@ -319,8 +319,8 @@ def test_what_a_user_can_get_wrong(tmp_path, monkeypatch, capsys):
         flags = ["--model", tmp_path / "cut", "--objective", objective, "--typos", "None", "--overwrite"]
         sentence = message(train_tta, *flags)
         assert "outside the vocabulary of 4" in sentence or "the model 4 rows: they do not belong" in sentence
-    long = ["--max-new-tokens", "300", "--overwrite"]
-    assert "--max-new-tokens 300 leaves no position" in message(train_dialogpt, *long)
+    long = ["--max-new-tokens", "450", "--overwrite"]
+    assert "--max-new-tokens 450 leaves no position" in message(train_dialogpt, *long)
     assert "--num-beams must be 1 or more" in message(train_unilm, "--num-beams", "0")
     flags = ["--resume", "--output-dir", tmp_path / "short", "--num-layers", "2"]
     assert "began with --num-layers 1, not 2" in message(train_dialogpt, *flags)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from recipes.language_model import CausalTraining
@@ -40,17 +40,20 @@ class DialoGPT(CausalTraining):
 def quickstart() -> DialoGPT:
     """accelerate launch training/train_dialogpt.py quickstart
 
-    A small model from scratch on embedded Chinese dialogues (synthetic), whose last answer needs an earlier turn. It
-    learns to answer in kind, and not yet to look back: perplexity of the last turn 1.33 with and without the history;
-    see `history`.
+    A small model from scratch on embedded Chinese dialogues (synthetic), whose last answer needs an earlier turn: the
+    turn that is learnt. It begins to look back: exact last answers .44 with the history, .10 without; see `history`.
     """
     return DialoGPT(
         output_dir="out/dialogpt",
         hidden_size=128,
-        num_layers=3,
-        learn="all",
+        num_layers=2,
+        init_std=0.09,
+        positions="rope",
+        dropout=0.0,
+        max_length=224,
+        learn="last",
         lr=2e-3,
-        epochs=8,
+        epochs=5.36,
         micro_batch_tokens=2048,
     )
 
@@ -58,10 +61,20 @@ def quickstart() -> DialoGPT:
 def history() -> DialoGPT:
     """accelerate launch training/train_dialogpt.py history
 
-    The quickstart's model on the same dialogues until it looks back, after some 5,000 steps (half an hour on one core):
-    exact last answers .775 with the history, .165 without. Whole dialogues, and positions relative to each other.
+    All turns of the same dialogues, until it looks back, after some 5,000 steps (half an hour on one core): exact last
+    answers .775 with the history, .165 without. Whole dialogues, and positions relative to each other.
     """
-    return replace(quickstart(), output_dir="out/dialogpt-history", positions="rope", max_length=224, epochs=40)
+    return DialoGPT(
+        output_dir="out/dialogpt-history",
+        hidden_size=128,
+        num_layers=3,
+        positions="rope",
+        max_length=224,
+        learn="all",
+        lr=2e-3,
+        epochs=40,
+        micro_batch_tokens=2048,
+    )
 
 
 def blog() -> DialoGPT:
@@ -85,7 +98,15 @@ def scratch() -> DialoGPT:
 
     A small model on your own dialogues, without a pretrained one.
     """
-    return replace(quickstart(), output_dir="out/dialogpt-scratch", hidden_size=256, num_layers=4, lr=5e-4)
+    return DialoGPT(
+        output_dir="out/dialogpt-scratch",
+        hidden_size=256,
+        num_layers=4,
+        learn="all",
+        lr=5e-4,
+        epochs=8,
+        micro_batch_tokens=2048,
+    )
 
 
 RECIPES = {"quickstart": quickstart, "history": history, "blog": blog, "scratch": scratch}
