@@ -301,9 +301,10 @@ def test_what_a_user_can_get_wrong(tmp_path, monkeypatch, capsys):
     assert "corrected by T-TA" in message(train_tta, "--objective", "mlm")
     assert "absolute only" in message(train_tta, "--objective", "mlm", "--typos", "None", "--positions", "rope")
     assert "more than the 16 of a micro-batch" in message(train_dialogpt, "--micro-batch-tokens", "16", "--overwrite")
-    run(monkeypatch, train_dialogpt, "scratch", "--output-dir", tmp_path / "short", *TINY, "--max-scored", "0")
-    assert "--max-length 300, but" in message(
-        train_unilm, "--model", tmp_path / "short", "--max-length", "300", "--overwrite"
+    flags = ["--positions", "absolute", "--max-scored", "0"]
+    run(monkeypatch, train_dialogpt, "quickstart", "--output-dir", tmp_path / "short", *TINY, *flags)
+    assert "--max-length 500, but" in message(
+        train_unilm, "--model", tmp_path / "short", "--max-length", "500", "--overwrite"
     )
     without_mask = AutoTokenizer.from_pretrained(tmp_path / "short")
     without_mask.mask_token = None
@@ -322,7 +323,7 @@ def test_what_a_user_can_get_wrong(tmp_path, monkeypatch, capsys):
     long = ["--max-new-tokens", "450", "--overwrite"]
     assert "--max-new-tokens 450 leaves no position" in message(train_dialogpt, *long)
     assert "--num-beams must be 1 or more" in message(train_unilm, "--num-beams", "0")
-    flags = ["--resume", "--output-dir", tmp_path / "short", "--num-layers", "2"]
+    flags = ["--resume", "--output-dir", tmp_path / "short", "--num-layers", "2", "--positions", "absolute"]
     assert "began with --num-layers 1, not 2" in message(train_dialogpt, *flags)
     (tmp_path / "bad.jsonl").write_text('{"turns": ["hello"]}\n')
     assert "turns must be a list of two or more" in message(
