@@ -175,7 +175,8 @@ def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: An
     """`tokenizer(texts, **options)["input_ids"]`; of many texts in half the time, as no offsets and masks are made."""
     from transformers import PreTrainedTokenizerFast
 
-    options |= {"return_attention_mask": False, "return_token_type_ids": False}
+    # verbose: or a text beyond the tokenizer's length is warned of, which is cut to that of the model later
+    options |= {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
     own = [getattr(type(tokenizer), name, None) for name in ("__call__", "_encode_plus")]
     stock = [getattr(PreTrainedTokenizerFast, name) for name in ("__call__", "_encode_plus")]
     if own != stock or len(texts) < 16:

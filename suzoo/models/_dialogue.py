@@ -30,7 +30,8 @@ class Turn(NamedTuple):
     @classmethod
     def of_text(cls, tokenizer, text: str, speaker: int) -> Turn:
         """Special tokens in the text are plain text; spaces around it are dropped, as in `chat_template`."""
-        ids = tokenizer(text.strip(), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}  # the session cuts
+        ids = tokenizer(text.strip(), **options)["input_ids"]
         return cls(speaker, tuple(ids))
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 
 from suzoo.data.dialogpt import dialogue_batch, encode_dialogue
+from suzoo.data.tokens import pieces
 from suzoo.data.tta import encode_sentence, tta_batch
 from suzoo.data.unilm import encode_source_target, unilm_batch
-from suzoo.models._dialogue import SPEAKER_TOKENS, DialogueLayout
+from suzoo.models._dialogue import SPEAKER_TOKENS, DialogueLayout, Turn
 from tests.models.tiny import tiny, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -128,3 +131,21 @@ def test_sentences():
     assert cut == {(JIN, TIAN, QI), (QI, HEN, HAO)}
     with pytest.raises(ValueError, match="leaves no room"):
         encode_sentence(TOKENIZER, "今", max_tokens=2)
+
+
+@pytest.mark.parametrize("num_texts", [1, 20])  # one by one, and through the backend
+def test_texts_that_are_cut_later_are_not_warned_of(num_texts):
+    tokenizer, warned = tiny_tokenizer(), []
+    tokenizer.model_max_length = 4
+    handler = logging.Handler()
+    handler.emit = warned.append
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    try:
+        text = "今天天气真好今天天气真好"
+        assert pieces(tokenizer, [text] * num_texts)[0] == list(Turn.of_text(tokenizer, text, 0).ids)
+        assert not warned
+        tokenizer(text)
+        assert warned
+    finally:
+        logger.removeHandler(handler)
