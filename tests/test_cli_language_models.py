@@ -164,7 +164,7 @@ def test_a_backward_model_chooses_among_candidates(folders, monkeypatch, capsys)
     talk(monkeypatch, "x")
     alone = ["chat", folders["dialogue"], "--candidates", "8"]
     assert "--backward and --candidates (2 or more) go together" in fails(capsys, *alone)
-    assert "cannot load nowhere" in fails(capsys, *alone, "--backward", "nowhere")
+    assert "there is no folder nowhere here" in fails(capsys, *alone, "--backward", "nowhere")
 
 
 def test_epsilon_ends_replies_and_summaries(folders, tmp_path, monkeypatch, capsys):

@@ -24,6 +24,7 @@ from transformers.utils.generic import can_return_tuple
 from ._batching import padded_groups, sorted_sentences, token_budget_batches
 from ._devices import to_device
 from ._dropout import dropout  # noqa: F401
+from ._file_modes import share_weights  # noqa: F401
 from ._matmul import fast_matmul  # noqa: F401
 from ._modes import evaluating
 from ._pooling import POOLINGS, without_prompt

@@ -34,6 +34,7 @@ from ._configuration import BackboneConfig  # noqa: F401
 from ._decoding import decoding_product  # noqa: F401
 from ._devices import to_device  # noqa: F401
 from ._dropout import dropout  # noqa: F401
+from ._file_modes import share_weights  # noqa: F401
 from ._linear_attention import refuse_packed
 from ._masks import off_diagonal_mask
 from ._matmul import fast_matmul  # noqa: F401

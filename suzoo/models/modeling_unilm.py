@@ -30,6 +30,7 @@ from ._configuration import BackboneConfig  # noqa: F401
 from ._decoding import decoding_weights
 from ._devices import to_device  # noqa: F401
 from ._dropout import dropout  # noqa: F401
+from ._file_modes import share_weights  # noqa: F401
 from ._generation import (
     left_pad_prompt,
     num_prompt_slots,
