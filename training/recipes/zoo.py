@@ -367,7 +367,7 @@ MEMBERS = {
     ),
     "cosent-en-small": Member(
         about="English sentence encoder, 6 layers of 384: all-MiniLM-L6-v2 trained with CoSENT",
-        command=f"{_ENGLISH} {_SHORTLY}",
+        command=_ENGLISH,
         minutes=3,
         base="sentence-transformers/all-MiniLM-L6-v2",
         base_licence="Apache-2.0",
