@@ -260,6 +260,7 @@ def test_a_slim_model_is_a_pair_with_its_tokenizer(folders, name, tmp_path, caps
     assert tokenizer.decode(tokenizer("今天天气很好 a man").input_ids, skip_special_tokens=True).startswith(
         "今天天气很好"
     )
+    assert len({(tmp_path / "slim" / file).stat().st_mode for file in ("config.json", "model.safetensors")}) == 1
     config = json.loads((tmp_path / "slim/config.json").read_text())
     assert config["vocab_size"] == len(tokenizer) and config["architectures"] == [
         json.loads((folders[name] / "config.json").read_text())["architectures"][0]

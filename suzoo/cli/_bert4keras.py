@@ -32,6 +32,7 @@ from suzoo.models import (
     UniLMConfig,
     UniLMForCausalLM,
 )
+from suzoo.models._file_modes import share_weights
 from suzoo.models._projection import Projection
 from suzoo.models._tokenizer_files import save_tokenizer
 
@@ -348,6 +349,7 @@ def write_converted(
         model.save_pretrained(output, tokenizer=tokenizer)
     else:
         model.save_pretrained(output)
+        share_weights(output)  # a stock class leaves them to their owner
         save_tokenizer(tokenizer, output)
     print(f"wrote {output}")
 

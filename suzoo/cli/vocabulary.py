@@ -41,6 +41,7 @@ def slim_vocab(options: argparse.Namespace) -> int:
     from suzoo.data.vocabulary import add_compound_tokens, named_ids, slim_vocabulary, token_counts, tokens_to_keep
     from suzoo.hub.golden import write_golden
     from suzoo.hub.verify import GOLDEN_FILE
+    from suzoo.models._file_modes import share_weights
     from suzoo.models._tokenizer_files import save_tokenizer
 
     asked = [*ASKED, *(texts or ())]
@@ -62,6 +63,7 @@ def slim_vocab(options: argparse.Namespace) -> int:
     slim = slim_vocabulary(model, tokenizer, keep)
     try:
         model.save_pretrained(out)
+        share_weights(out)  # a stock class leaves them to their owner
         save_tokenizer(slim, out)
         again, slim = _load_as_saved(argparse.Namespace(model=str(out), revision=None, trust_remote_code=False))
         _same_cut(tokenizer, slim, [*asked, *tried], keep)

@@ -132,6 +132,7 @@ def test_keras_weights_become_stock_bert(files, nested, capsys):
     write_keras(folder / "model.weights", arrays_of(model), nested=nested)
     out = run("model.weights")
     assert "largest difference" in capsys.readouterr().out
+    assert (out / "model.safetensors").stat().st_mode == (out / "config.json").stat().st_mode
     bert = AutoModelForMaskedLM.from_pretrained(out)
     ids = tokens(2, 7)
     expected = model(ids, token_type_ids=torch.zeros_like(ids), use_cache=False).logits
