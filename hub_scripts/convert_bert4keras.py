@@ -12,11 +12,10 @@ docs/from_bert4keras.md.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from suzoo.terminal import prog
+from suzoo.terminal import script_parser
 
 # as in suzoo.cli._bert4keras, for which --help need not wait
 FAMILIES = ("bert", "nezha", "roformer")
@@ -24,9 +23,7 @@ TARGETS = ("bert", "roformer", "unilm", "dialogpt", "tta", "cosent")
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog=prog(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("weights", type=Path, help="HDF5 file of Keras, or prefix of a TensorFlow checkpoint")
     parser.add_argument("--config", type=Path, required=True, help="bert_config.json")
     parser.add_argument("--vocab", type=Path, required=True, help="vocab.txt")

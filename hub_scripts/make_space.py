@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 import suzoo
-from suzoo.terminal import is_mistake, prog, sentence
+from suzoo.terminal import is_mistake, script_parser, sentence
 
 PACKAGE = Path(suzoo.__file__).resolve().parent
 APP = '''"""A demo of trained models, made by suzoo's hub_scripts/make_space.py. On your machine: python app.py"""
@@ -51,9 +51,7 @@ Made with suzoo {version}; `python app.py` runs the same page on your machine.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog=prog(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("output", type=Path, help="folder of the Space; new, or an older one with --overwrite")
     parser.add_argument("models", nargs="+", metavar="MODEL", help="folders of saved models, or names on the Hub")
     parser.add_argument("--title", default="suzoo", help="of the page and the card (default: suzoo)")

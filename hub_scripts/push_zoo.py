@@ -11,13 +11,11 @@ import json
 import sys
 from pathlib import Path
 
-from suzoo.terminal import is_mistake, prog, sentence
+from suzoo.terminal import is_mistake, prog, script_parser, sentence
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog=prog(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("folder", type=Path, help="as --output-dir of `suzoo zoo build`")
     parser.add_argument("owner", help="account or organisation on the Hub")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="members to push; default is all that are there")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import pickle
@@ -14,6 +15,13 @@ called_as: list[str] | None = None
 def prog() -> str | None:
     """What argparse shall call the program; None leaves it to argparse."""
     return " ".join(called_as) if called_as else None
+
+
+def script_parser(description: str | None) -> argparse.ArgumentParser:
+    """For a script of hub_scripts/, which `suzoo script` may have started: its docstring as it stands is its help."""
+    return argparse.ArgumentParser(
+        prog=prog(), description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def prepare_streams(*, escape: bool) -> None:

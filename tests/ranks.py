@@ -23,7 +23,8 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torch.distributed.fsdp", "accelerate", "suzoo.models"])
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One at which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -59,7 +60,7 @@ def event() -> Event:
 def run_ranks(function: Callable, *args, world_size: int = 2, timeout: float = 120) -> list:
     """Results of `function(*args)` on `world_size` gloo ranks, in rank order; a rank's exception is raised here."""
     with tempfile.TemporaryDirectory() as folder:
-        port = _free_port()
+        port = free_port()
         processes = [
             _context.Process(target=_run, args=(function, args, rank, world_size, port, folder))
             for rank in range(world_size)

@@ -15,7 +15,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -35,6 +34,7 @@ from tests.hub.folders import finish_language_run, finish_run, make_cross_encode
 from tests.hub.server import LoopbackHub
 from tests.optimizers.test_docs import PAGES as OPTIMIZERS
 from tests.pages import ROOT, blocks
+from tests.ranks import free_port
 from tests.test_readme import READMES
 from tests.test_site import CHINESE, GUIDES, METHODS
 from tests.tiny import tiny_config
@@ -110,12 +110,6 @@ def with_stand_ins(text: str) -> str:
     for pattern, stand_in in STAND_INS.items():
         text = re.sub(pattern, stand_in, text)
     return text.replace("29500", str(free_port()))
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def is_run(command: str) -> bool:

@@ -13,14 +13,13 @@ from suzoo.cli import main
 from suzoo.data import DataError, read_pairs
 from suzoo.reach import check_folder_or_hub, why_unreachable
 from tests.hub.server import LoopbackHub
+from tests.ranks import free_port
 
 
 @pytest.fixture
 def waited(tmp_path, monkeypatch) -> list[float]:
     """The seconds that were slept between attempts; nothing is in the cache, and nobody listens at the address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     seconds: list[float] = []
