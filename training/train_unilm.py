@@ -27,7 +27,14 @@ from recipes.losses import choose_token_loss
 from recipes.preflight import preflight
 from recipes.unilm import RECIPES
 
-from suzoo.data import encode_sources_targets, read_seq2seq, tokenize_rows, tokenizer_key, unilm_batch
+from suzoo.data import (
+    encode_sources_targets,
+    read_seq2seq,
+    seq2seq_tokenizer,
+    tokenize_rows,
+    tokenizer_key,
+    unilm_batch,
+)
 from suzoo.engine import fit, run_script, token_mean_backward
 from suzoo.optimizers import ParameterSearch
 from suzoo.regularizers import fgm, random_replacement, repeat_rows
@@ -43,7 +50,7 @@ def main() -> None:
 
     # Model
     texts = (text for row in train for text in (row.source, row.target))
-    tokenizer = choose_tokenizer(recipe, texts, needs=("cls", "sep", "pad"))
+    tokenizer = seq2seq_tokenizer(choose_tokenizer(recipe, texts, needs=("cls", "sep", "pad")))
     generation = {"max_new_tokens": recipe.max_target_length, "num_beams": recipe.num_beams}
     model = make_seq2seq_model(recipe, tokenizer, recipe.scratch_fields, **generation)
     tokenizer = finished_tokenizer(tokenizer, model)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, processors
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -68,6 +68,38 @@ def chat_tokenizer(tokenizer: PreTrainedTokenizerBase, layout: DialogueLayout) -
     chat.model_input_names = ["input_ids", "attention_mask"]
     chat.chat_template = chat_template(layout.name, "eos_token" if chat.sep_token is None else "sep_token")
     return chat
+
+
+def seq2seq_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer that a UniLM is saved with, so that other programs lay out source and target as training does.
+
+    A pair becomes `[CLS] source [SEP] target [SEP]` with token types 0 and 1, by which UniLM tells one from the other.
+    BERT's tokenizer does so and is returned as it is; those of RoBERTa's kind and of chats get this layout.
+
+    Raises:
+        ValueError: the tokenizer does not do so and is not a fast one, or has no [CLS] or [SEP].
+    """
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    if cls is None or sep is None:
+        raise ValueError("seq2seq_tokenizer needs a tokenizer with [CLS] and [SEP]")
+    a, b = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in "ab")
+    pair = {"input_ids": [cls, *a, sep, *b, sep], "token_type_ids": [0] * (len(a) + 2) + [1] * (len(b) + 1)}
+    given = tokenizer("a", text_pair="b")
+    if all(given.get(name) == values for name, values in pair.items()):
+        return tokenizer
+    if not tokenizer.is_fast:
+        raise ValueError("seq2seq_tokenizer needs a fast tokenizer, one with a tokenizer.json")
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{tokenizer.cls_token} $A {tokenizer.sep_token}",
+        pair=f"{tokenizer.cls_token} $A {tokenizer.sep_token} $B:1 {tokenizer.sep_token}:1",
+        special_tokens=[(tokenizer.cls_token, cls), (tokenizer.sep_token, sep)],
+    )
+    typed = _with_backend(tokenizer, backend)
+    typed.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    typed.padding_side = "right"
+    typed.chat_template = None
+    return typed
 
 
 def _processors(processor: dict | None) -> list[dict]:

@@ -19,12 +19,14 @@ from transformers import (
     TextStreamer,
 )
 
-from suzoo.data import train_unigram
+from suzoo.data import DialogueLayout, encode_source_target, train_unigram
 from suzoo.data.vocabulary import (
     add_compound_tokens,
     add_tokens,
+    chat_tokenizer,
     num_ids,
     redundant_token,
+    seq2seq_tokenizer,
     slim_vocabulary,
     tokens_to_keep,
     without_inner_spaces,
@@ -318,3 +320,39 @@ def test_spaces_go_beside_chinese_and_japanese_only():
     tokenizer = without_inner_spaces(stock)
     for text, expected in texts.items():
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == expected
+
+
+def of_roberta(tokenizer) -> PreTrainedTokenizerFast:
+    """With the layout of RoBERTa's pairs, without token types."""
+    tokenizer.backend_tokenizer.post_processor = processors.RobertaProcessing(
+        ("[SEP]", tokenizer.sep_token_id), ("[CLS]", tokenizer.cls_token_id)
+    )
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    return tokenizer
+
+
+def of_chats() -> PreTrainedTokenizerFast:
+    return chat_tokenizer(tiny_tokenizer(), DialogueLayout.of_tokenizer("blog", tiny_tokenizer()))
+
+
+@pytest.mark.parametrize("make", [lambda: of_roberta(unigram()), lambda: of_roberta(tiny_tokenizer()), of_chats])
+def test_source_and_target_have_types_for_every_program(make, tmp_path):
+    tokenizer = make()
+    assert 1 not in tokenizer(TEXT, "你好").get("token_type_ids", ())
+    seq2seq_tokenizer(tokenizer).save_pretrained(tmp_path)
+    opened = AutoTokenizer.from_pretrained(tmp_path)
+    budgets = {"max_source_tokens": 99, "max_target_tokens": 99}
+    for source, target in ((TEXT, "你好"), (TEXT, None)):
+        wanted = encode_source_target(tokenizer, source, target, **budgets)
+        found = opened(source, target)
+        assert found["input_ids"] == wanted["input_ids"] and found["token_type_ids"] == wanted["token_type_ids"]
+    rows = opened([TEXT, "好"], padding=True)
+    assert rows["attention_mask"][1][0] == 1 and opened.chat_template is None
+    assert seq2seq_tokenizer(opened) is opened
+
+
+def test_berts_tokenizer_serves_as_it_is_and_one_without_marks_is_refused():
+    bert = tiny_tokenizer()
+    assert seq2seq_tokenizer(bert) is bert
+    with pytest.raises(ValueError, match="needs a tokenizer with \\[CLS\\] and \\[SEP\\]"):
+        seq2seq_tokenizer(byte_level_bpe())

@@ -1,17 +1,16 @@
-"""Replies for the evaluation are written in batches, as one by one; which tokenizers serve UniLM."""
+"""Replies for the evaluation are written in batches, as one by one."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 
-from recipes.generation import make_seq2seq_model, replies
-from recipes.unilm import UniLM
+from recipes.generation import replies
 
 import pytest
 
 from suzoo.models._dialogue import DialogueLayout
 from tests.decoding.test_chat import LAYOUTS, TALK, tokenizer_of
-from tests.models.tiny import tiny, tiny_tokenizer
+from tests.models.tiny import tiny
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -25,10 +24,3 @@ def test_a_batch_writes_what_single_ones_do(layout):
     options = {"do_sample": False, "min_new_tokens": 4}
     batched, single = (replies(model, tokenizer, rules, dialogues, recipe, size, **options) for size in (3, 1))
     assert batched == single and any(batched)
-
-
-def test_a_tokenizer_without_token_types_is_refused_before_training():
-    recipe, tokenizer = UniLM(output_dir="", model="e5"), tiny_tokenizer()
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    with pytest.raises(ValueError, match="the tokenizer of e5 gives source and target no token types 0 and 1"):
-        make_seq2seq_model(recipe, tokenizer, {})

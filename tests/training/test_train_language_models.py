@@ -21,12 +21,14 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedTokenizerFast,
 )
 
-from suzoo.data import add_tokens
+from suzoo.data import add_tokens, train_unigram
 from suzoo.decoding import ChatSession
 from suzoo.distributed import rank
 from suzoo.models import DialoGPTForCausalLM, TTAForMaskedLM, UniLMForCausalLM
@@ -113,6 +115,18 @@ def test_titles_and_their_model(tmp_path, monkeypatch, capsys):
     model = UniLMForCausalLM.from_pretrained(folder)
     both = model.generate_texts(["北京的一家公司招人", "上海"], max_new_tokens=5)
     assert both == [model.generate_texts([text], max_new_tokens=5)[0] for text in ("北京的一家公司招人", "上海")]
+
+
+def test_titles_from_an_encoder_whose_tokenizer_gives_no_token_types(tmp_path, monkeypatch, capsys):
+    base, folder = tmp_path / "base", tmp_path / "run"
+    tokenizer = train_unigram(["北京的一家公司招人", "上海今天天气很好"] * 20, vocab_size=40)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(base)
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    BertForMaskedLM(BertConfig(vocab_size=40, **shape)).save_pretrained(base)
+    run(monkeypatch, train_unilm, "quickstart", "--model", base, "--output-dir", folder, *TINY)
+    assert f"verified: {folder}" in capsys.readouterr().out
+    assert AutoTokenizer.from_pretrained(folder)("北京", "上海")["token_type_ids"].count(1) > 1
 
 
 def test_titles_are_trained_on_their_own_score(tmp_path, monkeypatch, unpublished):

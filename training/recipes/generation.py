@@ -122,15 +122,7 @@ def make_seq2seq_model(recipe: Training, tokenizer: Any, fields: dict[str, Any],
 
     Args:
         fields: of the configuration of a model from scratch. generation: of the generation config.
-
-    Raises:
-        ValueError: the tokenizer gives a pair no token types.
     """
-    if set(tokenizer("a", text_pair="b").get("token_type_ids", ())) != {0, 1}:
-        raise ValueError(
-            f"the tokenizer of {recipe.model or recipe.vocabulary} gives source and target no token types 0 and 1, by "
-            "which UniLM tells them apart: start from a model with BERT's tokenizer"
-        )
     ids: dict[str, Any] = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
     if recipe.model:
         model = UniLMForCausalLM.from_pretrained(recipe.model, dtype=recipe.weights_dtype)

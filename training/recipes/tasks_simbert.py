@@ -33,6 +33,7 @@ from suzoo.data import (
     read_queries,
     read_ranked,
     seq2seq_example,
+    seq2seq_tokenizer,
     tokenize_rows,
     tokenizer_key,
     unilm_batch,
@@ -89,7 +90,7 @@ class SimBERT:
 
         # Model
         texts = (text for row, place in examples.pairs() for text in texts_of_pair(self.train[row], place))
-        tokenizer = choose_tokenizer(recipe, texts, needs=("cls", "sep", "pad"))
+        tokenizer = seq2seq_tokenizer(choose_tokenizer(recipe, texts, needs=("cls", "sep", "pad")))
         model = make_seq2seq_model(recipe, tokenizer, {}, max_new_tokens=recipe.max_length)
         if not model.config.has_stock_layers:
             raise ValueError(f"{recipe.model} has no stock layers, so that no library would open it as an encoder")
