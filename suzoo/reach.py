@@ -1,9 +1,48 @@
-"""Names that may be folders or of the Hub: a mistyped folder should not wait for a network that is not there."""
+"""Names that may be files, folders or of the Hub: a mistyped one should wait for no network and no library."""
 
 from __future__ import annotations
 
+import difflib
+import glob
+import re
 import time
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")  # of files of data, each also with .gz
+HUB_DATASET = r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?"
+
+
+def is_url(name: str | Path) -> bool:
+    return isinstance(name, str) and "://" in name
+
+
+def without_query(name: str) -> str:
+    return name.partition("?")[0] if is_url(name) else name
+
+
+def format_of(name: str) -> str:
+    """The suffix that says how a file of data is read, .gz aside; empty if we cannot read it."""
+    path = PurePosixPath(without_query(name).lower())
+    suffix = PurePosixPath(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    return suffix if suffix in SUFFIXES else ""
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` or nothing; for the middle of an error message."""
+    found = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.7)
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def why_no_data(source: str | Path) -> str | None:
+    """Why a source of data cannot be read: it is nothing on this machine, and no name that the Hub could have."""
+    path = Path(source).expanduser()
+    if is_url(source) or str(source).startswith("embedded:") or glob.has_magic(str(source)):
+        return None
+    if path.is_file() or path.is_dir() or (not format_of(path.name) and re.fullmatch(HUB_DATASET, str(source))):
+        return None
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    return f"there is no file or folder {source}{nearest(path.name, siblings)}"
 
 
 def check_folder_or_hub(name: str) -> None:

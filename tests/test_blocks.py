@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -27,10 +28,11 @@ from huggingface_hub import constants
 from suzoo import terminal
 from suzoo.cli import main
 from suzoo.data.embedded import load
+from suzoo.hub.golden import check_all_with_suzoo
 from suzoo.models import CoSENTModel
 from tests.demo.folders import make_classifier
 from tests.hub.conftest import as_user  # noqa: F401  fixture
-from tests.hub.folders import finish_language_run, finish_run, make_cross_encoder, make_language_model
+from tests.hub.folders import RUN, finish_language_run, finish_run, make_cross_encoder, make_language_model
 from tests.hub.server import LoopbackHub
 from tests.optimizers.test_docs import PAGES as OPTIMIZERS
 from tests.pages import ROOT, blocks
@@ -149,6 +151,7 @@ def given(tmp_path_factory) -> Path:
         finish_run(CoSENTModel(config, pooling="mean").eval(), folder / "out" / name)
     finish_run(make_cross_encoder(), folder / "out/cross-finetune")
     make_classifier(folder / "out/classifier")
+    (folder / "out/classifier/run.json").write_text(json.dumps(RUN))
     kinds = {"dialogpt-history": "dialogue", "dialogpt-backward": "dialogue", "dialogpt": "dialogue"}
     for name, kind in {**kinds, "unilm": "unilm", "tta": "tta"}.items():
         finish_language_run(kind, folder / "out" / name)
@@ -174,7 +177,12 @@ class Walk:
         self.made: set[str] = set()
 
     def run(self, command: str) -> None:
-        command = with_stand_ins(command)
+        """Prints the seconds it took, for `pytest -rP`."""
+        start = time.perf_counter()
+        self.start(with_stand_ins(command))
+        print(f"{time.perf_counter() - start:7.1f} s  {command}", file=sys.stderr)
+
+    def start(self, command: str) -> None:
         words = shlex.split(command)
         if words[:2] == ["suzoo", "demo"] or words[-1].endswith("app.py"):
             self.serve(words)
@@ -194,6 +202,7 @@ class Walk:
             words = smaller(words)
             AcceleratorState._reset_state(reset_partial_state=True)
         self.monkeypatch.setattr(sys, "argv", words)
+        self.monkeypatch.setattr(sys, "stdin", io.StringIO("你好\n" if words[1] == "chat" else ""))
         self.monkeypatch.setattr(terminal, "called_as", None)
         try:
             status = main(words[1:])
@@ -251,6 +260,11 @@ def smaller(words: list[str]) -> list[str]:
     if "--stream" in words:  # which has no number of rows
         del small[2:4]
     return [*words, *small, *again]
+
+
+def opened_here(program: list[str], folder, *_, **options) -> tuple[dict, str]:
+    """For `run_apart` of suzoo's own class, which would import torch anew, too."""
+    return {door.name: door for door in check_all_with_suzoo(folder, program[2:])}, ""
 
 
 def programs(folder: Path, **named: str) -> str:
@@ -315,8 +329,8 @@ def test_the_commands_of_a_page_run(page, given, tmp_path, monkeypatch, request,
     environment["PET_MASTER_PORT"] = str(free_port())  # of torchrun
     # the doors of a run open in processes that import torch anew, and are tested elsewhere
     monkeypatch.setattr("suzoo.hub.check.verify", lambda folder, **options: [])
+    monkeypatch.setattr("suzoo.hub.check.run_apart", opened_here)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sys, "stdin", io.StringIO())
     walk = Walk(folder, monkeypatch, environment)
     stand_ins_of(page, folder, request, walk)
     for name, rows in FILES.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,11 +53,42 @@ SCRIPTS = [
 ]
 
 
+LARGE = {"torch", "transformers", "accelerate", "datasets", "tokenizers", "pandas"}
+
+
+def imported(stderr: str) -> set[str]:
+    """Packages, by what `python -X importtime` writes."""
+    found = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in stderr.splitlines() if "|" in line}
+    assert "argparse" in found
+    return found
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_help_waits_for_no_large_library(script):
     command = [sys.executable, "-X", "importtime", str(script), "--help"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert "--" in run.stdout
-    imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in run.stderr.splitlines() if "|" in line}
-    assert "argparse" in imported
-    assert not {"torch", "transformers", "accelerate", "datasets", "tokenizers", "pandas"} & imported
+    assert not LARGE & imported(run.stderr)
+
+
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        (("cosent", "quickstart", "--data", "pairs.tsw.jsonl"), "there is no file or folder pairs.tsw.jsonl"),
+        (("cosent", "quickstart", "--data", "pairs.jsonl"), "--data pairs.jsonl is one file: give the file of the dev"),
+        (("cosent", "finetune", "--model", "./out/bert"), "--model: there is no folder ./out/bert"),
+        (("unilm", "quickstart", "--lr", "-1"), "--lr must be above 0, not -1.0"),
+        (("distill", "finetune"), "whose vectors shall the student learn? Give a trained encoder by --teacher"),
+    ],
+)
+@pytest.mark.parametrize("way", ["script", "command", "launched"])
+def test_a_mistake_waits_for_no_large_library(tmp_path, way, flags, told):
+    (tmp_path / "pairs.jsonl").write_text("{}\n")
+    begin = [sys.executable, "-X", "importtime"]
+    begin += [str(ROOT / f"training/train_{flags[0]}.py")] if way == "script" else ["-m", "suzoo", "train"]
+    begin += {"script": [], "command": [flags[0]], "launched": ["--config", "ddp_cpu", flags[0]]}[way]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run([*begin, *flags[1:]], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert run.returncode == 2 and told in run.stderr, run.stderr
+    assert not LARGE & imported(run.stderr)
+    assert not (tmp_path / "out").exists()

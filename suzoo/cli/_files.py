@@ -36,8 +36,8 @@ def iterate_rows(name: str, empty_lines: bool = False) -> Iterator[tuple[str, di
 def iterate_texts(name: str, column: str | None) -> Iterator[str]:
     """Texts of a .txt file or stdin (a line each), or of one column of a table. Empty lines and cells are texts too:
     line n is always row n."""
-    from suzoo.data._files import format_of
     from suzoo.data._values import text_of
+    from suzoo.reach import format_of
 
     if column is not None and (name == "-" or format_of(name) == ".txt"):
         raise ValueError("--column is for tables; a text file has one text per line")

@@ -47,6 +47,12 @@ def train(options: argparse.Namespace) -> int:
     folder = carried_folder("training")
     if options.num_processes and not options.config:
         raise ValueError("--num-processes needs --config, such as --config ddp")
+    scripts_on_path()
+    terminal.called_as = ["suzoo", "train", options.script]
+    sys.argv = [" ".join(terminal.called_as), *options.arguments]
+    if not {"-q", "--quiet"}.isdisjoint(options.arguments):
+        terminal.be_quiet()
+    importlib.import_module("recipes.command_line").look_ahead(options.script)
     if options.config:
         config = folder / "accelerate" / f"{options.config}.yaml"
         config = config if config.exists() else Path(options.config)
@@ -55,14 +61,5 @@ def train(options: argparse.Namespace) -> int:
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
         launch += ["--num_processes", str(options.num_processes)] if options.num_processes else []
         os.execv(sys.executable, [*launch, "-m", "suzoo", "train", options.script, *options.arguments])
-    scripts_on_path()
-    terminal.called_as = ["suzoo", "train", options.script]
-    sys.argv = [" ".join(terminal.called_as), *options.arguments]
-    if not {"-q", "--quiet"}.isdisjoint(options.arguments):
-        terminal.be_quiet()
-    asked_for_help = not {"-h", "--help"}.isdisjoint(options.arguments)
-    if asked_for_help and (folder / "recipes" / f"{options.script}.py").exists():
-        parse = importlib.import_module("recipes.command_line").parse  # without torch, at once
-        parse(importlib.import_module(f"recipes.{options.script}").RECIPES, f"Train by train_{options.script}.py.")
     runpy.run_path(str(folder / f"train_{options.script}.py"), run_name="__main__")
     return 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from suzoo.data._errors import DataError, nearest
+from suzoo.data._errors import DataError
+from suzoo.reach import nearest
 
 Columns = Mapping[str, str] | Sequence[str] | None
 # field -> the names by which it goes, as `canonical` writes them

@@ -16,13 +16,13 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from suzoo.data._columns import Odd
 from suzoo.data._errors import DataError
+from suzoo.reach import format_of, is_url, without_query
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
 # No text is so long, and a .gz of a megabyte may hold a line of a gigabyte. A csv row may span lines: it counts as one.
 MAX_LINE_BYTES = 1 << 24
 # of what is read at once; a small block comes first, which tells the columns
@@ -52,7 +52,7 @@ class File:
 
     @property
     def is_gzip(self) -> bool:
-        return _base(self.name).lower().endswith(".gz")
+        return without_query(self.name).lower().endswith(".gz")
 
     @property
     def format(self) -> str:
@@ -75,21 +75,6 @@ class File:
 
 
 STDIN = File("stdin")
-
-
-def is_url(name: str | Path) -> bool:
-    return isinstance(name, str) and "://" in name
-
-
-def _base(name: str) -> str:
-    """The name without the query of a URL."""
-    return name.partition("?")[0] if is_url(name) else name
-
-
-def format_of(name: str) -> str:
-    path = PurePosixPath(_base(name).lower())
-    suffix = PurePosixPath(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    return suffix if suffix in SUFFIXES else ""
 
 
 def _download(url: str) -> Path:

@@ -18,7 +18,8 @@ from itertools import chain
 
 from suzoo.data._columns import Block, BlockColumns, Located, Odd, columns_of
 from suzoo.data._errors import DataError
-from suzoo.data._files import MAX_LINE_BYTES, SUFFIXES, File, Lines, encoding_advice, line_blocks, lines_of, opened
+from suzoo.data._files import MAX_LINE_BYTES, File, Lines, encoding_advice, line_blocks, lines_of, opened
+from suzoo.reach import SUFFIXES
 
 logger = logging.getLogger(__name__)
 MAX_ROW_LINES = 1 << 17  # of csv; all are kept until its end, to be read again if it has none

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from suzoo.data._errors import DataError
-from suzoo.data._files import SUFFIXES
+from suzoo.reach import SUFFIXES
 
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _SPARK = re.compile(rf"(?P<stem>part)-(?:[mr]-)?(?P<index>\d+)(?:-{_UUID})?(?:[-_]c(?P<piece>\d+))?(?:\.\w+)?")

@@ -13,12 +13,12 @@ from typing import Any
 
 from suzoo.data import embedded
 from suzoo.data._columns import Block, BlockColumns, Located
-from suzoo.data._errors import DataError, nearest
-from suzoo.data._files import SUFFIXES, File, format_of, is_url
+from suzoo.data._errors import DataError
+from suzoo.data._files import File
 from suzoo.data._formats import file_blocks, numbered, rows_of_blocks
 from suzoo.data._shards import bare, base, shard_of, whole_set
 from suzoo.data._values import NLI_CLASSES
-from suzoo.reach import why_unreachable
+from suzoo.reach import SUFFIXES, format_of, is_url, nearest, why_no_data, why_unreachable
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -26,7 +26,6 @@ SPLIT_NAMES = {
     "test": ("test",),
 }
 HUB_ROWS = 4096  # that are read at once
-HUB_NAME = r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?"
 
 
 @dataclass(frozen=True)
@@ -84,10 +83,8 @@ def files_of(source: str | Path, split: str | None) -> list[str] | None:
         return _whole_sets(found, str(source))
     if is_url(name):
         raise DataError(f"there is no folder {name}, and no file of a known format: {', '.join(SUFFIXES)}")
-    if format_of(name) or not re.fullmatch(HUB_NAME, str(source)):
-        path = Path(name)
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"there is no file or folder {source}{nearest(path.name, siblings)}")
+    if reason := why_no_data(source):
+        raise DataError(reason)
     return None
 
 

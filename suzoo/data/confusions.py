@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from suzoo.data._errors import DataError
-from suzoo.data._files import File, format_of, lines_of
+from suzoo.data._files import File, lines_of
 from suzoo.data._formats import json_object
+from suzoo.reach import format_of
 
 
 def read_confusions(*paths: str | Path) -> dict[str, list[str]]:

@@ -1,16 +1,16 @@
 """Recipes: which model, data and numbers a script trains with, as flags; and the frame that all scripts share.
 
-Scripts import this package before torch (pyproject.toml sorts it so). Then `--help` need not wait for torch, and its
-threads wait for each other without holding a core. With one core less than there are threads, those that spin keep the
-one that computes from running. Beside a busy process on two cores a step took three times as long.
+Scripts import this package before torch (pyproject.toml sorts it so). Then `--help` and mistakes need not wait for
+torch, and its threads wait for each other without holding a core. With one core less than there are threads, those that
+spin keep the one that computes from running. Beside a busy process on two cores a step took three times as long.
 """
 
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
 
-from suzoo.terminal import be_quiet
+from suzoo.chinese import local
+from suzoo.terminal import be_quiet, is_mistake, prepare_streams, sentence
 
 
 def _interrupted(kind, error, traceback) -> None:
@@ -29,8 +29,13 @@ _script = Path(sys.argv[0])
 if _script.stem.startswith("train_") and _script.resolve().parent == Path(__file__).resolve().parents[1]:
     if {"-q", "--quiet"} & set(sys.argv[1:]):
         be_quiet()
-    _recipes = Path(__file__).parent / f"{_script.stem.removeprefix('train_')}.py"
-    if {"-h", "--help"} & set(sys.argv[1:]) and _recipes.exists():
-        from recipes.command_line import parse
+    from recipes.command_line import look_ahead
 
-        parse(import_module(f"recipes.{_recipes.stem}").RECIPES, f"Train with {_script.name}.")
+    try:
+        look_ahead(_script.stem.removeprefix("train_"))
+    except Exception as error:
+        if os.environ.get("SUZOO_TRACEBACK") == "1" or not is_mistake(error):
+            raise
+        prepare_streams(escape=True)
+        print(f"error: {local(sentence(error))}", file=sys.stderr)
+        sys.exit(2)

@@ -8,14 +8,17 @@ import functools
 import inspect
 import itertools
 import json
+import os
 import sys
 import textwrap
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from recipes.settings import settings_of
+from recipes.names import check_names
+from recipes.settings import check_ranges, settings_of
 
 import tyro
 
@@ -43,6 +46,26 @@ def parse(recipes: Mapping[str, Callable[[], Recipe]], description: str | None) 
         for field in dataclasses.fields(group)
     }
     return type(next(iter(made.values())))(**values)
+
+
+def look_ahead(script: str) -> None:
+    """Answers --help, and refuses flags and names that are wrong, before torch is loaded, which takes seconds.
+
+    One of several processes answers --help only: they tell each other what is wrong, in `run_script`.
+
+    Args:
+        script: its name without `train_`, which its recipes have, too, if there are any.
+
+    Raises:
+        ValueError: what `frame.begin` refuses, too, as far as it needs no library to see it.
+    """
+    is_one_of_several = os.environ.get("WORLD_SIZE", "1") != "1" and not {"-h", "--help"} & set(sys.argv[1:])
+    if is_one_of_several or not (Path(__file__).parent / f"{script}.py").exists():
+        return
+    recipe: Any = parse(import_module(f"recipes.{script}").RECIPES, f"Train by train_{script}.py.")
+    check_ranges(recipe)
+    recipe.check()
+    check_names(recipe)
 
 
 def _without(arguments: Sequence[str], name: str) -> tuple[list[str], str | None]:

@@ -21,7 +21,8 @@ from typing import Any
 
 from recipes.base import Training
 from recipes.choices import choose_optimizer
-from recipes.settings import changeable, check_ranges, flag, shown
+from recipes.names import check_names
+from recipes.settings import changeable, check_ranges, shown
 
 import torch
 from accelerate import Accelerator
@@ -49,11 +50,8 @@ from suzoo.models import CoSENTCrossEncoder, CoSENTModel
 from suzoo.models._dropout import replace_dropout
 from suzoo.models._file_modes import share_weights
 from suzoo.optimizers import get_schedule
-from suzoo.reach import check_folder_or_hub
 
 logger = logging.getLogger(__name__)
-
-QUICKSTART = "out/quickstart"  # the encoder of train_cosent.py quickstart, from which other quickstarts begin
 
 
 def begin(recipe: Training) -> tuple[Accelerator, RunFolder]:
@@ -123,29 +121,14 @@ def check_launch() -> None:
 
 
 def check_files(recipe: Training) -> None:
-    """Refuse weights that are not there or damaged, and an --overwrite that would delete what the run reads."""
-    for name in ("model", "vocabulary", "teacher"):
-        path = getattr(recipe, name, None)
-        if path == QUICKSTART and not os.path.isdir(path):
-            raise ValueError(f"train {path} first (train_cosent.py quickstart), or name another one with {flag(name)}")
-        if path:
-            try:
-                check_folder_or_hub(path)
-            except ValueError as error:
-                raise ValueError(f"{flag(name)}: {error}") from None
+    """Refuse names of nothing, weights that are damaged, and an --overwrite that would delete what the run reads."""
+    check_names(recipe)
     for path in Path(recipe.model).glob("*.safetensors") if recipe.model else ():
         try:
             safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is no whole weights file ({error}): save or download it again") from error
     check_pickled(Path(recipe.model or "-"))
-    emptied = Path(recipe.output_dir).resolve()
-    for name in ("model", "vocabulary", "teacher", "data", "dev", "ranked", "also", "also_dev", "typos"):
-        given = getattr(recipe, name, None) or ()
-        for path in (given,) if isinstance(given, str) else given:
-            if not (recipe.overwrite and os.path.exists(path) and Path(path).resolve().is_relative_to(emptied)):
-                continue
-            raise ValueError(f"--overwrite would delete {path}, which {flag(name)} names: choose another --output-dir")
 
 
 def check_pickled(folder: Path) -> None:

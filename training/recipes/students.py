@@ -38,8 +38,7 @@ SAMPLE = 1024  # texts by which a narrower student is chosen
 
 def load_teacher(recipe: Distillation, accelerator: Accelerator) -> CoSENTModel:
     """The encoder of --teacher, which learns nothing."""
-    if recipe.teacher is None:
-        raise ValueError("whose vectors shall the student learn? Give a trained encoder by --teacher")
+    assert recipe.teacher is not None  # `check_names`
     teacher = CoSENTModel.from_pretrained(recipe.teacher, trust_remote_code=recipe.trust_remote_code)
     teacher.tokenizer = load_tokenizer(recipe.teacher, trust_remote_code=recipe.trust_remote_code)
     return teacher.to(accelerator.device).eval().requires_grad_(False)

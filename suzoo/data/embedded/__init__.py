@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
-from suzoo.data._errors import DataError, nearest
+from suzoo.data._errors import DataError
 from suzoo.data.embedded._classes import classes
 from suzoo.data.embedded._dialogues import dialogues
 from suzoo.data.embedded._pairs import pairs
 from suzoo.data.embedded._sentences import confusions, sentences, typos
 from suzoo.data.embedded._titles import titles
 from suzoo.data.tokenizer import train_wordpiece
+from suzoo.reach import nearest
 
 if TYPE_CHECKING:
     from transformers import BertTokenizer
