@@ -167,3 +167,9 @@ def test_a_bar_moves_on_a_few_hundred_texts():
         sizes.clear()
         _chunks.run_in_chunks(options, None, lambda num_rows=num_rows: range(num_rows), compute, chunk=512, batch=32)
         assert sizes == expected
+    for weight, expected in ((10, [13] * 3 + [1]), (500, [5] * 8), (0, [40])):  # as documents of a query
+        sizes.clear()
+        _chunks.run_in_chunks(
+            options, None, lambda: range(40), compute, chunk=4096, batch=128, weight=lambda _, weight=weight: weight
+        )
+        assert sizes == expected

@@ -108,8 +108,8 @@ def run_in_chunks(
     compute: Callable[[list[T]], tuple[bytes, dict[str, float]]],
     *,
     chunk: int,
+    batch: int,
     weight: Callable[[T], int] = lambda row: 1,
-    batch: int | None = None,
     header: bytes = b"",
     complete: Callable[[Path, int], None] = lambda path, num_rows: None,
 ) -> tuple[int, Counter]:
@@ -118,11 +118,11 @@ def run_in_chunks(
     A file is read once before the work, so that a bad row near its end does not cost hours; stdin can't be.
 
     Args:
-        options: of the command line; `input` names what `rows` reads.
+        options: of the command line; `input` names what `rows` reads, None is one row, which has no bar here.
         rows: a new iterator at every call.
         compute: rows -> bytes to write, and numbers to add up.
         chunk: of rows, or of their `weight` together.
-        batch: rows that are computed at once; a file of few is then cut into ten chunks of whole batches, so that the
+        batch: what is computed at once, as `chunk`; a short file is cut into ten chunks of whole batches, so that the
             bar moves.
         header: what the file begins with.
         complete: see `Growing.finish`.
@@ -133,14 +133,21 @@ def run_in_chunks(
     is_stdin = source == "-"
     if options.resume and (path is None or is_stdin):
         raise ValueError("--resume is for an input file and an --output: stdin and stdout can't be gone back to")
-    num_rows = None if is_stdin else sum(1 for _ in rows())
-    if batch and num_rows:
-        chunk = min(chunk, math.ceil(num_rows / 10 / batch) * batch)
+    num_rows = whole = 0
+    for row in () if is_stdin else rows():
+        num_rows += 1
+        whole += weight(row)
+    if not is_stdin:
+        chunk = min(chunk, max(1, math.ceil(whole / 10 / batch)) * batch)
     output = Growing(path, header, _begun_with(options, source), options.resume) if path else None
     done, totals = (output.rows, output.totals) if output else (0, Counter())
     try:
         with tqdm(
-            total=num_rows, initial=done, desc=options.command, unit=" rows", disable=not sys.stderr.isatty()
+            total=None if is_stdin else num_rows,
+            initial=done,
+            desc=options.command,
+            unit=" rows",
+            disable=source is None or not sys.stderr.isatty(),
         ) as bar:
             for part in _chunks(islice(rows(), done, None), chunk, weight):
                 content, numbers = compute(part)

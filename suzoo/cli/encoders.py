@@ -15,6 +15,7 @@ from suzoo.cli._models import add_model_options, load_tokenizer, loading, on_dev
 
 EMBEDDING_FORMATS = (".npy", ".jsonl", ".parquet")
 CHUNK = 4096  # texts, or documents, that are computed and written together
+BATCH = 64  # the fewest, unless there are no more
 ROW_GROUP_CHUNKS = 16  # chunks in a row group of a parquet file
 
 
@@ -125,6 +126,7 @@ def encode(options: argparse.Namespace) -> int:
         lambda: iterate_texts(options.input, options.column),
         compute,
         chunk=CHUNK,
+        batch=BATCH,
         header=headers[path.suffix](),
         complete=complete,
     )
@@ -182,6 +184,7 @@ def rerank(options: argparse.Namespace) -> int:
         lambda: _queries(options),
         compute,
         chunk=CHUNK,
+        batch=BATCH,
         weight=lambda row: len(row["documents"]),
     )
     if not num_queries:

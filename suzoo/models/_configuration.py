@@ -106,7 +106,10 @@ class BackboneConfig(PreTrainedConfig):
                 )
             scores = self.attention_window is not None or self.log_n != "off"
             if scores or self.position_embedding_type not in ("absolute", "none"):
-                raise ValueError("linear attention has no scores: absolute or no positions, no window and no log n")
+                raise ValueError(
+                    f"linear attention has no scores: beside attention_type {self.attention_type!r} the positions are "
+                    "'absolute' or 'none' (--positions), and there is no window and no log_n"
+                )
         if self.log_n not in LOG_N:
             raise ValueError(f"log_n is one of {LOG_N}, not {self.log_n!r}")
         drawn = self.random_positions

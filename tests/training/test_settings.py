@@ -50,6 +50,13 @@ def test_every_number_has_a_range_and_every_recipe_is_in_it(stem):
 
 
 @pytest.mark.parametrize("stem", STEMS)
+def test_a_file_of_dev_data_has_no_split_and_embedded_data_have_one(stem):
+    for function in recipes_of(stem).values():
+        assert replace(function(), dev="dev.tsv").dev_data == ("dev.tsv", None)
+        assert replace(function(), dev="embedded:pairs_zh").dev_data == ("embedded:pairs_zh", "dev")
+
+
+@pytest.mark.parametrize("stem", STEMS)
 def test_what_a_flag_is_part_of_exists(stem):
     kind = type(next(iter(recipes_of(stem).values()))())
     names = {field.name for field in dataclasses.fields(kind)}

@@ -32,7 +32,7 @@ class Data:
     dev: str | None = None
     """Data to choose the best weights by; default is the dev split of --data."""
     dev_split: str | None = None
-    """Split of --dev."""
+    """Split of --dev; default is the dev split of embedded data, and all of a file."""
     columns: tuple[str, ...] = ()
     """Column names of the data, as in text1=sentence1 text2=sentence2 score=label."""
     skip_bad_rows: bool = False
@@ -55,7 +55,14 @@ class Data:
         for source in self.data if not self.dev else ():
             if os.path.isfile(source):
                 raise ValueError(f"--data {source} is one file: give the file of the dev data with --dev")
-        return (self.dev, self.dev_split) if self.dev else (self.data, self.dev_split or "dev")
+        if self.dev:
+            return self.dev, self.dev_split or own_split(self.dev)
+        return self.data, self.dev_split or "dev"
+
+
+def own_split(dev: str) -> str | None:
+    """The split of a source of dev data alone: only the embedded corpora have several under one name for sure."""
+    return "dev" if dev.startswith("embedded:") else None
 
 
 @dataclass(frozen=True, kw_only=True)

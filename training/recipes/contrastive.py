@@ -98,7 +98,6 @@ def simcse() -> Contrastive:
         data=("embedded:text_zh",),
         examples="texts",
         dev="embedded:pairs_zh",
-        dev_split="dev",
         lr=3e-5,
         epochs=1,
         batch_size=64,

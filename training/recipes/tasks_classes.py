@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+from recipes.base import own_split
 from recipes.choices import choose_prompt, choose_tokenizer, make_encoder
 from recipes.contrastive_data import check_one_class
 from recipes.frame import mixture_of, read, read_one
@@ -170,7 +171,7 @@ def read_classified(recipe: TwoTasks, provenance: dict) -> tuple[Sequence[Classi
     train, provenance["also"] = read_one(recipe, read_classes, recipe.also, recipe.also_split, **options)
     dev: Sequence[Classified] = []
     if recipe.also_dev:
-        split = recipe.also_dev_split or ("dev" if recipe.also_dev.startswith("embedded:") else None)
+        split = recipe.also_dev_split or own_split(recipe.also_dev)
         dev, provenance["also_dev"] = read_one(recipe, read_classes, recipe.also_dev, split, **options)
     check_one_class(chain(train, dev), "--also")
     classes = class_names(train, "--also")
