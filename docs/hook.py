@@ -44,3 +44,10 @@ def on_page_markdown(markdown, page, config, files):
     # every second part is a block of code, where `](` is no link
     parts = CODE.split(markdown)
     return "".join(part if number % 2 else LINK.sub(moved, part) for number, part in enumerate(parts))
+
+
+def on_post_page(output, page, config):
+    """Material's search dialog gets the name that screen readers say."""
+    return output.replace(
+        'data-md-component="search" role="dialog">', 'data-md-component="search" role="dialog" aria-label="Search">'
+    )

@@ -201,6 +201,9 @@ class Walk:
         """In this process, where torch is loaded already."""
         if words[1] == "examples":
             self.made.add(words[3])
+        for name in FILES.keys() & set(words):
+            if name not in self.made and not Path(name).exists():
+                self.example(FILES[name], name, "dev")
         if words[1] == "train":
             self.give_data(words)
             words = smaller(words)
@@ -339,9 +342,6 @@ def test_the_commands_of_a_page_run(page, given, tmp_path, monkeypatch, request,
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     walk = Walk(folder, monkeypatch, environment)
     stand_ins_of(page, folder, request, walk)
-    for name, rows in FILES.items():
-        if not any(re.match(rf"suzoo examples \S+ {name}", command) for command in commands(page)):
-            walk.example(rows, name, "dev")
     with LoopbackHub({"hf_owner": "owner", "hf_OWNER": "OWNER"}) as hub:
         as_user(hub, "hf_OWNER" if "OWNER" in (ROOT / page).read_text(encoding="utf-8") else "hf_owner")
         for block in blocks(page, "bash"):
