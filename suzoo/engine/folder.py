@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,8 @@ class RunFolder:
         called on every rank before `fit`, when data and model have been read.
 
         Args:
-            recipe, provenance: as for `finish`.
+            recipe, provenance: as for `finish`. A flag that the resumed run does not know, as its version did not have
+                it, counts as its default.
             changeable: names of fields that a resumed run may change, since they do not change what comes out.
 
         Raises:
@@ -128,11 +129,12 @@ class RunFolder:
         check_same_everywhere(
             {f"{name} data": {key: part.get(key) for key in ("rows", "sha256")} for name, part in now["data"].items()}
         )
-        together(lambda: self._begin(now) if self.disks.leads else None)
+        defaults = {field.name: field.default for field in fields(recipe) if field.default is not MISSING}
+        together(lambda: self._begin(now, json.loads(json.dumps(defaults))) if self.disks.leads else None)
         if accelerator.log_with:
             self._open_trackers(accelerator, flags)
 
-    def _begin(self, now: dict) -> None:
+    def _begin(self, now: dict, defaults: dict[str, Any]) -> None:
         if self._to_replace:
             self._set_aside()
             self._to_replace = False
@@ -142,10 +144,11 @@ class RunFolder:
             write_json(self.checkpoints / "began.json", {**now, "processes": world_size()})
         if then is None:
             return
+        flags = {**defaults, **then["flags"]}
         changed = [
-            f"--{name.replace('_', '-')} {then['flags'].get(name)}, not {value}"
+            f"--{name.replace('_', '-')} {flags.get(name)}, not {value}"
             for name, value in now["flags"].items()
-            if then["flags"].get(name) != value
+            if flags.get(name) != value
         ] or [f"other {name} data" for name in now["data"] if then["data"].get(name) != now["data"][name]]
         if changed:
             raise ValueError(

@@ -329,6 +329,11 @@ class Flags:
     output_dir: str = "run"
 
 
+@dataclass
+class FlagsOfNextVersion(Flags):
+    shapes: tuple[int, ...] = (2, 3)
+
+
 def test_a_resumed_run_is_the_one_that_began(tmp_path):
     def start(flags: Flags, rows: str) -> None:
         folder = RunFolder(tmp_path / "run", resume=True)
@@ -344,6 +349,9 @@ def test_a_resumed_run_is_the_one_that_began(tmp_path):
         start(Flags(lr=0.2, betas=(0.9, 0.9)), "a")
     with pytest.raises(ValueError, match="began with other train data"):
         start(Flags(), "b")
+    start(FlagsOfNextVersion(), "a")
+    with pytest.raises(ValueError, match=r"began with --shapes \[2, 3\], not \[2\]: resume it as it began"):
+        start(FlagsOfNextVersion(shapes=(2,)), "a")
 
 
 def test_a_run_refused_before_its_start_blocks_nothing(tmp_path):
