@@ -51,7 +51,7 @@ def main() -> None:
     # Model: ours on BERT's weights, or any causal language model as it is
     tokenizer = choose_tokenizer(recipe, (turn for dialogue in train for turn in dialogue))
     model, tokenizer, rules = make_chat_model(recipe, tokenizer)
-    tokenizer = finished_tokenizer(tokenizer, model)
+    tokenizer = finished_tokenizer(recipe, tokenizer, model)
     tokenizer = chat_tokenizer(tokenizer, rules)
     head = choose_head(recipe, model, rules.sep_id)
     check_belongs_together(recipe, model, tokenizer)

@@ -70,7 +70,7 @@ def main() -> None:
         model = TTAForMaskedLM(TTAConfig(**fields, **recipe.scratch_fields))
     else:
         model = BertForMaskedLM(BertConfig(**sizes(recipe, tokenizer), initializer_range=recipe.init_std))
-    tokenizer = finished_tokenizer(tokenizer, model)
+    tokenizer = finished_tokenizer(recipe, tokenizer, model)
     check_belongs_together(recipe, model, tokenizer)
     set_dropout(recipe, model)
     model.bert = configure(recipe, model.bert, tokenizer, model.get_output_embeddings())  # ty: ignore[invalid-assignment]

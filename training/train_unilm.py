@@ -53,7 +53,7 @@ def main() -> None:
     tokenizer = seq2seq_tokenizer(choose_tokenizer(recipe, texts, needs=("cls", "sep", "pad")))
     generation = {"max_new_tokens": recipe.max_target_length, "num_beams": recipe.num_beams}
     model = make_seq2seq_model(recipe, tokenizer, recipe.scratch_fields, **generation)
-    tokenizer = finished_tokenizer(tokenizer, model)
+    tokenizer = finished_tokenizer(recipe, tokenizer, model)
     head = choose_head(recipe, model, tokenizer.sep_token_id)
     check_belongs_together(recipe, model, tokenizer)
     set_dropout(recipe, model)

@@ -120,13 +120,15 @@ def test_titles_and_their_model(tmp_path, monkeypatch, capsys):
 def test_titles_from_an_encoder_whose_tokenizer_gives_no_token_types(tmp_path, monkeypatch, capsys):
     base, folder = tmp_path / "base", tmp_path / "run"
     tokenizer = train_unigram(["北京的一家公司招人", "上海今天天气很好"] * 20, vocab_size=40)
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.model_input_names, tokenizer.model_max_length = ["input_ids", "attention_mask"], 64
     tokenizer.save_pretrained(base)
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     BertForMaskedLM(BertConfig(vocab_size=40, **shape)).save_pretrained(base)
     run(monkeypatch, train_unilm, "quickstart", "--model", base, "--output-dir", folder, *TINY)
     assert f"verified: {folder}" in capsys.readouterr().out
-    assert AutoTokenizer.from_pretrained(folder)("北京", "上海")["token_type_ids"].count(1) > 1
+    opened = AutoTokenizer.from_pretrained(folder)
+    assert opened("北京", "上海")["token_type_ids"].count(1) > 1
+    assert opened.model_max_length == 128  # of the recipe, which is longer than the encoder's
 
 
 def test_titles_are_trained_on_their_own_score(tmp_path, monkeypatch, unpublished):

@@ -186,9 +186,11 @@ def dev_loss(module: nn.Module, batches: Sequence[dict[str, Tensor]], device: to
     return {"loss": loss_sum / count, "perplexity": math.exp(min(700.0, loss_sum / count))}
 
 
-def finished_tokenizer(tokenizer: PreTrainedTokenizerBase, model: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer to save: it cuts at the model's positions, and WordPiece writes Chinese without inner spaces."""
+def finished_tokenizer(recipe: Any, tokenizer: PreTrainedTokenizerBase, model: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer to save: it cuts where --model's does, behind --max-length, and at the model's positions. WordPiece
+    writes Chinese without inner spaces."""
+    length = max(tokenizer.model_max_length, recipe.max_length)  # encoders of short sentences cut early
     positions = getattr(model.config, "max_position_embeddings", None)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+    tokenizer.model_max_length = min(length, positions or length)
     is_wordpiece = tokenizer.is_fast and isinstance(tokenizer.backend_tokenizer.model, models.WordPiece)
     return without_inner_spaces(tokenizer) if is_wordpiece else tokenizer

@@ -97,7 +97,7 @@ class SimBERT:
         positions = model.config.max_position_embeddings
         if 2 * recipe.max_length > positions:
             raise ValueError(f"two texts of --max-length {recipe.max_length} are more than the {positions} positions")
-        self.tokenizer = finished_tokenizer(tokenizer, model)
+        self.tokenizer = finished_tokenizer(recipe, tokenizer, model)
         check_belongs_together(recipe, model, tokenizer)
         set_dropout(recipe, model)
         model.bert = configure(recipe, model.bert, tokenizer, model.get_output_embeddings())  # ty: ignore[invalid-assignment]
