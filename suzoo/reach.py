@@ -45,6 +45,11 @@ def why_no_data(source: str | Path) -> str | None:
     return f"there is no file or folder {source}{nearest(path.name, siblings)}"
 
 
+def not_empty(folder: str | Path) -> str:
+    """Of an output folder that holds a run."""
+    return f"{folder} is not empty: add --resume to continue, --overwrite to start anew"
+
+
 def check_folder_or_hub(name: str) -> None:
     """
     Raises:

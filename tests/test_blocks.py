@@ -20,6 +20,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from accelerate.state import AcceleratorState
@@ -98,7 +99,8 @@ CORPORA = {
     "unilm": {"": "titles_zh"},
     "tta": {"": "text_zh"},
 }
-FILES = {"documents.txt": "text_zh", "articles.txt": "titles_zh", "dev.tsv": PAIRS}  # of other commands
+FILES = {"documents.txt": "text_zh", "articles.txt": "titles_zh --rows 20", "dev.tsv": PAIRS}  # of other commands
+FEW = ["--rows", "400"]  # of an embedded corpus
 SMALL = ["--max-steps", "2", "--max-train-samples", "256", "--max-dev-samples", "16", "--cpu-threads", "1"]
 
 
@@ -162,6 +164,7 @@ def given(tmp_path_factory) -> Path:
     for name in ("hfl/chinese-macbert-base", "bert-base-chinese"):
         model, tokenizer = make_language_model("mlm")
         model.config.max_position_embeddings = tokenizer.model_max_length = 512  # as those of the Hub
+        model.config.num_hidden_layers = 4  # as many as a student of theirs shall have
         type(model)(model.config).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     tiny_base(folder / "intfloat/multilingual-e5-small")
@@ -175,6 +178,8 @@ class Walk:
     Args:
         environment: of programs other than suzoo, which runs in this process.
     """
+
+    launched: ClassVar[set[str]] = set()
 
     def __init__(self, folder: Path, monkeypatch, environment: dict[str, str]):
         self.folder, self.monkeypatch, self.environment = folder, monkeypatch, environment
@@ -201,6 +206,7 @@ class Walk:
         """In this process, where torch is loaded already."""
         if words[1] == "examples":
             self.made.add(words[3])
+            words = [*words, *(() if "--rows" in words else FEW)]
         for name in FILES.keys() & set(words):
             if name not in self.made and not Path(name).exists():
                 self.example(FILES[name], name, "dev")
@@ -227,11 +233,15 @@ class Walk:
 
     def example(self, rows: str, name: str, split: str) -> None:
         corpus, *options = rows.split()
-        assert main(["examples", corpus, name, "--split", split, "--overwrite", *options]) == 0
+        few = () if "--rows" in options else FEW
+        assert main(["examples", corpus, name, "--split", split, "--overwrite", *options, *few]) == 0
 
     def launch(self, words: list[str]) -> None:
         """Several processes: until they have found each other and their data, which is most of what a launcher can
-        spoil; what they train is tested elsewhere. On two machines, both."""
+        spoil; what they train is tested elsewhere. On two machines, both. Pages have such commands in common."""
+        command = re.sub(r"port \d+", "", shlex.join(words))
+        if command in self.launched:
+            return
         ranks = range(2 if "--machine_rank" in words else 1)
         words = [*words, *SMALL, "--preflight-only", *(() if "--output-dir" in words else ("--output-dir", "out/new"))]
         started = []
@@ -243,6 +253,7 @@ class Walk:
                 (folder / "training").symlink_to(ROOT / "training")
             started.append(subprocess.Popen(words, cwd=folder, env=self.environment))
         assert [process.wait(900) for process in started] == [0 for _ in ranks], words
+        self.launched.add(command)
 
     def serve(self, words: list[str]) -> None:
         """A page that answers, until Ctrl-C."""

@@ -19,6 +19,7 @@ from suzoo.engine import lock
 from suzoo.engine.checkpoint import is_whole, read_manifest, sound_files
 from suzoo.engine.disks import Disks
 from suzoo.engine.record import draw_curves, format_scores, write_json, write_record
+from suzoo.reach import not_empty
 
 logger = logging.getLogger(__name__)
 OURS = re.compile(r"(step|best)-\d{8}")  # what is written into checkpoints/, and so may be deleted there
@@ -75,7 +76,7 @@ class RunFolder:
             lock.hold(self.path)
         if self._contents() and not self._resume:
             if not overwrite:
-                raise ValueError(f"{self.shown} is not empty: add --resume to continue, --overwrite to start anew")
+                raise ValueError(not_empty(self.shown))
             if not (self.path / "run.json").exists() and not self.checkpoints.exists():
                 raise ValueError(f"{self.shown} holds no run of ours: --overwrite will not empty it")
             self._to_replace = True

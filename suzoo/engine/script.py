@@ -49,7 +49,8 @@ def run_script(main: Callable[[], None]) -> None:
     """
     end_with_launcher()
     prepare_streams(escape=True)  # an ASCII terminal shows Chinese as escapes
-    logging.basicConfig(level=logging.WARNING if is_quiet() else logging.INFO, format="%(message)s")
+    is_second = os.environ.get("LOCAL_RANK", "0") != "0"  # of this machine: its notes are those of the first
+    logging.basicConfig(level=logging.WARNING if is_quiet() or is_second else logging.INFO, format="%(message)s")
     for noisy in ("httpx", "httpx2", "datasets", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -15,6 +15,7 @@ from suzoo.hub import questions
 from suzoo.hub import verify as v
 from suzoo.hub.golden import check_with_suzoo, write_golden
 from suzoo.hub.publish import publish
+from suzoo.models._tokenizer_files import save_tokenizer
 from tests.hub.folders import LANGUAGE_MODELS, METRICS, RUN, make_language_model, open_doors_here
 from tests.tiny import tiny_tokenizer
 
@@ -53,6 +54,18 @@ def test_every_door_is_promised_and_opens_with_suzoo(name, language_folders):
     if "new_tokens" in promise:
         assert max(promise["new_tokens"]) == questions.MAX_NEW_TOKENS and len(promise["inputs"]) >= 4
         assert isinstance(promise["inputs"][0], list) == (name in ("blog", "dialogue"))
+
+
+@pytest.mark.parametrize("name", ["dialogue", "unilm", "tta"])
+def test_linear_attention_verifies_though_it_refuses_packed_rows(name, tmp_path):
+    model, tokenizer = make_language_model(name)
+    config = type(model.config)(**(model.config.to_dict() | {"attention_type": "elu1"}))
+    model = type(model)(config).eval()
+    model.save_pretrained(tmp_path)
+    save_tokenizer(tokenizer, tmp_path)
+    write_golden(model, tokenizer, tmp_path)
+    door = check_with_suzoo(tmp_path)
+    assert door.status == "ok", door.note
 
 
 OPENED = ["blog", "dialogue", "unilm", "tta"]

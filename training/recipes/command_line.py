@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from recipes.names import check_names
+from recipes.names import check_names, check_output
 from recipes.settings import check_ranges, settings_of
 
 import tyro
@@ -66,6 +66,7 @@ def look_ahead(script: str) -> None:
     check_ranges(recipe)
     recipe.check()
     check_names(recipe)
+    check_output(recipe)
 
 
 def _without(arguments: Sequence[str], name: str) -> tuple[list[str], str | None]:

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import pickle
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ def begin(recipe: Training) -> tuple[Accelerator, RunFolder]:
         raise ValueError(f"--tracker {tracker} is not installed here: pip install {tracker}")
     if recipe.push_to:
         validate_repo_id(recipe.push_to)
+    # torch 2.13 warns of it, and has nothing yet that leaves the buffers alone from the start
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # or several CPU processes would not find each other
         mixed_precision=recipe.precision,

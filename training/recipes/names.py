@@ -12,7 +12,7 @@ from pathlib import Path
 from recipes.base import Training
 from recipes.settings import flag
 
-from suzoo.reach import check_folder_or_hub, why_no_data
+from suzoo.reach import check_folder_or_hub, not_empty, why_no_data
 
 QUICKSTART = "out/quickstart"  # the encoder of train_cosent.py quickstart, from which other quickstarts begin
 MODELS = ("model", "vocabulary", "teacher")
@@ -42,6 +42,15 @@ def check_names(recipe: Training) -> None:
     for name, path in _named(recipe, (*MODELS, *DATA)):
         if recipe.overwrite and os.path.exists(path) and Path(path).resolve().is_relative_to(emptied):
             raise ValueError(f"--overwrite would delete {path}, which {flag(name)} names: choose another --output-dir")
+
+
+def check_output(recipe: Training) -> None:
+    """
+    Raises:
+        ValueError: the output folder holds a finished run, and the flags say nothing of it.
+    """
+    if (Path(recipe.output_dir) / "run.json").exists() and not (recipe.overwrite or recipe.resume):
+        raise ValueError(not_empty(recipe.output_dir))
 
 
 def _named(recipe: Training, names: Sequence[str]) -> Iterator[tuple[str, str]]:

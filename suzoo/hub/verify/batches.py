@@ -27,7 +27,7 @@ def ask_in_batches(model, tokenizer, promise: dict, outputs: dict, *, own_code: 
         batch = _batch(tokenizer, promise, side, with_targets=True)
         found = _padded_logits(model, batch, place)
         expect_equal(f"a batch padded on the {side}", {"logits": found}, expected)
-    if own_code:
+    if own_code and getattr(model.config, "attention_type", "softmax") == "softmax":  # others refuse packed rows
         found = _packed_logits(model, batch, place)
         expect_equal("one row of packed inputs with position_ids that restart", {"logits": found}, expected)
     if "generated" in outputs:
