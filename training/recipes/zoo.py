@@ -283,7 +283,7 @@ MEMBERS = {
     "cosent-zh-mini": Member(
         about="Chinese sentence encoder, 4 layers of 256, 9,500 tokens: distilled from cosent-zh-small",
         command=_MINI,
-        minutes=45,
+        minutes=55,
         base="zoo:cosent-zh-small",
         base_licence="MIT",
         train=_PAIRS,
@@ -292,7 +292,7 @@ MEMBERS = {
     ),
     "gru-zh": Member(
         about="Chinese sentence encoder without attention, a GRU of 128 from each end: distilled from cosent-zh-small",
-        command=f"{_MINI} --encoder bigru --lr 3e-3",
+        command=f"{_MINI} --encoder bigru --lr 3e-3 --epochs 1",
         minutes=10,
         base="zoo:cosent-zh-small",
         base_licence="MIT",
