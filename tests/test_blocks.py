@@ -285,6 +285,15 @@ def opened_here(program: list[str], folder, *_, **options) -> tuple[dict, str]:
     return {door.name: door for door in check_all_with_suzoo(folder, program[2:])}, ""
 
 
+def within_the_text() -> list[str]:
+    """Training commands that pages name in a sentence or a table, where these are whole."""
+    texts = ((ROOT / page).read_text(encoding="utf-8") for page in ENGLISH)
+    text = "\n".join(re.sub(r"```.*?```", "", text, flags=re.DOTALL) for text in texts)
+    name, flag = "([a-z_]+)", r" --[\w-]+(?: [\w/.-]+)?"
+    found = re.findall(rf"`[\w /]*?(?:train_{name}\.py|suzoo train {name}) {name}((?:{flag})*)`", text)
+    return sorted({f"suzoo train {script or name} {recipe}{flags}" for script, name, recipe, flags in found})
+
+
 def programs(folder: Path, **named: str) -> str:
     """A folder of small shell programs, for PATH."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -336,11 +345,8 @@ def bucket(monkeypatch):
     server.stop()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "page", [page for page in ENGLISH if page != "README_zh.md" and any(map(is_run, commands(page)))]
-)
-def test_the_commands_of_a_page_run(page, given, tmp_path, monkeypatch, request, as_user):  # noqa: F811
+@pytest.fixture
+def walk(given, tmp_path, monkeypatch) -> Walk:
     folder = tmp_path / "page"
     shutil.copytree(given, folder, symlinks=True)
     monkeypatch.chdir(folder)
@@ -351,8 +357,24 @@ def test_the_commands_of_a_page_run(page, given, tmp_path, monkeypatch, request,
     monkeypatch.setattr("suzoo.hub.check.verify", lambda folder, **options: [])
     monkeypatch.setattr("suzoo.hub.check.run_apart", opened_here)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    walk = Walk(folder, monkeypatch, environment)
-    stand_ins_of(page, folder, request, walk)
+    return Walk(folder, monkeypatch, environment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", within_the_text())
+def test_a_training_command_within_the_text_is_taken(command, walk):
+    """With the data that it is for."""
+    given = " --teacher out/finetune" if " distill " in command else ""
+    given += " --data own.jsonl --dev own_dev.jsonl" if " finetune" in command else ""
+    walk.run(f"{command}{given} --preflight-only --output-dir out/new --max-length 64")  # what tiny models read
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [page for page in ENGLISH if page != "README_zh.md" and any(map(is_run, commands(page)))]
+)
+def test_the_commands_of_a_page_run(page, walk, request, as_user):  # noqa: F811
+    stand_ins_of(page, walk.folder, request, walk)
     with LoopbackHub({"hf_owner": "owner", "hf_OWNER": "OWNER"}) as hub:
         as_user(hub, "hf_OWNER" if "OWNER" in (ROOT / page).read_text(encoding="utf-8") else "hf_owner")
         for block in blocks(page, "bash"):

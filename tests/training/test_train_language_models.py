@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import json
 from pathlib import Path
 
-from recipes import frame, labelled
+from recipes import frame, labelled, tta
 from recipes.base import Training
-from recipes.choices import configure
+from recipes.choices import configure, sizes
 
 import pytest
 import torch
@@ -86,6 +87,13 @@ def test_every_way_of_training_learns_something(tmp_path, monkeypatch, unpublish
     assert len(found) == 3 and found[-1] < found[0]
     scores = json.loads((folder / "metrics.json").read_text())
     assert all(value == value for split in scores.values() for value in split.values())
+
+
+def test_a_model_from_scratch_has_as_many_positions_as_are_drawn():
+    drawn = dataclasses.replace(tta.quickstart(), random_positions=500)
+    assert sizes(drawn, tiny_tokenizer())["max_position_embeddings"] == 500
+    equal_mean = dataclasses.replace(tta.quickstart(), random_positions="equal_mean")
+    assert sizes(equal_mean, tiny_tokenizer()) == sizes(tta.quickstart(), tiny_tokenizer())
 
 
 def test_a_chat_model_that_opens_without_us(tmp_path, monkeypatch, capsys):

@@ -101,13 +101,14 @@ def sizes(recipe: Training, tokenizer) -> dict[str, Any]:
     """The fields of the small model from scratch, by BERT's names."""
     if recipe.hidden_size % 32:
         raise ValueError(f"--hidden-size {recipe.hidden_size} is not a multiple of 32, the size of an attention head")
+    drawn = getattr(recipe, "random_positions", None)
     return {
         "vocab_size": num_ids(tokenizer),
         "hidden_size": recipe.hidden_size,
         "num_hidden_layers": recipe.num_layers,
         "num_attention_heads": recipe.hidden_size // 32,
         "intermediate_size": 4 * recipe.hidden_size,
-        "max_position_embeddings": max(64, 2 * recipe.max_length),
+        "max_position_embeddings": max(64, 2 * recipe.max_length, drawn if isinstance(drawn, int) else 0),
         "pad_token_id": tokenizer.pad_token_id,
     }
 
