@@ -74,6 +74,7 @@ STAND_INS = {
     r"--num_processes 16": "--num_processes 2",
     r"--main_process_ip \S+": "--main_process_ip 127.0.0.1",
     r"--max-steps 100000": "",
+    r"--batch-size 2048 --micro-batches 64": "--batch-size 256 --micro-batches 8",
     r"(export-onnx) MODEL MODEL/": r"\1 out/finetune out/finetune/",
     r"(rerank) MODEL": r"\1 out/cross-finetune",
     r"(chat) MODEL": r"\1 out/dialogpt-history",
