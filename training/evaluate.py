@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from transformers import AutoConfig
 
-from suzoo.data import read_pairs
-from suzoo.engine import format_scores, run_script
-from suzoo.evaluation import pair_cosines, pair_metrics
-from suzoo.models import CoSENTCrossEncoder, CoSENTModel
-from suzoo.reach import check_folder_or_hub
+from suzoo.chinese import local
+from suzoo.reach import check_folder_or_hub, why_no_data
+from suzoo.terminal import is_mistake, prepare_streams, sentence
 
 
 @dataclass
@@ -31,25 +29,51 @@ class Options:
     """Use only this many rows of each, from the start."""
 
 
-def main() -> None:
+def main() -> int:
     options = tyro.cli(Options, description=__doc__)
-    trust = options.trust_remote_code
+    prepare_streams(escape=True)
+    try:
+        evaluate(options)
+    except Exception as error:
+        if not is_mistake(error):
+            raise
+        print(f"error: {local(sentence(error))}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def evaluate(options: Options) -> None:
+    """All data are read before the first are scored."""
     check_folder_or_hub(options.model)
-    architectures = AutoConfig.from_pretrained(options.model, trust_remote_code=trust).architectures or [""]
-    is_cross_encoder = architectures[0].endswith("ForSequenceClassification")
-    model = (CoSENTCrossEncoder if is_cross_encoder else CoSENTModel).from_pretrained(
-        options.model, trust_remote_code=trust
-    )
-    scores = {}
     for source in options.data:
-        pairs = read_pairs(source, split=options.split, columns=options.columns, max_rows=options.max_samples)
+        if reason := why_no_data(source):
+            raise ValueError(reason)
+
+    # what loads torch waits until the names are known to be right
+    from transformers import AutoConfig
+
+    from suzoo.data import read_pairs
+    from suzoo.engine import format_scores
+    from suzoo.evaluation import pair_cosines, pair_metrics
+    from suzoo.models import CoSENTCrossEncoder, CoSENTModel
+
+    reading = {"split": options.split, "columns": options.columns, "max_rows": options.max_samples}
+    data = {source: read_pairs(source, **reading) for source in options.data}
+    trust = {"trust_remote_code": options.trust_remote_code}
+    architectures = AutoConfig.from_pretrained(options.model, **trust).architectures or [""]
+    is_cross_encoder = architectures[0].endswith("ForSequenceClassification")
+    model = (CoSENTCrossEncoder if is_cross_encoder else CoSENTModel).from_pretrained(options.model, **trust)
+    names = [Path(source).name for source in data]
+    scores = {}
+    for source, pairs in data.items():
         if is_cross_encoder:
             values = model.predict([(pair.text1, pair.text2) for pair in pairs])
         else:
             values = pair_cosines(model.encode, pairs)
-        scores[Path(source).name] = pair_metrics(values, [pair.label for pair in pairs])
+        name = Path(source).name
+        scores[source if names.count(name) > 1 else name] = pair_metrics(values, [pair.label for pair in pairs])
     print(format_scores(scores))
 
 
 if __name__ == "__main__":
-    run_script(main)
+    sys.exit(main())
