@@ -72,10 +72,13 @@ def make(name: str, base: str, sources: Path, out: Path, flags: list[str]) -> in
     started, member, folder, data = time.time(), recipes().MEMBERS[name], out / name, out / f"{name}-data"
     zoo_data = recipes("zoo_data")
     zoo_data.prepare(member, sources, data)
-    arguments = [argument.format(base=base, data=data) for argument in member.command.split()]
-    print(f"{name}: {' '.join(arguments)}", file=sys.stderr)
-    if status := train([*arguments, *flags, "--output-dir", str(folder), "--resume"]):
-        return status
+    first = out / f"{name}-first"
+    trainings = [(member.first, [], first)] if member.first else []
+    for command, changed, place in [*trainings, (member.command, flags, folder)]:
+        arguments = [argument.format(base=base, data=data, first=first) for argument in command.split()]
+        print(f"{name}: {' '.join(arguments)}", file=sys.stderr)
+        if status := train([*arguments, *changed, "--output-dir", str(place), "--resume"]):
+            return status
     print(f"{name}: scoring", file=sys.stderr)
     kinds = {test: member.sources[part.source].kind for test, part in member.tests.items()}
     files = {test: (kind, data / zoo_data.test_name(test, kind)) for test, kind in kinds.items()}

@@ -25,6 +25,7 @@ from tests.training.scripts import run
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--max-steps", "2", "--evaluate-every", "2", "--cpu-threads", "1"]
+SMALL_STUDENT = ["--vocab-size", "60", "--hidden-size", "16"]
 
 
 # kind of a source -> the corpus that stands in for it, and its fields in the order of the source's columns
@@ -153,7 +154,7 @@ def trained_here(monkeypatch) -> list[str]:
     examples = [*SMALL, "--batch-size", "8"]
     tokens = [*SMALL, "--micro-batch-tokens", "512"]
     few = {name: examples for name in ("cosent", "cross_encoder", "classifier")}
-    few["distill"] = [*examples, "--vocab-size", "60", "--hidden-size", "16"]
+    few["distill"] = examples
     few["tta"] = [*tokens, "--max-scored", "2"]
     few |= {name: [*tokens, "--max-scored", "2"] for name in ("unilm", "dialogpt")}
 
@@ -162,7 +163,8 @@ def trained_here(monkeypatch) -> list[str]:
         started.append(name)
         script = importlib.import_module(f"train_{name}")
         own, given = arguments[: arguments.index("--output-dir")], arguments[arguments.index("--output-dir") :]
-        run(monkeypatch, script, *own, *few[name], *given)
+        is_cut = name == "distill" and "--model" not in own  # a second training has its student
+        run(monkeypatch, script, *own, *few[name], *(SMALL_STUDENT if is_cut else []), *given)
         return 0
 
     monkeypatch.setattr("suzoo.cli.zoo.train", in_this_process)
@@ -222,11 +224,13 @@ def test_one_command_makes_a_member_and_what_it_is_made_from(
     assert main(command) == 0
     told = capsys.readouterr()
     assert "to make: cosent-zh-small, cosent-zh-mini, about" in told.err and "verified: " in told.out
-    assert started == ["cosent", "distill"]
+    assert started == ["cosent", "distill", "distill"]
+    began = json.loads((out / "cosent-zh-mini/run.json").read_text(encoding="utf-8"))["recipe"]
+    assert began["model"] == str(out / "cosent-zh-mini-first")
     record = json.loads((out / "cosent-zh-mini/zoo.json").read_text(encoding="utf-8"))
     assert set(record["tests"]) == set(zoo.TESTS) and record["base"] == "zoo:cosent-zh-small"
     assert "PAWS-X zh" in (out / "cosent-zh-mini/README.md").read_text(encoding="utf-8")
-    assert main(command) == 0 and started == ["cosent", "distill"]  # nothing left to make
+    assert main(command) == 0 and len(started) == 3  # nothing left to make
     assert "to make: nothing" in capsys.readouterr().err
 
     spec = importlib.util.spec_from_file_location("push_zoo", ROOT / "hub_scripts/push_zoo.py")

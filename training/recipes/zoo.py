@@ -218,7 +218,8 @@ TESTS = {
 class Member:
     about: str
     command: str
-    """Arguments of `suzoo train`; {base} is what it starts from, {data} the folder of the prepared files."""
+    """Arguments of `suzoo train`; {base} is what it starts from, {data} the folder of the prepared files, {first} what
+    `first` has made."""
     minutes: int
     """On two quiet CPU cores, once what it is made from is there."""
     base: str
@@ -232,6 +233,8 @@ class Member:
     """For distillation: texts.txt has the texts of these rows, each once, and none of a dev or test row."""
     task: Literal["encoder", "reranker", "classifier", "masked", "titles", "dialogues"] = "encoder"
     """How it is scored: `recipes.zoo_scores`."""
+    first: str = ""
+    """A training before that of `command`, if there are two; its folder is the member's with `-first` behind it."""
 
     @property
     def sources(self) -> dict[str, Source]:
@@ -282,8 +285,9 @@ MEMBERS = {
     ),
     "cosent-zh-mini": Member(
         about="Chinese sentence encoder, 4 layers of 256, 9,500 tokens: distilled from cosent-zh-small",
-        command=_MINI,
-        minutes=55,
+        first=_MINI,
+        command=f"{_MINI} --model {{first}} --relation-scale 100 --lr 5e-4 --epochs 2",
+        minutes=65,
         base="zoo:cosent-zh-small",
         base_licence="MIT",
         train=_PAIRS,
