@@ -51,9 +51,9 @@ def test_ctrl_c_before_the_loop_is_one_word(capsys):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent ended")
 def test_a_script_ends_with_its_launcher(tmp_path):
     """`accelerate launch` with one process dies of SIGTERM and leaves its child; this one is told, too."""
-    child = "import signal, sys, time; from suzoo.engine import run_script\n"
-    child += "signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('told', flush=True)))\n"
-    child += "run_script(lambda: (print('ready', flush=True), time.sleep(120)))"
+    child = "import os, signal, sys, time; from suzoo.engine import run_script\n"
+    child += "signal.signal(signal.SIGTERM, lambda *_: sys.exit(os.write(1, b'told\\n')))\n"  # no print within a print
+    child += "run_script(lambda: (os.write(1, b'ready\\n'), time.sleep(120)))"
     launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     env = {name: value for name, value in os.environ.items() if name != "RANK"} | {"ACCELERATE_MIXED_PRECISION": "no"}
     parent = subprocess.Popen(
