@@ -57,12 +57,15 @@ def evaluate(options: Options) -> None:
     from suzoo.evaluation import pair_cosines, pair_metrics
     from suzoo.models import CoSENTCrossEncoder, CoSENTModel
 
-    reading = {"split": options.split, "columns": options.columns, "max_rows": options.max_samples}
-    data = {source: read_pairs(source, **reading) for source in options.data}
-    trust = {"trust_remote_code": options.trust_remote_code}
-    architectures = AutoConfig.from_pretrained(options.model, **trust).architectures or [""]
+    data = {
+        source: read_pairs(source, split=options.split, columns=options.columns, max_rows=options.max_samples)
+        for source in options.data
+    }
+    trust = options.trust_remote_code
+    architectures = AutoConfig.from_pretrained(options.model, trust_remote_code=trust).architectures or [""]
     is_cross_encoder = architectures[0].endswith("ForSequenceClassification")
-    model = (CoSENTCrossEncoder if is_cross_encoder else CoSENTModel).from_pretrained(options.model, **trust)
+    kind = CoSENTCrossEncoder if is_cross_encoder else CoSENTModel
+    model = kind.from_pretrained(options.model, trust_remote_code=trust)
     names = [Path(source).name for source in data]
     scores = {}
     for source, pairs in data.items():
