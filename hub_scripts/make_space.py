@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 import suzoo
-from suzoo.terminal import is_mistake, script_parser, sentence
+from suzoo.terminal import script_parser, tell
 
 PACKAGE = Path(suzoo.__file__).resolve().parent
 APP = '''"""A demo of trained models, made by suzoo's hub_scripts/make_space.py. On your machine: python app.py"""
@@ -61,10 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         write_space(options)
     except Exception as error:
-        if not is_mistake(error):
-            raise
-        print(f"{parser.prog}: {sentence(error)}", file=sys.stderr)
-        return 2
+        return tell(error, parser.prog)
     print(f"written to {options.output}; try it: python {options.output / 'app.py'}")
     print(f"publish it: hf upload OWNER/NAME {options.output} . --repo-type space")
     return 0

@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from suzoo.terminal import is_mistake, prog, script_parser, sentence
+from suzoo.terminal import is_mistake, prog, script_parser, sentence, tell
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,10 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return push_all(options)
     except Exception as error:
-        if not is_mistake(error):
-            raise
-        print(f"{parser.prog}: {sentence(error)}", file=sys.stderr)
-        return 2
+        return tell(error, parser.prog)
 
 
 def push_all(options: argparse.Namespace) -> int:

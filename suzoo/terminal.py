@@ -8,6 +8,8 @@ import os
 import pickle
 import sys
 
+from suzoo.chinese import local
+
 # what a user calls, where sys.argv[0] does not say it: runpy puts the script's path there
 called_as: list[str] | None = None
 
@@ -55,6 +57,17 @@ def is_mistake(error: BaseException) -> bool:
     from safetensors import SafetensorError
 
     return isinstance(error, SafetensorError)
+
+
+def tell(error: Exception, who: str = "error") -> int:
+    """Says a user's mistake in one sentence on stderr and returns the exit code, 2; to be called where it was caught.
+
+    All else is raised on, and mistakes, too, where the environment variable SUZOO_TRACEBACK asks for their traceback.
+    """
+    if os.environ.get("SUZOO_TRACEBACK") or not is_mistake(error):
+        raise error
+    print(f"{who}: {local(sentence(error))}", file=sys.stderr)
+    return 2
 
 
 def sentence(error: BaseException) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tyro
 
-from suzoo.chinese import local
 from suzoo.reach import check_folder_or_hub, why_no_data
-from suzoo.terminal import is_mistake, prepare_streams, sentence
+from suzoo.terminal import prepare_streams, tell
 
 
 @dataclass
@@ -31,25 +31,22 @@ class Options:
 
 def main() -> int:
     options = tyro.cli(Options, description=__doc__)
-    prepare_streams(escape=True)
     try:
-        evaluate(options)
-    except Exception as error:
-        if not is_mistake(error):
-            raise
-        print(f"error: {local(sentence(error))}", file=sys.stderr)
-        return 2
+        check_folder_or_hub(options.model)
+        for source in options.data:
+            if reason := why_no_data(source):
+                raise ValueError(reason)
+    except ValueError as error:
+        prepare_streams(escape=True)
+        return tell(error)
+    from suzoo.engine import run_script  # it loads torch, so the names are known to be right by then
+
+    run_script(partial(evaluate, options))
     return 0
 
 
 def evaluate(options: Options) -> None:
     """All data are read before the first are scored."""
-    check_folder_or_hub(options.model)
-    for source in options.data:
-        if reason := why_no_data(source):
-            raise ValueError(reason)
-
-    # what loads torch waits until the names are known to be right
     from transformers import AutoConfig
 
     from suzoo.data import read_pairs

@@ -28,7 +28,7 @@ from suzoo.cli import (
     vocabulary,
     zoo,
 )
-from suzoo.terminal import be_quiet, is_mistake, prepare_streams, sentence
+from suzoo.terminal import be_quiet, prepare_streams, tell
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,7 +83,4 @@ def main(arguments: list[str] | None = None) -> int:
         print(local("interrupted"), file=sys.stderr)
         return 130
     except Exception as error:
-        if os.environ.get("SUZOO_TRACEBACK") or not is_mistake(error):
-            raise
-        print(f"suzoo {options.command}: {local(sentence(error))}", file=sys.stderr)
-        return 2
+        return tell(error, f"suzoo {options.command}")

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 from suzoo.data._errors import DataError
 
 if TYPE_CHECKING:
+    from tokenizers.processors import TemplateProcessing
     from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+PAIR_INPUTS = ("input_ids", "token_type_ids", "attention_mask")  # of a tokenizer that tells the texts of a pair apart
 
 
 def train_wordpiece(
@@ -134,7 +136,7 @@ def _train_sentencepiece(texts: Iterable[str], *, vocab_size: int, lowercase: bo
 def _tokenizer_of(model: bytes, model_max_length: int) -> PreTrainedTokenizerFast:
     """The same tokenizer as a sentencepiece model, without sentencepiece."""
     from sentencepiece import sentencepiece_model_pb2
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # ty: ignore[missing-attribute]  (made at run time)
@@ -150,11 +152,7 @@ def _tokenizer_of(model: bytes, model_max_length: int) -> PreTrainedTokenizerFas
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     pad, unk, cls, sep, mask = SPECIAL_TOKENS
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{cls} $A {sep}",
-        pair=f"{cls} $A {sep} $B:1 {sep}:1",
-        special_tokens=[(token, SPECIAL_TOKENS.index(token)) for token in (cls, sep)],
-    )
+    tokenizer.post_processor = pair_layout(*((token, SPECIAL_TOKENS.index(token)) for token in (cls, sep)))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=pad,
@@ -163,5 +161,13 @@ def _tokenizer_of(model: bytes, model_max_length: int) -> PreTrainedTokenizerFas
         sep_token=sep,
         mask_token=mask,
         model_max_length=model_max_length,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        model_input_names=list(PAIR_INPUTS),
     )
+
+
+def pair_layout(cls: tuple[str, int], sep: tuple[str, int]) -> TemplateProcessing:
+    """BERT's: `[CLS] A [SEP] B [SEP]` with token types 0 and 1, from the tokens and their ids."""
+    from tokenizers.processors import TemplateProcessing
+
+    single = f"{cls[0]} $A {sep[0]}"
+    return TemplateProcessing(single=single, pair=f"{single} $B:1 {sep[0]}:1", special_tokens=[cls, sep])

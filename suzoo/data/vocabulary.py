@@ -14,11 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from suzoo.data._cut_vocabulary import cut_state, needed_tokens, table_of
+from suzoo.data.tokenizer import PAIR_INPUTS, pair_layout
 from suzoo.models._dialogue import DialogueLayout, chat_template
 
 # characters that stand without spaces: Chinese and Japanese, and punctuation that only they have
@@ -90,13 +91,9 @@ def seq2seq_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
     if not tokenizer.is_fast:
         raise ValueError("seq2seq_tokenizer needs a fast tokenizer, one with a tokenizer.json")
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{tokenizer.cls_token} $A {tokenizer.sep_token}",
-        pair=f"{tokenizer.cls_token} $A {tokenizer.sep_token} $B:1 {tokenizer.sep_token}:1",
-        special_tokens=[(tokenizer.cls_token, cls), (tokenizer.sep_token, sep)],
-    )
+    backend.post_processor = pair_layout((tokenizer.cls_token, cls), (tokenizer.sep_token, sep))
     typed = _with_backend(tokenizer, backend)
-    typed.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    typed.model_input_names = list(PAIR_INPUTS)
     typed.padding_side = "right"
     typed.chat_template = None
     return typed

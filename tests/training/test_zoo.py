@@ -153,8 +153,7 @@ def trained_here(monkeypatch) -> list[str]:
     started: list[str] = []
     examples = [*SMALL, "--batch-size", "8"]
     tokens = [*SMALL, "--micro-batch-tokens", "512"]
-    few = {name: examples for name in ("cosent", "cross_encoder", "classifier")}
-    few["distill"] = examples
+    few = {name: examples for name in ("cosent", "cross_encoder", "classifier", "distill")}
     few["tta"] = [*tokens, "--max-scored", "2"]
     few |= {name: [*tokens, "--max-scored", "2"] for name in ("unilm", "dialogpt")}
 

@@ -9,8 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from suzoo.chinese import local
-from suzoo.terminal import be_quiet, is_mistake, prepare_streams, sentence
+from suzoo.terminal import be_quiet, prepare_streams, tell
 
 
 def _interrupted(kind, error, traceback) -> None:
@@ -34,8 +33,5 @@ if _script.stem.startswith("train_") and _script.resolve().parent == Path(__file
     try:
         look_ahead(_script.stem.removeprefix("train_"))
     except Exception as error:
-        if os.environ.get("SUZOO_TRACEBACK") == "1" or not is_mistake(error):
-            raise
         prepare_streams(escape=True)
-        print(f"error: {local(sentence(error))}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(tell(error))
