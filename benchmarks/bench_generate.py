@@ -57,7 +57,10 @@ def generation(options: Options) -> None:
     ours = UniLMForCausalLM(UniLMConfig(**shape(options))).eval()
     sizes = {"n_embd": options.hidden_size, "n_layer": options.num_layers, "n_head": options.num_heads}
     peer = GPT2LMHeadModel(GPT2Config(vocab_size=options.vocab_size, n_positions=512, **sizes)).eval()
-    length = {"max_new_tokens": options.new_tokens, "min_new_tokens": options.new_tokens}
+    # no end, so that no text stops early: `min_new_tokens` would add two passes over the vocabulary to every step
+    for model in (ours, peer):
+        model.generation_config.eos_token_id = None
+    length = {"max_new_tokens": options.new_tokens}
     for batch_size in options.batch_sizes:
         prompt = torch.randint(1000, options.vocab_size, (batch_size, options.prompt_tokens))
         inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}

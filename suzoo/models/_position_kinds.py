@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from ._positions import rotary_angles, rotate
 from ._versions import SCORES_TAKE_BIAS
@@ -219,6 +220,21 @@ def visible_keys(counted: Tensor, num_tokens: Tensor, window: int | None, sinks:
     low, high = (counted - window + 1).clamp_min(0), torch.minimum(counted + window, num_tokens) - 1
     sinks_left, sinks_right = low.clamp_max(sinks), (num_tokens.clamp_max(sinks) - high - 1).clamp_min(0)
     return high - low + 1 + sinks_left + sinks_right
+
+
+def keys_counted(
+    config: PreTrainedConfig,
+    position_ids: Tensor,
+    attention_mask: Tensor | None,
+    documents: Tensor | None,
+    sees_all: Tensor | None,
+) -> Tensor | None:
+    """(1 or B, L) how many keys a token sees, itself among them, as `tokens_seen` and `visible_keys` count them; None
+    where the model does not ask (`log_n="off"`)."""
+    if config.log_n == "off":
+        return None
+    num_tokens = tokens_seen(position_ids, attention_mask, documents, sees_all)
+    return visible_keys(position_ids, num_tokens, config.attention_window, config.attention_sinks)
 
 
 class Places(NamedTuple):

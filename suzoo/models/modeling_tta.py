@@ -40,7 +40,7 @@ from ._masks import off_diagonal_mask
 from ._matmul import fast_matmul  # noqa: F401
 from ._modes import evaluating
 from ._oldest import OLDEST  # noqa: F401
-from ._position_kinds import tokens_seen, visible_keys
+from ._position_kinds import keys_counted
 from ._positions import count_positions, document_ids, training_positions
 from ._spelling import confusions, same_script
 from ._tokenizer_files import HUB_OPTIONS  # noqa: F401
@@ -100,9 +100,9 @@ class TTAModel(TTAPreTrainedModel):
         if position_ids is None:
             position_ids = count_positions(attention_mask, 0, num_tokens, inputs_embeds.device)
         sees_all = torch.ones(batch_size, num_tokens, dtype=torch.bool, device=inputs_embeds.device)
-        num_seen = tokens_seen(position_ids, attention_mask, documents, sees_all)
-        window, sinks = self.config.attention_window, self.config.attention_sinks
-        num_visible = visible_keys(position_ids, num_seen, window, sinks) - 1  # all but itself
+        num_visible = keys_counted(self.config, position_ids, attention_mask, documents, sees_all)
+        if num_visible is not None:
+            num_visible = num_visible - 1  # all but itself
         drawn = self.config.random_positions
         position_ids = training_positions(position_ids, batch_size, drawn, self.training, None)
 

@@ -46,7 +46,7 @@ from ._masks import prefix_mask
 from ._matmul import fast_matmul
 from ._modes import evaluating
 from ._oldest import OLDEST  # noqa: F401
-from ._position_kinds import tokens_seen, visible_keys
+from ._position_kinds import keys_counted
 from ._positions import count_positions, document_ids, training_positions
 from ._self_terminating import add_self_termination
 from ._tokenizer_files import HUB_OPTIONS  # noqa: F401
@@ -129,8 +129,7 @@ class UniLMModel(UniLMPreTrainedModel):
             cache = DynamicCache(config=self.config)
         if position_ids is None:
             position_ids = count_positions(attention_mask, num_cached(cache), num_new, device)
-        num_seen = tokens_seen(position_ids, attention_mask, documents, is_source)
-        num_visible = visible_keys(position_ids, num_seen, config.attention_window, config.attention_sinks)
+        num_visible = keys_counted(config, position_ids, attention_mask, documents, is_source)
         position_ids = training_positions(position_ids, batch_size, config.random_positions, self.training, cache)
 
         hidden_BLD = self.embeddings(inputs_embeds, token_type_ids, position_ids)
