@@ -15,14 +15,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from suzoo.terminal import script_parser
+from suzoo.terminal import script_parser, tell
 
 # as in suzoo.cli._bert4keras, for which --help need not wait
 FAMILIES = ("bert", "nezha", "roformer")
 TARGETS = ("bert", "roformer", "unilm", "dialogpt", "tta", "cosent")
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = script_parser(__doc__)
     parser.add_argument("weights", type=Path, help="HDF5 file of Keras, or prefix of a TensorFlow checkpoint")
     parser.add_argument("--config", type=Path, required=True, help="bert_config.json")
@@ -58,9 +58,10 @@ def main(argv: list[str] | None = None) -> None:
             simplified=options.simplified,
             lower_case=options.lower_case,
         )
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    except Exception as error:
+        return tell(error, parser.prog)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

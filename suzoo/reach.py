@@ -10,6 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")  # of files of data, each also with .gz
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "dev": ("dev", "validation", "valid", "val"),
+    "test": ("test",),
+}
 HUB_DATASET = r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?"
 
 
@@ -43,6 +48,24 @@ def why_no_data(source: str | Path) -> str | None:
         return None
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     return f"there is no file or folder {source}{nearest(path.name, siblings)}"
+
+
+def split_of_dev(source: str) -> str | None:
+    """What to read of a source that is there for dev data alone: its dev split, or None, which is all of it.
+
+    A file, a pattern and a folder whose files name no split are dev data as they are. What has splits, as a dataset of
+    the Hub has, is not: unasked, its rows would be those of train.
+    """
+    path = Path(source).expanduser()
+    if source.startswith("embedded:"):
+        return "dev"
+    if (format_of(source) if is_url(source) else path.is_file()) or glob.has_magic(source):
+        return None
+    if path.is_dir():
+        folders = [path, path / "data"] if (path / "data").is_dir() else [path]
+        words = {word for folder in folders for entry in folder.iterdir() for word in re.split(r"[-_. ]", entry.name)}
+        return "dev" if words & {name for names in SPLIT_NAMES.values() for name in names} else None
+    return "dev"
 
 
 def not_empty(folder: str | Path) -> str:

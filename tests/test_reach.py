@@ -11,7 +11,7 @@ from huggingface_hub.utils import close_session
 from suzoo import reach
 from suzoo.cli import main
 from suzoo.data import DataError, read_pairs
-from suzoo.reach import check_folder_or_hub, why_unreachable
+from suzoo.reach import check_folder_or_hub, split_of_dev, why_unreachable
 from tests.hub.server import LoopbackHub
 from tests.ranks import free_port
 
@@ -77,3 +77,15 @@ def test_the_hub_is_left_to_its_library_where_it_answers_or_is_not_needed(waited
         monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.1)
         assert why_unreachable("a/b", "model") is None
     assert waited == [0, 0, 0]
+
+
+def test_dev_data_that_has_splits_is_read_from_its_dev_split(tmp_path):
+    rows = '{"text": "好", "label": "a"}\n'
+    for name in ("both/train.jsonl", "both/validation.jsonl", "deep/data/dev-0.jsonl", "parts/part-0-of-1.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(rows)
+    whole = ["both/train.jsonl", "parts", "parts/*.jsonl", "both/*.jsonl"]
+    assert [split_of_dev(str(tmp_path / name)) for name in whole] == [None] * 4
+    assert [split_of_dev(str(tmp_path / name)) for name in ("both", "deep")] == ["dev"] * 2
+    assert split_of_dev("embedded:pairs_zh") == split_of_dev("owner/pairs") == split_of_dev("s3://a/b") == "dev"
+    assert split_of_dev("https://example.org/dev.tsv.gz") is None

@@ -18,13 +18,8 @@ from suzoo.data._files import File
 from suzoo.data._formats import file_blocks, numbered, rows_of_blocks
 from suzoo.data._shards import bare, base, shard_of, whole_set
 from suzoo.data._values import NLI_CLASSES
-from suzoo.reach import SUFFIXES, format_of, is_url, nearest, why_no_data, why_unreachable
+from suzoo.reach import SPLIT_NAMES, SUFFIXES, format_of, is_url, nearest, why_no_data, why_unreachable
 
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "dev": ("dev", "validation", "valid", "val"),
-    "test": ("test",),
-}
 HUB_ROWS = 4096  # that are read at once
 
 

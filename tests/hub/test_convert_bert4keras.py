@@ -108,14 +108,18 @@ def write_files(folder: Path) -> None:
 
 
 @pytest.fixture
-def files(tmp_path):
-    """A model of ours, and a function that writes its bert4keras files and runs the script on them."""
+def files(tmp_path, capsys):
+    """A model of ours, and a function that runs the script on its bert4keras files; SystemExit with what it says where
+    it refuses them."""
     write_files(tmp_path)
 
     def run(name: str, *options: str):
         arguments = ["--config", "bert_config.json", "--vocab", "vocab.txt", "--output", "out"]
         arguments = [word if word.startswith("--") else str(tmp_path / word) for word in arguments]
-        main([str(tmp_path / name), *arguments, *options])
+        if code := main([str(tmp_path / name), *arguments, *options]):
+            said = capsys.readouterr().err
+            assert code == 2 and said.count("\n") == 1
+            raise SystemExit(said)
         return tmp_path / "out"
 
     return tmp_path, run

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
-from recipes import frame
+from recipes import cosent, frame
 
 import pytest
 import train_classifier
@@ -16,7 +17,7 @@ import train_tta
 import train_two_tasks
 import train_unilm
 
-from suzoo.data import embedded
+from suzoo.data import embedded, read_pairs
 from tests.training.scripts import cut_and_resumed, refused, run
 
 TINY = ["--hidden-size", "32", "--num-layers", "1", "--cpu-threads", "1", "--vocab-size", "300"]
@@ -126,3 +127,12 @@ def test_what_a_stream_does_not_take_is_one_sentence(tmp_path, monkeypatch, caps
         train_unilm, "--max-steps", "3", "--max-train-samples", "9"
     )
     assert "the 9 of a micro-batch" in message(train_dialogpt, "--max-steps", "3", "--micro-batch-tokens", "9")
+
+
+def test_dev_data_with_splits_is_not_read_from_its_train_split(tmp_path):
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.tsv").write_text("text1\ttext2\tlabel\n" + f"{name}\t好\t1\n")
+    recipe = replace(cosent.finetune(), dev=str(tmp_path))
+    (row,) = read_pairs(*recipe.dev_data)
+    assert row.text1 == "validation"
+    assert replace(recipe, dev_split="train").dev_data[1] == "train"

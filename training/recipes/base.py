@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 from recipes.settings import Setting
 
+from suzoo.reach import split_of_dev
+
 POSITIVE = Setting(least=1)
 COUNT = Setting(least=0)
 
@@ -32,7 +34,7 @@ class Data:
     dev: str | None = None
     """Data to choose the best weights by; default is the dev split of --data."""
     dev_split: str | None = None
-    """Split of --dev; default is the dev split of embedded data, and all of a file."""
+    """Split of --dev; default is its dev split, and all of a file or of a folder whose files name no split."""
     columns: tuple[str, ...] = ()
     """Column names of the data, as in text1=sentence1 text2=sentence2 score=label."""
     skip_bad_rows: bool = False
@@ -56,13 +58,8 @@ class Data:
             if os.path.isfile(source):
                 raise ValueError(f"--data {source} is one file: give the file of the dev data with --dev")
         if self.dev:
-            return self.dev, self.dev_split or own_split(self.dev)
+            return self.dev, self.dev_split or split_of_dev(self.dev)
         return self.data, self.dev_split or "dev"
-
-
-def own_split(dev: str) -> str | None:
-    """The split of a source of dev data alone: only the embedded corpora have several under one name for sure."""
-    return "dev" if dev.startswith("embedded:") else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-from recipes.base import own_split
 from recipes.choices import choose_prompt, choose_tokenizer, make_encoder
 from recipes.contrastive_data import check_one_class
 from recipes.frame import mixture_of, read, read_one
@@ -43,6 +42,7 @@ from suzoo.evaluation import classification_scores, pair_cosines, pair_metrics, 
 from suzoo.losses import cross_entropy_loss
 from suzoo.models._devices import to_device
 from suzoo.models._file_modes import share_weights
+from suzoo.reach import split_of_dev
 
 
 class SimilarityAndClasses:
@@ -171,7 +171,7 @@ def read_classified(recipe: TwoTasks, provenance: dict) -> tuple[Sequence[Classi
     train, provenance["also"] = read_one(recipe, read_classes, recipe.also, recipe.also_split, **options)
     dev: Sequence[Classified] = []
     if recipe.also_dev:
-        split = recipe.also_dev_split or own_split(recipe.also_dev)
+        split = recipe.also_dev_split or split_of_dev(recipe.also_dev)
         dev, provenance["also_dev"] = read_one(recipe, read_classes, recipe.also_dev, split, **options)
     check_one_class(chain(train, dev), "--also")
     classes = class_names(train, "--also")

@@ -36,7 +36,7 @@ class TwoTasks(PairTraining, SentenceEncoding, Regularized):
     also_dev: str | None = None
     """Texts with classes to report the accuracy of the second task on at the end."""
     also_dev_split: Annotated[str | None, Setting(part_of=("also_dev",))] = None
-    """Split of --also-dev; default of an embedded corpus is dev."""
+    """Split of --also-dev; default as of --dev-split."""
     mix: Annotated[Literal["proportional", "alternate", "together"], Setting(part_of=CLASSES)] = "proportional"
     """Which data feeds a step: one set, drawn by their sizes; by turns; or both."""
     also_weight: Annotated[float, Setting(least=0)] = 1.0
