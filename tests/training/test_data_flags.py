@@ -133,6 +133,7 @@ def test_dev_data_with_splits_is_not_read_from_its_train_split(tmp_path):
     for name in ("train", "validation"):
         (tmp_path / f"{name}.tsv").write_text("text1\ttext2\tlabel\n" + f"{name}\t好\t1\n")
     recipe = replace(cosent.finetune(), dev=str(tmp_path))
-    (row,) = read_pairs(*recipe.dev_data)
+    source, split = recipe.dev_data
+    (row,) = read_pairs(source, split=split)
     assert row.text1 == "validation"
     assert replace(recipe, dev_split="train").dev_data[1] == "train"
