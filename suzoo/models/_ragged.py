@@ -82,21 +82,25 @@ def ragged_layout(
 
 def _pad(tokens_THK: Tensor, group: LengthGroup) -> Tensor:
     """The group's tokens as (N, H, L, K)."""
-    tokens = tokens_THK[group.start : group.end]
     if group.slots is not None:
-        padded = tokens.new_zeros(group.num_sentences * group.longest, *tokens.shape[1:])
-        tokens = padded.index_copy(0, group.slots, tokens)
-    return tokens.view(group.num_sentences, group.longest, *tokens.shape[1:]).transpose(1, 2)
+        padded = tokens_THK.new_zeros(group.num_sentences * group.longest, *tokens_THK.shape[1:])
+        tokens_THK = padded.index_copy(0, group.slots, tokens_THK)
+    return tokens_THK.view(group.num_sentences, group.longest, *tokens_THK.shape[1:]).transpose(1, 2)
 
 
 def _with_dropout(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scaling: float | None
 ) -> Tensor:
     """What torch's attention computes on a CPU where there is dropout, with random numbers that are drawn faster."""
-    scores = (query * (query.shape[-1] ** -0.5 if scaling is None else scaling)) @ key.transpose(2, 3)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    # laid out one after the other first: `@` would copy the transposed keys column by column
+    rows, keys, values = (x.reshape(-1, *x.shape[2:]) for x in (query, key, value))
+    scores = torch.baddbmm(rows.new_empty(()), rows, keys.transpose(1, 2), beta=0, alpha=scaling)
+    scores = scores.view(*query.shape[:3], -1)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return dropout_of(scores.softmax(-1), dropout) @ value
+    weights = dropout_of(scores.softmax(-1), dropout)
+    return torch.bmm(weights.view(-1, *weights.shape[2:]), values).view_as(query)
 
 
 def ragged_attention(
@@ -120,19 +124,23 @@ def ragged_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
-    query_THK, key_THK, value_THK = (x[0].transpose(0, 1) for x in (query, key, value))
+    # cut once, not group by group: the gradient is then put together once
+    sizes = [group.end - group.start for group in ragged.groups]
+    parts = zip(*(x.squeeze(0).transpose(0, 1).split(sizes) for x in (query, key, value)), strict=True)
     outputs = []
-    for group in ragged.groups:
+    for group, part in zip(ragged.groups, parts, strict=True):
         mask = None if group.mask_NL is None else group.mask_NL[:, None, None, :]
         if sliding_window is not None and group.longest > sliding_window:
             position = torch.arange(group.longest, device=query.device)
             near_LL = (position[:, None] - position[None, :]).abs() < sliding_window
             mask = near_LL if mask is None else mask & near_LL
-        padded = (_pad(query_THK, group), _pad(key_THK, group), _pad(value_THK, group))
+        q_NHLK, k_NHLK, v_NHLK = (_pad(tokens_THK, group) for tokens_THK in part)
         if dropout and query.device.type == "cpu":
-            out = _with_dropout(*padded, mask, dropout, scaling)
+            out = _with_dropout(q_NHLK, k_NHLK, v_NHLK, mask, dropout, scaling)
         else:
-            out = F.scaled_dot_product_attention(*padded, attn_mask=mask, dropout_p=dropout, scale=scaling)
+            out = F.scaled_dot_product_attention(
+                q_NHLK, k_NHLK, v_NHLK, attn_mask=mask, dropout_p=dropout, scale=scaling
+            )
         out = out.transpose(1, 2).flatten(0, 1)
         outputs.append(out if group.slots is None else out.index_select(0, group.slots))
     return torch.cat(outputs)[None], None
