@@ -57,7 +57,7 @@ def table(
         script: module name of the training script. recipe: its recipe.
         out: folder of the runs.
         variants: name of a row -> flags. common: flags of all rows.
-        columns: metrics of the `split` in metrics.json. header: print the head of the table.
+        columns: metrics of the `split` in metrics.json; `dev: loss` is that of another split. header: print the head of the table.
     """
     if header:
         print(f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}", flush=True)
@@ -67,7 +67,8 @@ def table(
             train(script, recipe, folder.with_name(f"{folder.name}-{seed}"), [*common, *flags, "--seed", seed])
             for seed in seeds
         ]
-        cells = [spread([run[split][metric] for run in runs]) for metric in columns]
+        places = [column.rpartition(": ") for column in columns]
+        cells = [spread([run[part or split][metric] for run in runs]) for part, _, metric in places]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 

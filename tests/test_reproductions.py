@@ -85,6 +85,9 @@ def test_a_table_has_the_spread_over_seeds_and_keeps_finished_runs(on_path, monk
     assert capsys.readouterr().out == expected and len(calls) == 4
     _runs.table("train_nothing", "scratch", tmp_path, {"the same flags": ["--better"]}, **run, header=False)
     assert capsys.readouterr().out == "| the same flags | .610 ± .014 |\n" and len(calls) == 4
+    run |= {"columns": ("score", "dev: score"), "split": "dev"}
+    _runs.table("train_nothing", "scratch", tmp_path, {"two columns": ["--better"]}, **run, header=False)
+    assert capsys.readouterr().out == "| two columns | .610 ± .014 | .610 ± .014 |\n" and len(calls) == 4
 
 
 def test_the_spread_keeps_the_digits_before_the_point(on_path):
