@@ -57,7 +57,8 @@ def table(
         script: module name of the training script. recipe: its recipe.
         out: folder of the runs.
         variants: name of a row -> flags. common: flags of all rows.
-        columns: metrics of the `split` in metrics.json; `dev: loss` is that of another split. header: print the head of the table.
+        columns: metrics of the `split` in metrics.json; `dev: loss` is one of another split.
+        header: print the head of the table.
     """
     if header:
         print(f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}", flush=True)
