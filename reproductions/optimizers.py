@@ -9,8 +9,8 @@ Rates are tried in factors of 2 with seed 0, until both neighbours of the best h
 other seeds, and the lower mean counts. Prints the table and draws figures/optimizers.png.
 
 Verdict: holds in part: from scratch AdaX is the equal of AdamW (3.809 ± .008 against 3.798 ± .002), AdaFactor .08
-behind as 7302 says; Lion (3.97, one seed of three fails) and Tiger (4.15) stay behind. Fine-tuning was not measured.
-Table in training/LOG.md.
+behind as 7302 says; Lion (3.97, one seed of three fails) and Tiger (4.15) stay behind. Fine-tuning
+is judged by optimizers_finetuning. Table in training/LOG.md.
 """
 
 from __future__ import annotations
