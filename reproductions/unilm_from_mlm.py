@@ -8,7 +8,8 @@ pretrained weights serve (kexue.fm/archives/6933, which shows titles and gives n
 Here: titles of LCSTS, 200 steps of 2,048 tokens; dev loss per token, and ROUGE of 200 written titles. The `--model` is
 the zoo's, four layers of 256 pretrained for 300 steps, and the model from scratch has its sizes.
 
-Verdict: not measured yet; the table will stand in training/LOG.md.
+Verdict: holds: dev loss 6.255 ± .005 against 6.933 ± .005 from scratch after the same steps (three seeds); neither
+writes titles of any use yet (ROUGE-L .024 and .002). Table in training/LOG.md.
 """
 
 from __future__ import annotations
