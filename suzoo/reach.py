@@ -57,15 +57,12 @@ def split_of_dev(source: str) -> str | None:
     the Hub has, is not: unasked, its rows would be those of train.
     """
     path = Path(source).expanduser()
-    if source.startswith("embedded:"):
-        return "dev"
-    if (format_of(source) if is_url(source) else path.is_file()) or glob.has_magic(source):
-        return None
-    if path.is_dir():
+    if not is_url(source) and path.is_dir():
         folders = [path, path / "data"] if (path / "data").is_dir() else [path]
         words = {word for folder in folders for entry in folder.iterdir() for word in re.split(r"[-_. ]", entry.name)}
         return "dev" if words & {name for names in SPLIT_NAMES.values() for name in names} else None
-    return "dev"
+    is_as_it_is = format_of(source) or glob.has_magic(source) or path.is_file()
+    return None if is_as_it_is and not source.startswith("embedded:") else "dev"
 
 
 def not_empty(folder: str | Path) -> str:
