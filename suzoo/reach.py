@@ -50,6 +50,12 @@ def why_no_data(source: str | Path) -> str | None:
     return f"there is no file or folder {source}{nearest(path.name, siblings)}"
 
 
+def names_a_split(name: str) -> bool:
+    """Whether a word in the name of a file or folder is that of a split, as in stsb.train.jsonl."""
+    words = set(re.split(r"[-_. ]", name))
+    return any(words & {*names} for names in SPLIT_NAMES.values())
+
+
 def split_of_dev(source: str) -> str | None:
     """What to read of a source that is there for dev data alone: its dev split, or None, which is all of it.
 
@@ -59,8 +65,7 @@ def split_of_dev(source: str) -> str | None:
     path = Path(source).expanduser()
     if not is_url(source) and path.is_dir():
         folders = [path, path / "data"] if (path / "data").is_dir() else [path]
-        words = {word for folder in folders for entry in folder.iterdir() for word in re.split(r"[-_. ]", entry.name)}
-        return "dev" if words & {name for names in SPLIT_NAMES.values() for name in names} else None
+        return "dev" if any(names_a_split(entry.name) for folder in folders for entry in folder.iterdir()) else None
     is_as_it_is = format_of(source) or glob.has_magic(source) or path.is_file()
     return None if is_as_it_is and not source.startswith("embedded:") else "dev"
 

@@ -18,7 +18,7 @@ from suzoo.data._files import File
 from suzoo.data._formats import file_blocks, numbered, rows_of_blocks
 from suzoo.data._shards import bare, base, shard_of, whole_set
 from suzoo.data._values import NLI_CLASSES
-from suzoo.reach import SPLIT_NAMES, SUFFIXES, format_of, is_url, nearest, why_no_data, why_unreachable
+from suzoo.reach import SPLIT_NAMES, SUFFIXES, format_of, is_url, names_a_split, nearest, why_no_data, why_unreachable
 
 HUB_ROWS = 4096  # that are read at once
 
@@ -137,8 +137,7 @@ def _files_of_split(folder: str, inside: dict[str, bool], split: str) -> list[st
     if not found and (deeper := next((name for name in aliases if inside.get(name)), None)):
         return _files_of_split(_join(folder, deeper), _inside(_join(folder, deeper)) or {}, "train")
     if not found and split == "train":
-        others = {alias for names in SPLIT_NAMES.values() for alias in names}
-        found = [name for name, stem in stems.items() if shard_of(name) and not others & {*re.split(r"[-_. ]", stem)}]
+        found = [name for name, stem in stems.items() if shard_of(name) and not names_a_split(stem)]
     if found:
         return [_join(folder, name) for name in whole_set(found, f"split {split!r} of folder {folder}", known_whole)]
     if inside.get("data"):

@@ -33,10 +33,9 @@ RAGGED_ENCODERS = ("bert", "camembert", "distilbert", "electra", "ernie", "moder
 
 @dataclass(frozen=True)
 class LengthGroup:
-    """A run of sentences: tokens [start, end), `slots` their places in N * L padded rows, `mask_NL` True = token."""
+    """A run of sentences: `slots` are the places of its tokens in N * L padded rows, `mask_NL` True = token."""
 
-    start: int
-    end: int
+    num_tokens: int
     num_sentences: int
     longest: int
     slots: Tensor | None  # None: equal lengths, nothing to pad
@@ -62,21 +61,20 @@ def ragged_layout(
             starts of more kernels.
         beside: arrays of whole numbers.
     """
-    bounds, slots, token = [], [], 0
+    runs, slots = [], []
     for first, last in pairwise(optimal_cuts(sorted_lengths, num_groups or (4 if device.type == "cpu" else 1))):
         lengths = sorted_lengths[first:last]
         longest, total = int(lengths[-1]), int(lengths.sum())
-        bounds.append((token, token + total, first, last, longest))
+        runs.append((total, first, last, longest))
         if total != longest * len(lengths):
             slots.append(np.flatnonzero(np.arange(longest) < lengths[:, None]))
-        token += total
     lengths_N, *moved = all_to_device([sorted_lengths, *slots, *beside], device)
     places = iter(moved)
     groups = []
-    for start, end, first, last, longest in bounds:
-        is_padded = end - start != longest * (last - first)
+    for total, first, last, longest in runs:
+        is_padded = total != longest * (last - first)
         mask_NL = torch.arange(longest, device=device) < lengths_N[first:last, None] if is_padded else None
-        groups.append(LengthGroup(start, end, last - first, longest, next(places) if is_padded else None, mask_NL))
+        groups.append(LengthGroup(total, last - first, longest, next(places) if is_padded else None, mask_NL))
     return RaggedLayout(tuple(groups), lengths_N), list(places)
 
 
@@ -125,7 +123,7 @@ def ragged_attention(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
     # cut once, not group by group: the gradient is then put together once
-    sizes = [group.end - group.start for group in ragged.groups]
+    sizes = [group.num_tokens for group in ragged.groups]
     parts = zip(*(x.squeeze(0).transpose(0, 1).split(sizes) for x in (query, key, value)), strict=True)
     outputs = []
     for group, part in zip(ragged.groups, parts, strict=True):
