@@ -8,7 +8,7 @@ import random
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from statistics import mean, stdev
@@ -71,6 +71,30 @@ def table(
         places = [column.rpartition(": ") for column in columns]
         cells = [spread([run[part or split][metric] for run in runs]) for part, _, metric in places]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def start_from(model: Path | None, pretrained: str, scratch: str) -> list[object]:
+    """Flags of a run from the weights of a folder, if there is one, or from random weights."""
+    return ["--model", model, *pretrained.split()] if model else scratch.split()
+
+
+def best_rate(score: Callable[[float], float], first: float) -> tuple[float, dict[float, float]]:
+    """The learning rate of the best score among those tried, in factors of 3 from `first` until both neighbours of the
+    best have been; and the score of every rate."""
+    best, tried = first, {}
+    while True:
+        for lr in (best, float(f"{best / 3:.3g}"), float(f"{best * 3:.3g}")):
+            if lr not in tried:
+                tried[lr] = score(lr)
+        found = max(tried, key=lambda lr: tried[lr])
+        if found == best:
+            return best, tried
+        best = found
+
+
+def rates(tried: Mapping[float, float]) -> str:
+    """A cell of a table: scores by rate."""
+    return ", ".join(f"{lr:.1g}: {score:.3f}" for lr, score in sorted(tried.items()))
 
 
 def spread(values: Sequence[float]) -> str:

@@ -25,7 +25,13 @@ import tyro
 from _runs import table
 
 SCRATCH = ["--hidden-size", 128, "--num-layers", 2]
-ROWS = {"CoSENT": "train_cosent", "SBERT": "train_cosent", "cross-encoder": "train_cross_encoder"}
+# name -> script, flags
+ROWS = {
+    "CoSENT": ("train_cosent", ""),
+    "SBERT": ("train_cosent", "--loss sbert --class-threshold {class_threshold}"),
+    "cross-encoder": ("train_cross_encoder", ""),
+    "cross-encoder, cross-entropy": ("train_cross_encoder", "--loss bce"),
+}
 
 
 @dataclass
@@ -38,6 +44,7 @@ class Options:
     """Sentence-BERT: grades above it are class 1."""
     model: str | None = None
     """Weights to start from; default is a small model from scratch."""
+    max_train_samples: int | None = None
     epochs: float = 8
     lr: float = 1e-3
     out: Path = Path("out/cosent-vs-sbert")
@@ -51,13 +58,14 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     common = ["--data", options.data, "--dev", options.dev, "--epochs", options.epochs, "--lr", options.lr]
     common += ["--model", options.model] if options.model else SCRATCH
+    common += ["--max-train-samples", options.max_train_samples] if options.max_train_samples else []
     for number, name in enumerate(options.only):
-        flags = ["--loss", "sbert", "--class-threshold", options.class_threshold] if name == "SBERT" else []
+        script, flags = ROWS[name]
         table(
-            ROWS[name],
+            script,
             "scratch",
             options.out / options.data.stem / name,
-            {name: flags},
+            {name: flags.format(class_threshold=options.class_threshold).split()},
             common=common,
             seeds=options.seeds,
             columns=("spearman",),

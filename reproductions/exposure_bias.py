@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from _runs import table
+from _runs import start_from, table
 
-COMMON = "--lr 1e-3 --hidden-size 128 --num-layers 3 --max-length 126 --max-target-length 24"
-COMMON += " --micro-batch-tokens 2048 --max-scored 300"
+COMMON = "--max-length 126 --max-target-length 24 --micro-batch-tokens 2048 --max-scored 300"
+SCRATCH = "--lr 1e-3 --hidden-size 128 --num-layers 3"
 VARIANTS = {
     "cross-entropy": "",
     "TaiLr 0.1": "--tailr 0.1",
+    "TaiLr 0.01": "--tailr 0.01",
     "random replacement 0.5": "--random-replacement 0.5",
 }
 
@@ -37,8 +38,10 @@ class Options:
     """Articles and titles to train on."""
     dev: str | None = None
     """Articles and titles to score; default is the dev split of --data."""
-    model: str | None = None
-    """Masked language model to start from."""
+    model: Path | None = None
+    """Masked language model to start from; default is a small model from scratch."""
+    lr: float = 5e-4
+    """Of a model that is given."""
     max_train_samples: int = 4000
     epochs: float = 2
     out: Path = Path("out/exposure-bias")
@@ -48,15 +51,16 @@ class Options:
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
-    given = {"data": options.data, "dev": options.dev, "model": options.model, "epochs": options.epochs}
+    given = {"data": options.data, "dev": options.dev, "epochs": options.epochs}
     given["max-train-samples"] = options.max_train_samples
+    start = start_from(options.model, f"--lr {options.lr}", SCRATCH)
     flags = [part for name, value in given.items() if value is not None for part in (f"--{name}", value)]
     table(
         "train_unilm",
         "scratch",
         options.out,
         {name: variant.split() for name, variant in VARIANTS.items()},
-        common=[*COMMON.split(), *flags],
+        common=[*COMMON.split(), *start, *flags],
         seeds=options.seeds,
         columns=("rouge_1", "rouge_2", "rouge_l", "bleu", "bleu_mean"),
         split="generated",

@@ -21,11 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from _runs import table, write_jsonl
+from _runs import start_from, table, write_jsonl
 
 from suzoo.data import class_names, read_classes
 
-COMMON = "--hidden-size 128 --num-layers 2 --lr 1e-3 --epochs 14 --max-length 24 --vocab-size 3000 --tail-below 30"
+COMMON = "--max-length 24 --tail-below 30"
+SCRATCH = "--hidden-size 128 --num-layers 2 --lr 1e-3 --epochs 14 --vocab-size 3000"
+PRETRAINED = "--lr 3e-4 --epochs 14 --batch-size 32"
 VARIANTS = {
     "cross-entropy": "--loss ce",
     "logit adjustment": "--loss logit_adjustment",
@@ -39,6 +41,8 @@ METRICS = ("accuracy", "macro_f1", "tail_f1")  # dev has as many rows of every c
 class Options:
     data: Path
     """Texts with a class each, as train_classifier.py reads them."""
+    model: Path | None = None
+    """Weights to start from; default is a small model from scratch."""
     most: int = 200
     """Training rows of the most frequent class."""
     least: int = 5
@@ -76,7 +80,8 @@ def main() -> None:
     data = ["--data", write_jsonl(options.out / "train.jsonl", train)]
     data += ["--dev", write_jsonl(options.out / "dev.jsonl", dev), "--post-hoc-tau", 1]
     variants = {name: flags.split() for name, flags in VARIANTS.items()}
-    run = {"common": [*COMMON.split(), *data], "seeds": options.seeds, "columns": METRICS}
+    start = start_from(options.model, PRETRAINED, SCRATCH)
+    run = {"common": [*COMMON.split(), *start, *data], "seeds": options.seeds, "columns": METRICS}
     table("train_classifier", "scratch", options.out, variants, **run)
     after = {"cross-entropy, adjusted after training": variants["cross-entropy"]}
     table("train_classifier", "scratch", options.out, after, **run, split="dev, post hoc", header=False)

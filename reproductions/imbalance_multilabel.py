@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from _runs import table
+from _runs import start_from, table
 
-COMMON = "--hidden-size 128 --num-layers 2 --lr 1e-3 --epochs 3 --batch-size 64 --max-length 24 --vocab-size 3000"
+COMMON = "--epochs 3 --batch-size 64 --max-length 24"
+SCRATCH = "--hidden-size 128 --num-layers 2 --lr 1e-3 --vocab-size 3000"
+PRETRAINED = "--lr 3e-4"
 VARIANTS = {
     "binary cross-entropy": "--loss bce",
     "multi-label softmax": "--loss multilabel",
@@ -33,6 +35,8 @@ class Options:
     data: Path
     """Texts with a list of classes each."""
     dev: Path
+    model: Path | None = None
+    """Weights to start from; default is a small model from scratch."""
     max_train_samples: int = 5000
     max_dev_samples: int = 1000
     out: Path = Path("out/imbalance-multilabel")
@@ -44,12 +48,13 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     data = ["--data", options.data, "--max-train-samples", options.max_train_samples]
     data += ["--dev", options.dev, "--max-dev-samples", options.max_dev_samples]
+    start = start_from(options.model, PRETRAINED, SCRATCH)
     table(
         "train_classifier",
         "scratch",
         options.out,
         {name: flags.split() for name, flags in VARIANTS.items()},
-        common=[*COMMON.split(), *data],
+        common=[*COMMON.split(), *start, *data],
         seeds=options.seeds,
         columns=("micro_f1", "macro_f1", "tail_f1"),
     )

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from _runs import one_in_five_kept, spread, train
+from _runs import best_rate, one_in_five_kept, rates, spread, train
 
 COMMON = "--max-steps 125 --batch-size 16 --max-length 32 --monitor accuracy"
 # name -> flags, and the first rate to try
@@ -61,14 +61,9 @@ def main() -> None:
     print("| optimizer | accuracy by rate (first seed) | best rate | all seeds |\n|---|---|---|---|", flush=True)
     for name in options.only:
         first, *others = options.seeds
-        best, tried = OPTIMIZERS[name][1], {}
-        while not tried or best != max(tried, key=lambda lr: tried[lr]):
-            best = max(tried, key=lambda lr: tried[lr]) if tried else best
-            for lr in (best, float(f"{best / 3:.3g}"), float(f"{best * 3:.3g}")):
-                tried[lr] = run(name, lr, first)
-        cells = ", ".join(f"{lr:.1g}: {accuracy:.3f}" for lr, accuracy in sorted(tried.items()))
+        best, tried = best_rate(lambda lr, name=name, seed=first: run(name, lr, seed), OPTIMIZERS[name][1])
         found = [tried[best], *(run(name, best, seed) for seed in others)]
-        print(f"| {name} | {cells} | {best:.1g} | {spread(found)} |", flush=True)
+        print(f"| {name} | {rates(tried)} | {best:.1g} | {spread(found)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from _runs import one_in_five_kept, table
+from _runs import one_in_five_kept, start_from, table
 
 SCRATCH = "--hidden-size 128 --num-layers 2 --lr 1e-3 --epochs 5 --batch-size 64 --vocab-size 3000"
 PRETRAINED = "--lr 3e-4 --epochs 4 --batch-size 32"
@@ -51,14 +51,14 @@ class Options:
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
+    start = start_from(options.model, PRETRAINED, SCRATCH)
     train, dev = one_in_five_kept(options.data, options.out)
-    common = ["--model", options.model, *PRETRAINED.split()] if options.model else SCRATCH.split()
     table(
         "train_classifier",
         "scratch",
         options.out,
         {name: VARIANTS[name].split() for name in options.only},
-        common=[*common, "--max-length", 24, "--data", train, "--dev", dev, "--monitor", "accuracy"],
+        common=[*start, "--max-length", 24, "--data", train, "--dev", dev, "--monitor", "accuracy"],
         seeds=options.seeds,
         columns=("accuracy", "macro_f1"),
     )

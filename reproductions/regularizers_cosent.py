@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from _runs import table
+from _runs import start_from, table
 
-COMMON = "--hidden-size 128 --num-layers 2 --lr 1e-3 --epochs 4 --batch-size 64 --max-length 32 --vocab-size 3000"
-COMMON += " --evaluate-every 1000"
+COMMON = "--epochs 4 --batch-size 64 --max-length 32 --evaluate-every 1000"
+SCRATCH = "--hidden-size 128 --num-layers 2 --lr 1e-3 --vocab-size 3000"
+PRETRAINED = "--lr 1e-4"
 VARIANTS = {
     "CoSENT": "",
     "R-Drop 4": "--rdrop 4",
@@ -37,6 +38,8 @@ class Options:
     """Sentence pairs to train on."""
     dev: Path
     """Sentence pairs to score."""
+    model: Path | None = None
+    """Weights to start from; default is a small model from scratch."""
     max_train_samples: int = 1000
     out: Path = Path("out/regularizers-cosent")
     """Folder of the runs; finished ones are kept."""
@@ -48,12 +51,13 @@ class Options:
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     data = ["--data", options.data, "--dev", options.dev, "--max-train-samples", options.max_train_samples]
+    start = start_from(options.model, PRETRAINED, SCRATCH)
     table(
         "train_cosent",
         "scratch",
         options.out,
         {name: VARIANTS[name].split() for name in options.only},
-        common=[*COMMON.split(), *data],
+        common=[*COMMON.split(), *start, *data],
         seeds=options.seeds,
         columns=("spearman",),
     )

@@ -110,21 +110,31 @@ def test_long_tailed_classes_and_a_dev_set_of_equal_ones(on_path):
 
 
 PAIRS = ["--data", "pairs.tsv", "--dev", "pairs.tsv"]
-COMMANDS = {
-    "auxiliary_task": PAIRS,
-    "cosent_vs_sbert": PAIRS,
-    "exposure_bias": [],
-    "imbalance": ["--data", "classes.jsonl", "--most", "4", "--least", "2"],
-    "imbalance_multilabel": ["--data", "classes.jsonl", "--dev", "classes.jsonl"],
-    "parameter_search": [],
-    "regularizers_classification": ["--data", "classes.jsonl"],
-    "regularizers_cosent": PAIRS,
-    "unilm_from_mlm": ["--model", "mlm", "--data", "titles.tsv", "--dev", "titles.tsv"],
-}
+CLASSES = ["--data", "classes.jsonl"]
+TITLES = ["--data", "titles.tsv", "--dev", "titles.tsv"]
+FROM_WEIGHTS = ["--model", "mlm"]
+COMMANDS = [
+    ("auxiliary_task", PAIRS),
+    ("cosent_vs_sbert", PAIRS),
+    ("cosent_vs_sbert", [*PAIRS, *FROM_WEIGHTS]),
+    ("exposure_bias", []),
+    ("exposure_bias", [*TITLES, *FROM_WEIGHTS]),
+    ("imbalance", [*CLASSES, "--most", "4", "--least", "2"]),
+    ("imbalance", [*CLASSES, "--most", "4", "--least", "2", *FROM_WEIGHTS]),
+    ("imbalance_multilabel", [*CLASSES, "--dev", "classes.jsonl"]),
+    ("imbalance_multilabel", [*CLASSES, "--dev", "classes.jsonl", *FROM_WEIGHTS]),
+    ("parameter_search", []),
+    ("parameter_search", ["--base", "learnt"]),
+    ("regularizers_classification", CLASSES),
+    ("regularizers_classification", [*CLASSES, *FROM_WEIGHTS]),
+    ("regularizers_cosent", PAIRS),
+    ("regularizers_cosent", [*PAIRS, *FROM_WEIGHTS]),
+    ("unilm_from_mlm", [*TITLES, *FROM_WEIGHTS]),
+]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_scripts_know_the_flags_of_an_experiment(on_path, monkeypatch, tmp_path, name):
+@pytest.mark.parametrize(("name", "flags"), COMMANDS)
+def test_the_scripts_know_the_flags_of_an_experiment(on_path, monkeypatch, tmp_path, name, flags):
     from recipes import command_line
 
     import _runs
@@ -143,7 +153,7 @@ def test_the_scripts_know_the_flags_of_an_experiment(on_path, monkeypatch, tmp_p
     experiment = importlib.import_module(name)
     for module in (_runs, experiment):
         monkeypatch.setattr(module, "train", only_parsed, raising=False)
-    monkeypatch.setattr(sys, "argv", [name, *COMMANDS[name], "--seeds", "0"])
+    monkeypatch.setattr(sys, "argv", [name, *flags, "--seeds", "0"])
     experiment.main()
     assert len(parsed) >= 2
 
@@ -173,4 +183,4 @@ def test_two_trainers_at_equal_budget_and_finished_runs_are_kept(on_path, monkey
 
 def test_every_experiment_that_tabulates_has_a_command_here():
     tabulates = re.compile(r"^from _runs import .*\btable\b", re.MULTILINE)
-    assert COMMANDS.keys() == {path.stem for path in SCRIPTS if tabulates.search(path.read_text())}
+    assert {name for name, _ in COMMANDS} == {path.stem for path in SCRIPTS if tabulates.search(path.read_text())}
