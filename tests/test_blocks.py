@@ -86,7 +86,7 @@ STAND_INS = {
     r"OTHER-FOLDER": "out/finetune",
 }
 # rows for the files that a page's training reads and does not make: by script or recipe, for --data, --dev and the rest
-PAIRS, QUERIES = "pairs_zh", "titles_zh --columns query=target positive=source"
+PAIRS, QUERIES = "pairs_zh", "queries_zh"
 CORPORA = {
     "cosent": {"": PAIRS},
     "cross_encoder": {"": PAIRS},

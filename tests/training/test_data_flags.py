@@ -23,7 +23,7 @@ from tests.training.scripts import cut_and_resumed, refused, run
 TINY = ["--hidden-size", "32", "--num-layers", "1", "--cpu-threads", "1", "--vocab-size", "300"]
 CORPORA = {
     train_classifier: "classes_zh",
-    train_contrastive: "titles_zh",
+    train_contrastive: "queries_zh",
     train_cosent: "pairs_zh",
     train_cross_encoder: "pairs_zh",
     train_dialogpt: "dialogues_zh",
@@ -43,8 +43,6 @@ def sources(script, folder) -> list[str]:
     flags = (
         ["--micro-batch-tokens", "256"] if CORPORA[script][:4] in ("dial", "text", "titl") else ["--batch-size", "8"]
     )
-    if script is train_contrastive:
-        flags = ["--batch-size", "8"]
     if script is train_cross_encoder:
         flags += ["--model", "None"]
     if script is train_tta:

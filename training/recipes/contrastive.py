@@ -64,8 +64,7 @@ def quickstart() -> Contrastive:
     """
     return Contrastive(
         output_dir="out/contrastive",
-        data=("embedded:titles_zh",),
-        columns=("query=target", "positive=source"),
+        data=("embedded:queries_zh",),
         hidden_size=128,
         num_layers=2,
         pooling="mean",
@@ -83,7 +82,7 @@ def finetune() -> Contrastive:
     Thousands of negatives per query: --micro-batches divides the memory, and the gradient stays that of the batch.
     """
     return Contrastive(
-        output_dir="out/contrastive", data=("embedded:titles_zh",), lr=2e-5, epochs=1, batch_size=256, max_length=128
+        output_dir="out/contrastive", data=("embedded:queries_zh",), lr=2e-5, epochs=1, batch_size=256, max_length=128
     )
 
 

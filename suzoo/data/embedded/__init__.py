@@ -2,7 +2,7 @@
 
 - `pairs_zh`, `pairs_en`: graded sentence pairs that common words do not solve.
 - `dialogues_zh`, `dialogues_en`: dialogues whose last answer needs an earlier turn.
-- `titles_zh`, `titles_en`: short news and their titles.
+- `titles_zh`, `titles_en`: short news and their titles. `queries_zh`, `queries_en`: the titles as queries.
 - `text_zh`, `text_en`: plain sentences; `typos_zh`: sentences with typos and without.
 - `classes_zh`: requests and what they ask for, ten classes, long-tailed.
 """
@@ -19,7 +19,7 @@ from suzoo.data.embedded._classes import classes
 from suzoo.data.embedded._dialogues import dialogues
 from suzoo.data.embedded._pairs import pairs
 from suzoo.data.embedded._sentences import confusions, sentences, typos
-from suzoo.data.embedded._titles import titles
+from suzoo.data.embedded._titles import queries, titles
 from suzoo.data.tokenizer import train_wordpiece
 from suzoo.reach import nearest
 
@@ -34,6 +34,8 @@ CORPORA: dict[str, Callable[[str], list[dict]]] = {
     "dialogues_en": partial(dialogues, "en"),
     "titles_zh": partial(titles, "zh"),
     "titles_en": partial(titles, "en"),
+    "queries_zh": partial(queries, "zh"),
+    "queries_en": partial(queries, "en"),
     "text_zh": partial(sentences, "zh"),
     "text_en": partial(sentences, "en"),
     "typos_zh": typos,

@@ -139,3 +139,8 @@ def titles(language: str, split: str) -> list[dict]:
     """Rows with `source`, the article, and `target`, its title. Train 4000 rows, dev 400."""
     rng = generator("titles", language, split)
     return [_article(rng, LANGUAGES[language], split) for _ in range(SIZES[split])]
+
+
+def queries(language: str, split: str) -> list[dict]:
+    """Titles that look for their articles: `query` and `positive`."""
+    return [{"query": row["target"], "positive": row["source"]} for row in titles(language, split)]
