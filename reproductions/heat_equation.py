@@ -5,14 +5,17 @@ decoded to pixels (QB-Heat), learns better features than contrast: 65.6 % agains
 than a constant for what is left out, since it is predicted (arXiv 2211.13228, kexue.fm/archives/9359).
 
     python reproductions/heat_equation.py
+    python reproductions/heat_equation.py --kinds --seeds 0 1 2 3 4 5
 
 Here: scikit-learn's handwritten digits of 8 by 8 pixels, a block of 4 by 4, two layers of convolutions of 32 channels;
 the frozen features, averaged over the four quarters, are classified by logistic regression from 100 and from 1,200
-labels. Then training by the 100 labels with `heat_equation_loss` beside cross-entropy. Three seeds.
+labels. Then training by the 100 labels with `heat_equation_loss` on all training pictures beside cross-entropy. Three
+seeds, six for the latter.
 
-Verdict: cannot be judged here: convolutions with random weights are as good (.882 ± .030 from 100 labels) as those
-trained to fill in by the heat equation (.877 ± .021) or by a constant (.882 ± .015), so that digits of 8 by 8 ask for
-no better features. Table in training/LOG.md.
+Verdict: holds in part: as an auxiliary loss of weight .1 to 1 it raises the accuracy from 100 labels from .819 ± .011
+to .862 ± .008 (six seeds). As self-supervision nothing can be seen on digits of 8 by 8: convolutions with random
+weights are as good (.882 ± .030) as those trained to fill in by the heat equation (.877 ± .021) or by a constant (.882
+± .015). Table in training/LOG.md.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ class Options:
     lr: float = 2e-3
     kinds: tuple[str, ...] = OUTSIDE
     """Rows of the first table."""
-    weights: tuple[float, ...] = (0.0, 0.01, 0.1)
+    weights: tuple[float, ...] = (0.0, 0.1, 0.3, 1.0, 3.0)
     """Of the auxiliary loss."""
     seeds: tuple[int, ...] = (0, 1, 2)
 
