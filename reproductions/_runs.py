@@ -78,23 +78,29 @@ def start_from(model: Path | None, pretrained: str, scratch: str) -> list[object
     return ["--model", model, *pretrained.split()] if model else scratch.split()
 
 
-def best_rate(score: Callable[[float], float], first: float) -> tuple[float, dict[float, float]]:
-    """The learning rate of the best score among those tried, in factors of 3 from `first` until both neighbours of the
-    best have been; and the score of every rate."""
-    best, tried = first, {}
-    while True:
-        for lr in (best, float(f"{best / 3:.3g}"), float(f"{best * 3:.3g}")):
-            if lr not in tried:
-                tried[lr] = score(lr)
-        found = max(tried, key=lambda lr: tried[lr])
-        if found == best:
-            return best, tried
-        best = found
+def table_of_rates(
+    first_rates: Mapping[str, float], accuracy: Callable[[str, float, int], float], seeds: Sequence[int]
+) -> None:
+    """Print a Markdown table, each row at its own best learning rate.
 
+    With the first seed rates are tried in factors of 3 until both neighbours of the best have been; the best goes on
+    with the other seeds.
 
-def rates(tried: Mapping[float, float]) -> str:
-    """A cell of a table: scores by rate."""
-    return ", ".join(f"{lr:.1g}: {score:.3f}" for lr, score in sorted(tried.items()))
+    Args:
+        first_rates: name of a row -> the rate to begin with.
+        accuracy: (row, rate, seed) -> what a run reaches.
+    """
+    first, *others = seeds
+    print("| | accuracy by rate (first seed) | best rate | all seeds |\n|---|---|---|---|", flush=True)
+    for name, best in first_rates.items():
+        tried: dict[float, float] = {}
+        while not tried or best != max(tried, key=lambda lr: tried[lr]):
+            best = max(tried, key=lambda lr: tried[lr]) if tried else best
+            for lr in (best, float(f"{best / 3:.3g}"), float(f"{best * 3:.3g}")):
+                tried[lr] = tried[lr] if lr in tried else accuracy(name, lr, first)
+        cells = ", ".join(f"{lr:.1g}: {found:.3f}" for lr, found in sorted(tried.items()))
+        found = [tried[best], *(accuracy(name, best, seed) for seed in others)]
+        print(f"| {name} | {cells} | {best:.1g} | {spread(found)} |", flush=True)
 
 
 def spread(values: Sequence[float]) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from _runs import best_rate, one_in_five_kept, rates, spread
+from _runs import one_in_five_kept, table_of_rates
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -118,12 +118,7 @@ def main() -> None:
             print(f"{path.stem}: {time.process_time() - started:.0f} s", file=sys.stderr, flush=True)
         return json.loads(path.read_text())
 
-    print("| method | accuracy by rate (first seed) | best rate | all seeds |\n|---|---|---|---|", flush=True)
-    for name in options.only:
-        first, *others = options.seeds
-        best, tried = best_rate(lambda lr, name=name, seed=first: run(name, lr, seed), METHODS[name][1])
-        found = [tried[best], *(run(name, best, seed) for seed in others)]
-        print(f"| {name} | {rates(tried)} | {best:.1g} | {spread(found)} |", flush=True)
+    table_of_rates({name: METHODS[name][1] for name in options.only}, run, options.seeds)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from _runs import best_rate, one_in_five_kept, rates, spread, train
+from _runs import one_in_five_kept, table_of_rates, train
 
 COMMON = "--max-steps 125 --batch-size 16 --max-length 32 --monitor accuracy"
 # name -> flags, and the first rate to try
@@ -58,12 +58,7 @@ def main() -> None:
         folder = options.out / f"{name}-{lr:g}-{seed}"
         return train("train_classifier", "finetune", folder, flags)["dev"]["accuracy"]
 
-    print("| optimizer | accuracy by rate (first seed) | best rate | all seeds |\n|---|---|---|---|", flush=True)
-    for name in options.only:
-        first, *others = options.seeds
-        best, tried = best_rate(lambda lr, name=name, seed=first: run(name, lr, seed), OPTIMIZERS[name][1])
-        found = [tried[best], *(run(name, best, seed) for seed in others)]
-        print(f"| {name} | {rates(tried)} | {best:.1g} | {spread(found)} |", flush=True)
+    table_of_rates({name: OPTIMIZERS[name][1] for name in options.only}, run, options.seeds)
 
 
 if __name__ == "__main__":

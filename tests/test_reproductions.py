@@ -184,3 +184,19 @@ def test_two_trainers_at_equal_budget_and_finished_runs_are_kept(on_path, monkey
 def test_every_experiment_that_tabulates_has_a_command_here():
     tabulates = re.compile(r"^from _runs import .*\btable\b", re.MULTILINE)
     assert {name for name, _ in COMMANDS} == {path.stem for path in SCRIPTS if tabulates.search(path.read_text())}
+
+
+def test_a_rate_is_the_best_when_both_neighbours_were_tried(on_path, capsys):
+    from _runs import table_of_rates
+
+    calls: list[tuple] = []
+
+    def accuracy(name: str, lr: float, seed: int) -> float:
+        calls.append((name, lr, seed))
+        return {0.01: 0.5, 0.03: 0.7, 0.09: 0.6}.get(lr, 0.1) + 0.01 * seed
+
+    table_of_rates({"Lion": 0.01}, accuracy, seeds=(0, 2))
+    tried = "0.003: 0.100, 0.01: 0.500, 0.03: 0.700, 0.09: 0.600"
+    assert capsys.readouterr().out.splitlines()[2:] == [f"| Lion | {tried} | 0.03 | .710 ± .014 |"]
+    rates = (0.01, 0.00333, 0.03, 0.09)
+    assert calls == [*(("Lion", lr, 0) for lr in rates), ("Lion", 0.03, 2)]
