@@ -4,7 +4,7 @@ Claim (arXiv 2107.01152, kexue.fm/archives/8586): contrastive learning in small 
 the loss is near 0 where positives are easy; FlatNCE, whose gradient does not fade, repairs that. If it were rounding,
 InfoNCE computed as softplus(logsumexp of the negatives - positive), exact at every distance, would repair it too.
 
-    python reproductions/flat_nce.py --data simclue_rank.tsv
+    python reproductions/flat_nce.py --data simclue_rank.tsv --batch-sizes 8 64 256 --precisions fp32 bf16
 
 Here: (query, positive) rows, in-batch negatives, scale 20, two layers of 128 from scratch on as many rows for either
 batch size; then queries that were kept aside look for their positive among all texts that were kept aside.
@@ -19,7 +19,9 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -50,12 +52,16 @@ class Options:
     num_rows: int = 2400
     """Rows to train on."""
     batch_sizes: tuple[int, ...] = (8, 64)
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32",)
+    """bf16: products and logits under autocast."""
     lr: float = 5e-4
     scale: float = 20.0
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
-def train(rows: list[tuple[str, str]], tokenizer, loss, batch_size: int, seed: int, options: Options) -> CoSENTModel:
+def train(
+    rows: list[tuple[str, str]], tokenizer, loss, batch_size: int, precision: str, seed: int, options: Options
+) -> CoSENTModel:
     torch.manual_seed(seed)
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -76,9 +82,11 @@ def train(rows: list[tuple[str, str]], tokenizer, loss, batch_size: int, seed: i
     schedule = get_schedule("linear", optimizer, num_steps=batches.steps_per_epoch, warmup=0.1)
     model.train()
     for step in range(batches.steps_per_epoch):
-        embeddings = model(**batches[step][0]).sentence_embedding
-        logits, target = contrastive_logits(embeddings[0::2], embeddings[1::2], scale=options.scale)
-        loss(logits, target).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            embeddings = model(**batches[step][0]).sentence_embedding
+            logits, target = contrastive_logits(embeddings[0::2], embeddings[1::2], scale=options.scale)
+            value = loss(logits, target)
+        value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -93,17 +101,17 @@ def main() -> None:
     kept, rest = queries[: options.num_queries], queries[options.num_queries :]
     rows = [(query.query, query.positives[0]) for query in rest][: options.num_rows]
     tokenizer = train_wordpiece([text for row in rows for text in row], vocab_size=4000)
-    print("| batch | loss | MRR@10 | recall@1 |\n|---|---|---|---|", flush=True)
-    for batch_size in options.batch_sizes:
-        for name, loss in LOSSES.items():
-            results = []
-            for seed in options.seeds:
-                started = time.process_time()
-                model = train(rows, tokenizer, loss, batch_size, seed, options)
-                results.append(retrieval_metrics(model.encode, kept))
-                print(f"{name} {batch_size} {seed}: {time.process_time() - started:.0f} s", file=sys.stderr, flush=True)
-            cells = [spread([result[metric] for result in results]) for metric in ("mrr@10", "recall@1")]
-            print(f"| {batch_size} | {name} | {' | '.join(cells)} |", flush=True)
+    print("| batch | precision | loss | MRR@10 | recall@1 |\n|---|---|---|---|---|", flush=True)
+    for batch_size, precision, (name, loss) in product(options.batch_sizes, options.precisions, LOSSES.items()):
+        results = []
+        for seed in options.seeds:
+            started = time.process_time()
+            model = train(rows, tokenizer, loss, batch_size, precision, seed, options)
+            results.append(retrieval_metrics(model.encode, kept))
+            seconds = time.process_time() - started
+            print(f"{name} {batch_size} {precision} {seed}: {seconds:.0f} s", file=sys.stderr, flush=True)
+        cells = [spread([result[metric] for result in results]) for metric in ("mrr@10", "recall@1")]
+        print(f"| {batch_size} | {precision} | {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
