@@ -27,7 +27,6 @@ SCRATCH = "--lr 1e-3 --hidden-size 128 --num-layers 3"
 VARIANTS = {
     "cross-entropy": "",
     "TaiLr 0.1": "--tailr 0.1",
-    "TaiLr 0.01": "--tailr 0.01",
     "random replacement 0.5": "--random-replacement 0.5",
 }
 

@@ -25,6 +25,7 @@ VARIANTS = {
     "cross-entropy": "",
     "R-Drop 4, dropout 0.3": "--dropout 0.3 --rdrop 4",
     "dropout 0.3": "--dropout 0.3",
+    "R-Drop 4": "--rdrop 4",
     "FGM 0.1 of the matrix": "--fgm 0.1 --disturbance-norm matrix",
     "gradient penalty 0.01 per row": "--gradient-penalty 0.01",
     "VAT 0.02 of every token": "--vat 0.02",
