@@ -92,15 +92,17 @@ def table_of_rates(
     """
     first, *others = seeds
     print("| | accuracy by rate (first seed) | best rate | all seeds |\n|---|---|---|---|", flush=True)
-    for name, best in first_rates.items():
-        tried: dict[float, float] = {}
-        while not tried or best != max(tried, key=lambda lr: tried[lr]):
-            best = max(tried, key=lambda lr: tried[lr]) if tried else best
-            for lr in (best, float(f"{best / 3:.3g}"), float(f"{best * 3:.3g}")):
-                tried[lr] = tried[lr] if lr in tried else accuracy(name, lr, first)
-        cells = ", ".join(f"{lr:.1g}: {found:.3f}" for lr, found in sorted(tried.items()))
-        found = [tried[best], *(accuracy(name, best, seed) for seed in others)]
-        print(f"| {name} | {cells} | {best:.1g} | {spread(found)} |", flush=True)
+    for name, first_rate in first_rates.items():
+        tried: dict[int, float] = {}  # power of 3 that the first rate is multiplied by -> accuracy
+        rate = lambda power, first_rate=first_rate: float(f"{first_rate * 3.0**power:.3g}")  # noqa: E731
+        best = 0
+        while not {best - 1, best, best + 1} <= tried.keys():
+            for power in (best, best - 1, best + 1):
+                tried[power] = tried[power] if power in tried else accuracy(name, rate(power), first)
+            best = max(tried, key=lambda power: tried[power])
+        cells = ", ".join(f"{rate(power):.1g}: {found:.3f}" for power, found in sorted(tried.items()))
+        found = [tried[best], *(accuracy(name, rate(best), seed) for seed in others)]
+        print(f"| {name} | {cells} | {rate(best):.1g} | {spread(found)} |", flush=True)
 
 
 def spread(values: Sequence[float]) -> str:

@@ -193,10 +193,13 @@ def test_a_rate_is_the_best_when_both_neighbours_were_tried(on_path, capsys):
 
     def accuracy(name: str, lr: float, seed: int) -> float:
         calls.append((name, lr, seed))
-        return {0.01: 0.5, 0.03: 0.7, 0.09: 0.6}.get(lr, 0.1) + 0.01 * seed
+        return {"Lion": {0.01: 0.5, 0.03: 0.7, 0.09: 0.6}, "Tiger": {0.00333: 0.7}}[name].get(lr, 0.1) + 0.01 * seed
 
-    table_of_rates({"Lion": 0.01}, accuracy, seeds=(0, 2))
-    tried = "0.003: 0.100, 0.01: 0.500, 0.03: 0.700, 0.09: 0.600"
-    assert capsys.readouterr().out.splitlines()[2:] == [f"| Lion | {tried} | 0.03 | .710 ± .014 |"]
-    rates = (0.01, 0.00333, 0.03, 0.09)
-    assert calls == [*(("Lion", lr, 0) for lr in rates), ("Lion", 0.03, 2)]
+    table_of_rates({"Lion": 0.01, "Tiger": 0.01}, accuracy, seeds=(0, 2))
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| Lion | 0.003: 0.100, 0.01: 0.500, 0.03: 0.700, 0.09: 0.600 | 0.03 | .710 ± .014 |",
+        "| Tiger | 0.001: 0.100, 0.003: 0.700, 0.01: 0.100, 0.03: 0.100 | 0.003 | .710 ± .014 |",
+    ]
+    # 3 * 0.00333 is no rate of its own beside 0.01
+    assert calls[:5] == [*(("Lion", lr, 0) for lr in (0.01, 0.00333, 0.03, 0.09)), ("Lion", 0.03, 2)]
+    assert calls[5:] == [*(("Tiger", lr, 0) for lr in (0.01, 0.00333, 0.03, 0.00111)), ("Tiger", 0.00333, 2)]
