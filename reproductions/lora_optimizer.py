@@ -9,7 +9,7 @@ A small model is trained on the first text and goes on with the second, all matr
 rest frozen. Prints the table and draws figures/lora_optimizer.png.
 
 Verdict: holds: with the same init as peft the loss is the same (6.370 ± .012 against 6.371 ± .028), with both random
-6.322 ± .012; all weights have 5.632 ± .004. A pretrained model was not tried. Table in training/LOG.md.
+6.322 ± .012; all weights have 5.632 ± .004. A real model is fine-tuned by lora_finetuning. Table in training/LOG.md.
 """
 
 from __future__ import annotations

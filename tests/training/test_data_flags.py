@@ -55,6 +55,11 @@ class Stopped(Exception):
 
 
 @pytest.mark.parametrize("script", CORPORA, ids=lambda script: script.__name__)
+def test_no_recipe_brings_column_names_that_other_data_would_lack(script):
+    assert [name for name, recipe in script.RECIPES.items() if recipe().columns] == []
+
+
+@pytest.mark.parametrize("script", CORPORA, ids=lambda script: script.__name__)
 def test_every_script_gives_its_batches_the_weights(tmp_path, monkeypatch, script):
     found = []
 
