@@ -5,7 +5,7 @@ Claims: random replacement raises ROUGE and BLEU of CSL titles a little and lowe
 
     python reproductions/exposure_bias.py --data lcsts.train.tsv --dev lcsts.val.tsv --model out/mlm
     python reproductions/exposure_bias.py --max-train-samples 800 --epochs 12
-    python reproductions/exposure_bias.py --max-train-samples 800 --epochs 3 --lr 3e-4 --model out/parameter-search/learnt
+    python reproductions/exposure_bias.py --max-train-samples 800 --epochs 3 --lr 3e-4 --model out/search/learnt
 
 The second line is on the embedded titles (synthetic), a small model from scratch, the third goes on from one that
 cross-entropy has taught (the base of parameter_search); a `--model` may also be any masked language model, as of

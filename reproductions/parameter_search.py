@@ -4,7 +4,7 @@ Claim: trying a few disturbed weights, guided by the gradient of the usual loss,
 repetition, ROUGE, non-termination (arXiv 2006.03158; kexue.fm/archives/7521).
 
     OMP_NUM_THREADS=1 python reproductions/parameter_search.py
-    OMP_NUM_THREADS=1 python reproductions/parameter_search.py --base learnt --max-train-samples 800 --lr 1e-4
+    python reproductions/parameter_search.py --base learnt --max-train-samples 800 --lr 1e-4 --out out/search
     OMP_NUM_THREADS=1 python reproductions/parameter_search.py --data lcsts.train.tsv --dev lcsts.val.tsv
 
 The first two lines are on the embedded titles (synthetic). One model is trained by cross-entropy; every variant goes on
