@@ -15,8 +15,8 @@ among all. In the second line the groups are what pairs of one meaning connect, 
 Verdict: holds in part: AM-Softmax is far above softmax (first place .601 ± .008 against .183 ± .012, three seeds), but
 so are cosines without a margin (.603 ± .007), and the estimated margin lowers .607 ± .013 to .591 ± .009. Sentences of
 a class do come closer (diameter 1.436 and 1.281 with .35; 1.323 and 1.225 in chords). With three sentences or more a
-class it is the same: .668 ± .005 with .35 and .673 ± .008 without, .660 ± .006 with the estimated margin and .672 ± .008
-without. Table in training/LOG.md.
+class it is the same: .668 ± .005 with .35 and .673 ± .008 without, .660 ± .006 with the estimated margin and .672 ±
+.008 without. Table in training/LOG.md.
 """
 
 from __future__ import annotations
