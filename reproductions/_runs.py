@@ -90,19 +90,22 @@ def table_of_rates(
         first_rates: name of a row -> the rate to begin with.
         accuracy: (row, rate, seed) -> what a run reaches.
     """
+
+    def rate(name: str, power: int) -> float:
+        return float(f"{first_rates[name] * 3.0**power:.3g}")
+
     first, *others = seeds
     print("| | accuracy by rate (first seed) | best rate | all seeds |\n|---|---|---|---|", flush=True)
-    for name, first_rate in first_rates.items():
+    for name in first_rates:
         tried: dict[int, float] = {}  # power of 3 that the first rate is multiplied by -> accuracy
-        rate = lambda power, first_rate=first_rate: float(f"{first_rate * 3.0**power:.3g}")  # noqa: E731
         best = 0
         while not {best - 1, best, best + 1} <= tried.keys():
             for power in (best, best - 1, best + 1):
-                tried[power] = tried[power] if power in tried else accuracy(name, rate(power), first)
+                tried[power] = tried[power] if power in tried else accuracy(name, rate(name, power), first)
             best = max(tried, key=lambda power: tried[power])
-        cells = ", ".join(f"{rate(power):.1g}: {found:.3f}" for power, found in sorted(tried.items()))
-        found = [tried[best], *(accuracy(name, rate(best), seed) for seed in others)]
-        print(f"| {name} | {cells} | {rate(best):.1g} | {spread(found)} |", flush=True)
+        cells = ", ".join(f"{rate(name, power):.1g}: {found:.3f}" for power, found in sorted(tried.items()))
+        found = [tried[best], *(accuracy(name, rate(name, best), seed) for seed in others)]
+        print(f"| {name} | {cells} | {rate(name, best):.1g} | {spread(found)} |", flush=True)
 
 
 def spread(values: Sequence[float]) -> str:

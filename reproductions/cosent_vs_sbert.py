@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from _runs import table
+from _runs import start_from, table
 
-SCRATCH = ["--hidden-size", 128, "--num-layers", 2]
+SCRATCH = "--hidden-size 128 --num-layers 2"
 # name -> script, flags
 ROWS = {
     "CoSENT": ("train_cosent", ""),
@@ -42,7 +42,7 @@ class Options:
     """Sentence pairs to score."""
     class_threshold: float = 0.5
     """Sentence-BERT: grades above it are class 1."""
-    model: str | None = None
+    model: Path | None = None
     """Weights to start from; default is a small model from scratch."""
     max_train_samples: int | None = None
     epochs: float = 8
@@ -57,7 +57,7 @@ class Options:
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     common = ["--data", options.data, "--dev", options.dev, "--epochs", options.epochs, "--lr", options.lr]
-    common += ["--model", options.model] if options.model else SCRATCH
+    common += start_from(options.model, "", SCRATCH)
     common += ["--max-train-samples", options.max_train_samples] if options.max_train_samples else []
     for number, name in enumerate(options.only):
         script, flags = ROWS[name]

@@ -32,6 +32,7 @@ from _runs import one_in_five_kept, table_of_rates
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.optim import AdamW, Optimizer
+from transformers import AutoTokenizer
 
 from suzoo.data import class_names, flat_batch, read_classes
 from suzoo.engine import RandomBatches
@@ -92,7 +93,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows, dev = (read_classes(path) for path in one_in_five_kept(options.data, options.out))
     names = class_names([*rows, *dev])
-    tokenizer = CoSENTModel.from_pretrained(options.model).tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
 
     def collate(chosen):
         ids = tokenizer([row.text for row in chosen], truncation=True, max_length=32)["input_ids"]

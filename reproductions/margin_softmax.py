@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ import tyro
 from _runs import spread
 from torch import Tensor, nn
 
-from suzoo.data import flat_batch, read_pairs, read_ranked, train_wordpiece
+from suzoo.data import flat_batch, read_ranked, train_wordpiece
 from suzoo.engine import RandomBatches
 from suzoo.losses import CosineLinear, am_softmax_loss, estimate_margin, metric_distance
 from suzoo.models import CoSENTModel, GRUEncoderConfig
@@ -61,7 +62,7 @@ ROWS: dict[str, Callable[..., Tensor]] = {
 @dataclass
 class Options:
     data: tuple[Path, ...]
-    """Rows of query, positives and negatives, or of pairs with a label."""
+    """Rows of query, positives and negatives, or of pairs with a label of 0 or 1."""
     least: int = 2
     """Sentences of a group."""
     out: Path = Path("out/margin")
@@ -86,13 +87,9 @@ def read_groups(paths: tuple[Path, ...], least: int) -> list[list[str]]:
             text = parent[text]
         return text
 
-    for path in paths:
-        if "query" in path.open(encoding="utf-8").readline():
-            alike = [(row.query, text) for row in read_ranked(path) for text in row.positives]
-        else:
-            alike = [(row.text1, row.text2) for row in read_pairs(path) if row.label > 0]
-        for one, other in alike:
-            parent[root(other)] = root(one)
+    for row in chain.from_iterable(read_ranked(path) for path in paths):
+        for text in row.positives:
+            parent[root(text)] = root(row.query)
     groups: dict[str, list[str]] = {}
     for text in list(parent):
         groups.setdefault(root(text), []).append(text)
