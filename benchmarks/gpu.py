@@ -194,7 +194,7 @@ def ragged_steps(options: Options, device: torch.device, clock: Clock) -> None:
 def _set_layout(layout: Callable) -> None:
     from suzoo.models import modeling_cosent
 
-    modeling_cosent.ragged_layout = layout  # ty: ignore[invalid-assignment]
+    modeling_cosent.ragged_layout = layout
 
 
 def peer_step(options: Options, device: torch.device, clock: Clock) -> None:
