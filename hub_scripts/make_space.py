@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 import suzoo
+from suzoo.cli._models import model_name
 from suzoo.terminal import script_parser, tell
 
 PACKAGE = Path(suzoo.__file__).resolve().parent
@@ -53,7 +54,9 @@ Made with suzoo {version}; `python app.py` runs the same page on your machine.
 def main(arguments: list[str] | None = None) -> int:
     parser = script_parser(__doc__)
     parser.add_argument("output", type=Path, help="folder of the Space; new, or an older one with --overwrite")
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="folders of saved models, or names on the Hub")
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", type=model_name, help="folders of saved models, or names on the Hub"
+    )
     parser.add_argument("--title", default="suzoo", help="of the page and the card (default: suzoo)")
     parser.add_argument("--layout", choices=["cdial", "dialogpt"], help="of chats whose model does not say it")
     parser.add_argument("--overwrite", action="store_true", help="replace a Space that this script wrote")

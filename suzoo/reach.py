@@ -15,6 +15,8 @@ SPLIT_NAMES = {
     "dev": ("dev", "validation", "valid", "val"),
     "test": ("test",),
 }
+EMBEDDED = "embedded:"  # in front of the name of what comes with this package
+EMBEDDED_MODELS = Path(__file__).parent / "data" / "embedded" / "models"
 HUB_DATASET = r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?"
 
 
@@ -75,11 +77,26 @@ def not_empty(folder: str | Path) -> str:
     return f"{folder} is not empty: add --resume to continue, --overwrite to start anew"
 
 
+def model_folder(name: str) -> str:
+    """The folder of `embedded:NAME`, a model that comes with this package; any other name as it is.
+
+    Raises:
+        ValueError: no such model comes with it.
+    """
+    if not name.startswith(EMBEDDED):
+        return name
+    folder, known = EMBEDDED_MODELS / name.removeprefix(EMBEDDED), sorted(p.name for p in EMBEDDED_MODELS.iterdir())
+    if folder.name not in known:
+        raise ValueError(f"there is no {name}{nearest(folder.name, known)}; there is {', '.join(known)}")
+    return str(folder)
+
+
 def check_folder_or_hub(name: str) -> None:
     """
     Raises:
-        ValueError: `name` is no folder here, and cannot be asked of the Hub.
+        ValueError: `name` is no folder here, no embedded model, and cannot be asked of the Hub.
     """
+    name = model_folder(name)
     if Path(name).is_dir():
         return
     if Path(name).is_file():

@@ -40,7 +40,7 @@ def workplace(tmp_path_factory):
 def test_python_blocks_print_what_they_say(workplace, monkeypatch, readme):
     monkeypatch.chdir(workplace)
     found = blocks(readme, "python")
-    assert len(found) == 3
+    assert len(found) == 4
     assert all(run_python(readme, block, {}) for block in found)
 
 
@@ -49,11 +49,15 @@ def test_commands_have_the_flags_the_readme_names(workplace, monkeypatch, readme
     monkeypatch.chdir(workplace)
     (workplace / "texts.txt").write_text("他买了三本书\n今天天气很好\n", encoding="utf-8")
     found = commands(readme)
-    (workplace / "vectors.npy").unlink(missing_ok=True)
     for command in found:
         check_command(command)
-    encode = next(command for command in found if command[:2] == ["suzoo", "encode"])
-    assert cli.main(encode[1:]) == 0 and np.load(workplace / "vectors.npy").shape == (2, 128)
+    for model, written, size in (
+        ("embedded:cosent-zh-mini", "embedded.npy", 384),
+        ("out/quickstart", "vectors.npy", 128),
+    ):
+        (workplace / written).unlink(missing_ok=True)
+        (encode,) = (command for command in found if command[:3] == ["suzoo", "encode", model])
+        assert cli.main(encode[1:]) == 0 and np.load(workplace / written).shape == (2, size)
     assert sum("training/train_cosent.py" in command for command in found) == 1
     assert ["pip", "install", "-c", "constraints.txt", "-e", "."] in found and ["pytest"] in found
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from suzoo.reach import check_folder_or_hub, why_no_data
+from suzoo.reach import check_folder_or_hub, model_folder, why_no_data
 from suzoo.terminal import prepare_streams, tell
 
 
@@ -58,11 +58,11 @@ def evaluate(options: Options) -> None:
         source: read_pairs(source, split=options.split, columns=options.columns, max_rows=options.max_samples)
         for source in options.data
     }
-    trust = options.trust_remote_code
-    architectures = AutoConfig.from_pretrained(options.model, trust_remote_code=trust).architectures or [""]
+    folder, trust = model_folder(options.model), options.trust_remote_code
+    architectures = AutoConfig.from_pretrained(folder, trust_remote_code=trust).architectures or [""]
     is_cross_encoder = architectures[0].endswith("ForSequenceClassification")
     kind = CoSENTCrossEncoder if is_cross_encoder else CoSENTModel
-    model = kind.from_pretrained(options.model, trust_remote_code=trust)
+    model = kind.from_pretrained(folder, trust_remote_code=trust)
     names = [Path(source).name for source in data]
     scores = {}
     for source, pairs in data.items():

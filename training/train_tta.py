@@ -62,9 +62,9 @@ def main() -> None:
     ids: dict[str, Any] = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
     queries = {"mask_token_id": tokenizer.mask_token_id}  # a BERT does not say where its [MASK] is
     if recipe.model and is_tta:
-        model = TTAForMaskedLM.from_pretrained(recipe.model, dtype=recipe.weights_dtype, **queries)
+        model = TTAForMaskedLM.from_pretrained(recipe.model_folder, dtype=recipe.weights_dtype, **queries)
     elif recipe.model:
-        model = BertForMaskedLM.from_pretrained(recipe.model, dtype=recipe.weights_dtype)
+        model = BertForMaskedLM.from_pretrained(recipe.model_folder, dtype=recipe.weights_dtype)
     elif is_tta:
         fields: dict[str, Any] = {**sizes(recipe, tokenizer), **ids, **queries, "query_init": recipe.query_init}
         model = TTAForMaskedLM(TTAConfig(**fields, **recipe.scratch_fields))

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from suzoo.reach import check_folder_or_hub
+from suzoo.reach import check_folder_or_hub, model_folder
 from suzoo.terminal import sentence
 
 
@@ -63,8 +63,16 @@ def load_tokenizer(config, options: argparse.Namespace):
     return tokenizer
 
 
+def model_name(text: str) -> str:
+    """What a command line calls a model, as `from_pretrained` takes it."""
+    try:
+        return model_folder(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="folder of a saved model, or its name on the Hub")
+    parser.add_argument("model", type=model_name, help="folder of a saved model, its name on the Hub, or embedded:NAME")
     add_source_options(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])

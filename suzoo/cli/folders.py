@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from suzoo.cli._files import check_output
-from suzoo.cli._models import add_trust_option, loading, positive
+from suzoo.cli._models import add_trust_option, loading, model_name, positive
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -87,11 +87,11 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
 
 def add_commands(command) -> None:
     sub = command("verify", verify, "Open a saved model in every way it promises, without suzoo, and compare.")
-    sub.add_argument("folder", help="folder of the saved model, with golden.safetensors")
+    sub.add_argument("folder", type=model_name, help="folder of the saved model, with golden.safetensors")
     _add_check_options(sub)
 
     sub = command("push", push, "Verify a saved model and upload it to the Hub; run again to resume.")
-    sub.add_argument("folder", help="folder of the saved model, with golden.safetensors")
+    sub.add_argument("folder", type=model_name, help="folder of the saved model, with golden.safetensors")
     sub.add_argument("repo_id", metavar="REPO", help="owner/name, or name for your own account")
     sub.add_argument("--private", action="store_true", help="make the repository private when it is created")
     sub.add_argument("--revision", help="branch to push to, created when missing")
@@ -103,7 +103,7 @@ def add_commands(command) -> None:
     _add_check_options(sub)
 
     sub = command("export-onnx", export_onnx, "An ONNX file of a saved encoder or cross-encoder.")
-    sub.add_argument("folder", help="folder of the saved model")
+    sub.add_argument("folder", type=model_name, help="folder of the saved model")
     sub.add_argument("output", help="*.onnx")
     sub.add_argument("--int8", action="store_true", help="weights in int8, a scale per channel (encoders)")
     sub.add_argument(

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from suzoo.cli._files import read_texts
-from suzoo.cli._models import add_source_options, load_tokenizer, loading, positive, source
+from suzoo.cli._models import add_source_options, load_tokenizer, loading, model_name, positive, source
 
 # what a tokenizer that was cut wrongly reads otherwise: capitals, accents, digits, signs, emoji, strange spaces
 ASKED = (
@@ -178,7 +178,9 @@ def _load_as_saved(options: argparse.Namespace):
 
 def add_commands(command) -> None:
     sub = command("slim-vocab", slim_vocab, "Cut a model and its tokenizer to the tokens that are used.")
-    sub.add_argument("model", help="folder of a saved model, or its name on the Hub; WordPiece, Unigram or BPE")
+    sub.add_argument(
+        "model", type=model_name, help="folder of a saved model, or its name on the Hub; WordPiece, Unigram or BPE"
+    )
     sub.add_argument("output", help="folder to write")
     add_source_options(sub)
     rule = sub.add_mutually_exclusive_group(required=True)

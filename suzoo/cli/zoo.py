@@ -88,13 +88,19 @@ def make(name: str, base: str, sources: Path, out: Path, flags: list[str]) -> in
         "base": member.base,
         "base_licence": member.base_licence,
         "sources": [
-            {"file": s.file, "sha256": s.sha256, "repository": s.repository, "licence": s.licence}
-            for s in member.sources.values()
+            {
+                "file": source.file,
+                "used_for": member.used_for(key),
+                "sha256": source.sha256,
+                "repository": source.repository,
+                "licence": source.licence,
+            }
+            for key, source in member.sources.items()
         ],
         "minutes": round((time.time() - started) / 60, 1),
         "tests": scores,
     }
-    put_into_card(folder, scores)
+    put_into_card(folder, record, zoo_data.described(member, data))
     write_json(folder / "zoo.json", record)
     for test, numbers in scores.items():
         print(f"{test:<12} {', '.join(f'{metric} {number:.4f}' for metric, number in numbers.items())}")
@@ -106,16 +112,22 @@ def train(arguments: list[str]) -> int:
     return subprocess.run([sys.executable, "-m", "suzoo", "train", *arguments], check=False).returncode
 
 
-def put_into_card(folder: Path, scores: dict[str, dict[str, float]]) -> None:
-    """The tests beside the dev scores in metrics.json, and so in the card."""
+def put_into_card(folder: Path, record: dict[str, Any], tests: dict[str, dict[str, Any]]) -> None:
+    """The tests beside the dev scores in metrics.json, what the member is made of in run.json, and so both in the card.
+
+    Args:
+        tests: of each what run.json says of data.
+    """
     from transformers import AutoConfig
 
     from suzoo.hub.card import write_card
     from suzoo.models._tokenizer_files import load_tokenizer
 
-    path = folder / "metrics.json"
-    metrics = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, metrics | scores)
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    write_json(folder / "metrics.json", metrics | record["tests"])
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    base = {} if record["base"].startswith("zoo:") else {"base_model": record["base"]}
+    write_json(folder / "run.json", run | base | {"sources": record["sources"], "data": run["data"] | tests})
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     write_card(folder, config, load_tokenizer(str(folder)))
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from suzoo.cli import chat, encoders, explain, language_models
 from suzoo.cli._models import loading, source
-from suzoo.reach import check_folder_or_hub
+from suzoo.reach import check_folder_or_hub, model_folder
 
 # what a user finds on the page, and the kinds of models that can do it, in the order of the tabs
 TASKS = {
@@ -50,7 +50,7 @@ def open_models(
     """
     if not names:
         raise ValueError("a demo needs models: name the folders of some, or their names on the Hub")
-    names = list(dict.fromkeys(names))
+    names = list(dict.fromkeys(map(model_folder, names)))
     for name in names:  # a mistyped one before the others are opened
         check_folder_or_hub(name)
     short = Counter(Path(name).name for name in names)

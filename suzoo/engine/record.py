@@ -18,6 +18,7 @@ import torch
 from suzoo import __version__, terminal
 from suzoo.distributed import world_size
 
+TRAINED_ON = {"train", "also"}  # splits
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "numpy")
 
 
@@ -38,7 +39,8 @@ def write_record(
         recipe: a dataclass of plain data.
         metrics: split -> name -> number. Cards take their numbers from metrics.json and nowhere else.
         script: path of the training script in the repository.
-        provenance: split -> at least {"source", "rows", "sha256"}; an "embedded:" source makes the run synthetic.
+        provenance: split -> at least {"source", "rows", "sha256"}. A run is synthetic if it was trained on "embedded:"
+            sources alone.
         settings: what the model card shows of the recipe; default is all of it.
         citations: BibTeX of the methods used, for the card.
     """
@@ -48,7 +50,11 @@ def write_record(
         "recipe": asdict(recipe),
         "settings": asdict(recipe) if settings is None else settings,
         "data": provenance,
-        "synthetic": any("embedded:" in str(part["source"]) for part in provenance.values()),
+        "synthetic": all(
+            source.startswith("embedded:")
+            for split in TRAINED_ON & provenance.keys()
+            for source in str(provenance[split]["source"]).split()
+        ),
         "git_commit": _git_commit(),
         "citations": citations,
         "versions": versions(),

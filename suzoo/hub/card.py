@@ -17,8 +17,9 @@ No number is typed: everything comes from the saved folder. The training scripts
 Optional are of a split `data.<split>.hub_id` ("owner/name" of a Hub dataset; only such splits can appear on the Hub's
 leaderboards), `data.<split>.task_id` (the task in that benchmark, default the split's name) and
 `data.<split>.languages` (ISO codes). Of the recipe they are `recipe.license` (of the weights, an SPDX name) and
-`recipe.language` (ISO codes, in place of those of the data). The card, as all that is pushed, names files and folders
-without where they lie.
+`recipe.language` (ISO codes, in place of those of the data), and of the run `base_model` (the Hub name of what it
+started from, where the recipe names a folder) and `sources` ({"file", "used_for", "repository", "licence"}
+of each). The card, as all that is pushed, names files and folders without where they lie.
 """
 
 from __future__ import annotations
@@ -165,7 +166,7 @@ def _model_index(task_type: str, name: str, run: dict, metrics: dict) -> list[di
             EvalResult(
                 task_type=task_type,
                 dataset_type=source,
-                dataset_name=f"{source} (synthetic)" if run["synthetic"] else source,
+                dataset_name=f"{source} (synthetic)" if "embedded:" in source else source,
                 dataset_split=split,
                 metric_type=metric,
                 metric_name=metric,
@@ -218,7 +219,7 @@ def write_card(
         tokenizer = AutoTokenizer.from_pretrained(str(folder), config=config, trust_remote_code=False)
     assert tokenizer is not None
     promise = read_promise(folder)
-    base_model = _base_model(run["recipe"])
+    base_model = run.get("base_model") or _base_model(run["recipe"])
     run = public_record(run)
     kind, recipe = promise["kind"], run["recipe"]
     loss = "simbert" if recipe.get("tasks") == "simbert" else recipe.get("loss", "cosent")

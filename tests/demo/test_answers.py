@@ -7,11 +7,8 @@ import json
 import math
 import re
 import shutil
-import subprocess
 import sys
-import types
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -174,26 +171,12 @@ def test_bad_input_is_a_sentence(opened):
     assert answers.mistake("a < b") == "<p class=sz-mistake role=alert>A &lt; b.</p>"
 
 
-def test_without_a_model_one_is_trained_once_and_kept(folders, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("SUZOO_CACHE", str(tmp_path))
-    shown, commands = [], []
-    monkeypatch.setitem(sys.modules, "suzoo.demo.page", types.ModuleType("page"))  # stands for gradio being there
+def test_without_a_model_the_embedded_one_is_shown(monkeypatch):
+    shown = []
     monkeypatch.setattr("suzoo.demo.launch", lambda names, **options: shown.append(names))
-
-    def trained(command):
-        commands.append(command)
-        folder = shutil.copytree(folders["encoder"], command[command.index("--output-dir") + 1])
-        (Path(folder) / "golden.safetensors").touch()
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr("suzoo.cli.demo.subprocess.run", lambda command: subprocess.CompletedProcess(command, 3))
-    assert main(["demo"]) == 2
-    assert "was not trained (exit code 3)" in capsys.readouterr().err
-    monkeypatch.setattr("suzoo.cli.demo.subprocess.run", trained)
-    assert main(["demo"]) == main(["demo"]) == 0
-    assert shown == [[str(tmp_path / "demo/quickstart")]] * 2 and len(commands) == 1
-    assert commands[0][1:6] == ["-m", "suzoo", "train", "cosent", "quickstart"] and commands[0][-1] == "--resume"
-    assert "about four minutes, once" in capsys.readouterr().err
+    assert main(["demo"]) == 0
+    (opened,) = open_models(*shown)
+    assert (opened.name, opened.kind) == ("cosent-zh-mini", "encoder")
 
 
 def test_the_command_says_what_is_missing(folders, tmp_path, monkeypatch, capsys):

@@ -64,7 +64,31 @@ def test_recipe_data_and_origin_are_those_of_the_run_record(folder):
     card = rewrite(folder, "run.json", RUN | {"recipe": recipe, "synthetic": True})
     assert card.data.base_model is None and "random weights" in card.text
     assert (card.data.license, card.data.language) == ("mit", ["zh"])
-    assert "synthetic" in card.text and "(synthetic)" in card.data.eval_results[0].dataset_name
+    assert "Trained on synthetic text" in card.text
+    assert "synthetic" not in card.data.eval_results[0].dataset_name  # it was scored on real text
+
+
+def test_a_member_of_the_zoo_says_what_it_was_made_of(folder):
+    sources = [
+        {"file": "pairs.tsv", "used_for": "test", "repository": "github.com/owner/pairs", "licence": "CC BY 4.0"}
+    ]
+    data = RUN["data"] | {"test": {"source": "pairs.tsv", "rows": 7, "sha256": "0" * 64}}
+    data["dev"] = {"source": "embedded:pairs_zh", "rows": 5, "sha256": "1" * 64}
+    (folder / "metrics.json").write_text(json.dumps(METRICS | {"test": {"spearman": 0.7}}))
+    record = {
+        "recipe": RUN["recipe"] | {"model": "./base"},
+        "base_model": "owner/base",
+        "sources": sources,
+        "data": data,
+    }
+    card = rewrite(folder, "run.json", RUN | record)
+    assert card.data.base_model == "owner/base" and "Started from owner/base" in card.text
+    assert (
+        "| pairs.tsv | test | github.com/owner/pairs | CC BY 4.0 |" in card.text
+        and "Trained on synthetic" not in card.text
+    )
+    named = {result.dataset_split: result.dataset_name for result in card.data.eval_results}
+    assert named["test"] == "pairs.tsv" and named["dev"] == "embedded:pairs_zh (synthetic)"
 
 
 def test_settings_without_effect_are_left_out_and_the_loss_is_named(folder):

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from recipes.settings import Setting
 
-from suzoo.reach import split_of_dev
+from suzoo.reach import model_folder, split_of_dev
 
 POSITIVE = Setting(least=1)
 COUNT = Setting(least=0)
@@ -67,7 +67,8 @@ class Model:
     group = "model"
 
     model: str | None = None
-    """Folder or Hub name to start from; without it a small BERT is trained from scratch."""
+    """Folder or Hub name to start from, or embedded:cosent-zh-mini, a small Chinese encoder that comes along; without
+    it a small BERT is trained from scratch."""
     vocabulary: Annotated[str | None, Setting(part_of=("model=None",))] = None
     """Tokenizer (folder or Hub name) of the model from scratch; default is one learnt from the training texts."""
     trust_remote_code: bool = False
@@ -87,6 +88,11 @@ class Model:
     """Of all dropout layers; default is what the model has, and 0.1 from scratch."""
     lora_r: Annotated[int, Setting(least=0, off=0)] = 0
     """Rank of LoRA adapters; 0 trains all weights. The rows of added tokens, as speaker tags, learn beside them."""
+
+    @property
+    def model_folder(self) -> str | None:
+        """--model as `from_pretrained` takes it."""
+        return self.model and model_folder(self.model)
 
 
 @dataclass(frozen=True, kw_only=True)

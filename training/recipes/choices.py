@@ -33,6 +33,7 @@ from suzoo.optimizers import (
     Tiger,
     param_groups,
 )
+from suzoo.reach import model_folder
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -87,7 +88,7 @@ def choose_tokenizer(recipe: Training, texts: Iterable[str], *, needs: Sequence[
     """
     source = recipe.model or recipe.vocabulary
     if source:
-        tokenizer = load_tokenizer(source, trust_remote_code=recipe.trust_remote_code)
+        tokenizer = load_tokenizer(model_folder(source), trust_remote_code=recipe.trust_remote_code)
     else:
         tokenizer = train_wordpiece(texts, vocab_size=recipe.vocab_size)
     missing = [f"[{name.upper()}]" for name in needs if getattr(tokenizer, f"{name}_token") is None]
@@ -164,7 +165,7 @@ def make_encoder(recipe: SentenceEncoding, tokenizer: Any) -> CoSENTModel:
     options: dict[str, Any] = {"pooling": recipe.pooling} if recipe.pooling else {}
     if recipe.model:
         options |= {"max_seq_length": recipe.max_length, **loading_options(recipe)}
-        model = CoSENTModel.from_pretrained(recipe.model, **options)
+        model = CoSENTModel.from_pretrained(recipe.model_folder, **options)
     else:
         if recipe.encoder == "bert":
             config = BertConfig(**sizes(recipe, tokenizer))
@@ -199,7 +200,7 @@ def make_cross_encoder(recipe: PairTraining, tokenizer: Any) -> CoSENTCrossEncod
     """The cross-encoder of --model or from scratch."""
     if recipe.model:
         options = {"max_seq_length": recipe.max_length, **loading_options(recipe)}
-        model = CoSENTCrossEncoder.from_pretrained(recipe.model, **options)
+        model = CoSENTCrossEncoder.from_pretrained(recipe.model_folder, **options)
     else:
         model = CoSENTCrossEncoder(BertConfig(**sizes(recipe, tokenizer)))
         model.max_seq_length = recipe.max_length
@@ -216,7 +217,7 @@ def make_classifier(recipe: Training, tokenizer: Any, names: Sequence[str], *, s
     if not recipe.model:
         return AutoModelForSequenceClassification.from_config(BertConfig(**sizes(recipe, tokenizer), **head))
     model, info = AutoModelForSequenceClassification.from_pretrained(
-        recipe.model,
+        str(recipe.model_folder),
         ignore_mismatched_sizes=True,
         output_loading_info=True,
         **loading_options(recipe),

@@ -83,7 +83,7 @@ def make_chat_model(recipe: DialoGPT, tokenizer: Any) -> tuple[Any, Any, Dialogu
     a padding token; and how they lay out dialogues.
     """
     trust = {"trust_remote_code": recipe.trust_remote_code}
-    config = AutoConfig.from_pretrained(recipe.model, **trust) if recipe.model else None
+    config = AutoConfig.from_pretrained(str(recipe.model_folder), **trust) if recipe.model else None
     is_ours = config is None or config.model_type in READABLE_MODEL_TYPES
     layout = recipe.layout or getattr(config, "layout", None) or ("cdial" if tokenizer.cls_token else "dialogpt")
     if layout == "blog" and not is_ours:
@@ -99,9 +99,9 @@ def make_chat_model(recipe: DialoGPT, tokenizer: Any) -> tuple[Any, Any, Dialogu
         fields: dict[str, Any] = {**sizes(recipe, tokenizer), **ids, **recipe.scratch_fields}
         model = DialoGPTForCausalLM(DialoGPTConfig(**fields, layout=layout))
     elif is_ours:
-        model = DialoGPTForCausalLM.from_pretrained(recipe.model, layout=layout, dtype=recipe.weights_dtype)
+        model = DialoGPTForCausalLM.from_pretrained(recipe.model_folder, layout=layout, dtype=recipe.weights_dtype)
     else:
-        model = AutoModelForCausalLM.from_pretrained(str(recipe.model), **loading_options(recipe))
+        model = AutoModelForCausalLM.from_pretrained(str(recipe.model_folder), **loading_options(recipe))
         model.config.layout = layout
     if num_ids(tokenizer) > model.config.vocab_size:
         model.resize_token_embeddings(num_ids(tokenizer))
@@ -125,7 +125,7 @@ def make_seq2seq_model(recipe: Training, tokenizer: Any, fields: dict[str, Any],
     """
     ids: dict[str, Any] = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
     if recipe.model:
-        model = UniLMForCausalLM.from_pretrained(recipe.model, dtype=recipe.weights_dtype)
+        model = UniLMForCausalLM.from_pretrained(recipe.model_folder, dtype=recipe.weights_dtype)
     else:
         model = UniLMForCausalLM(UniLMConfig(**sizes(recipe, tokenizer), **ids, **fields))
     model.generation_config = GenerationConfig(**ids, pad_token_id=tokenizer.pad_token_id, **generation)

@@ -29,6 +29,7 @@ from suzoo.data.vocabulary import named_ids, token_counts
 from suzoo.models import CoSENTModel
 from suzoo.models._pooling import POOLINGS
 from suzoo.models._projection import Projection
+from suzoo.reach import model_folder
 
 # their layers have BERT's parts by BERT's names
 BERT_LIKE = ("bert", "camembert", "ernie", "roberta", "xlm-roberta")
@@ -39,8 +40,9 @@ SAMPLE = 1024  # texts by which a narrower student is chosen
 def load_teacher(recipe: Distillation, accelerator: Accelerator) -> CoSENTModel:
     """The encoder of --teacher, which learns nothing."""
     assert recipe.teacher is not None  # `check_names`
-    teacher = CoSENTModel.from_pretrained(recipe.teacher, trust_remote_code=recipe.trust_remote_code)
-    teacher.tokenizer = load_tokenizer(recipe.teacher, trust_remote_code=recipe.trust_remote_code)
+    folder = model_folder(recipe.teacher)
+    teacher = CoSENTModel.from_pretrained(folder, trust_remote_code=recipe.trust_remote_code)
+    teacher.tokenizer = load_tokenizer(folder, trust_remote_code=recipe.trust_remote_code)
     return teacher.to(accelerator.device).eval().requires_grad_(False)
 
 
@@ -99,7 +101,7 @@ def spread_layers(number: int, of: int) -> tuple[int, ...]:
 def make_student(recipe: Distillation, teacher: CoSENTModel, texts: Sequence[str]) -> tuple[CoSENTModel, Any]:
     """The student and its tokenizer: of --model, or cut out of the teacher."""
     if recipe.model:
-        tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
+        tokenizer = load_tokenizer(str(recipe.model_folder), trust_remote_code=recipe.trust_remote_code)
         return make_encoder(recipe, tokenizer), tokenizer
     whole = copy.deepcopy(teacher).requires_grad_(True)
     if (pooler := getattr(whole.encoder, "pooler", None)) is not None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from recipes.zoo import SOURCES, Member, Source
 
-from suzoo.data import read_classes, read_dialogues, read_pairs, read_seq2seq, read_texts
+from suzoo.data import describe, read_classes, read_dialogues, read_pairs, read_seq2seq, read_texts
 
 
 class Kind(NamedTuple):
@@ -105,8 +105,9 @@ def prepare(member: Member, sources: Path, out: Path) -> None:
         dev += [kind.line(row, source.highest) for row in held]
         held_out.update(*map(kind.texts, held))
         _write(out / f"{name}.{kind.suffix}", kept, source)
-    kind = KINDS[SOURCES[next(iter(member.train.values())).source].kind]
-    _write_lines(out / f"dev.{kind.suffix}", dev, kind.head)
+    for part in list(member.train.values())[:1]:  # they are of one kind
+        kind = KINDS[SOURCES[part.source].kind]
+        _write_lines(out / f"dev.{kind.suffix}", dev, kind.head)
     texts: dict[str, None] = {}
     for part in member.texts:
         kind = KINDS[SOURCES[part.source].kind]
@@ -119,6 +120,20 @@ def prepare(member: Member, sources: Path, out: Path) -> None:
 def test_name(test: str, kind: str) -> str:
     """The file with the rows of a test."""
     return f"test {test}.{KINDS[kind].suffix}"
+
+
+def described(member: Member, data: Path) -> dict[str, dict[str, Any]]:
+    """Test -> what run.json says of its rows.
+
+    Args:
+        data: folder of the prepared files.
+    """
+    found = {}
+    for test, part in member.tests.items():
+        source = SOURCES[part.source]
+        path = str(data / test_name(test, source.kind))
+        found[test] = describe(path, None, KINDS[source.kind].read(path)) | {"source": source.file}
+    return found
 
 
 def _write(path: Path, rows: Iterable[Any], source: Source) -> None:

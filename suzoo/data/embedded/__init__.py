@@ -21,6 +21,7 @@ from suzoo.data.embedded._pairs import pairs
 from suzoo.data.embedded._sentences import confusions, sentences, typos
 from suzoo.data.embedded._titles import queries, titles
 from suzoo.data.tokenizer import train_wordpiece
+from suzoo.reach import model_folder as model_folder
 from suzoo.reach import nearest
 
 if TYPE_CHECKING:
