@@ -5,11 +5,12 @@ where there are many classes; kexue.fm/archives/7708 derives the F1 weighting an
 
     python reproductions/imbalance_multilabel.py --data goemotions.train.jsonl.gz --dev goemotions.dev.jsonl
 
-Here: the first 5,000 texts of GoEmotions (28 classes), two layers of 128 from scratch, the best of three passes by dev
+Here: the first 40,000 texts of GoEmotions (28 classes), two layers of 128 from scratch, the best of three passes by dev
 macro F1; the tail are the classes with fewer than 100 training rows.
 
-Verdict: holds in part: micro F1 .270 ± .006 (multi-label softmax) and .271 ± .001 (F1-weighted) against .000 of binary
-cross-entropy after three passes from scratch: they start sooner, no more is said. Table in training/LOG.md.
+Verdict: holds for the multi-label softmax: micro F1 .449 ± .008 and macro .206 ± .029, binary cross-entropy .122 ± .136
+and .029 ± .026. The F1 weighting has the highest macro F1 (.236 ± .030) and a lower micro F1 (.219 ± .037). No rare
+class is found. From 5,000 texts the same order. Table in training/LOG.md.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Options:
     dev: Path
     model: Path | None = None
     """Weights to start from; default is a small model from scratch."""
-    max_train_samples: int = 5000
+    max_train_samples: int = 40_000
     max_dev_samples: int = 1000
     out: Path = Path("out/imbalance-multilabel")
     """Folder of the runs; finished ones are kept."""
