@@ -17,9 +17,9 @@ No number is typed: everything comes from the saved folder. The training scripts
 Optional are of a split `data.<split>.hub_id` ("owner/name" of a Hub dataset; only such splits can appear on the Hub's
 leaderboards), `data.<split>.task_id` (the task in that benchmark, default the split's name) and
 `data.<split>.languages` (ISO codes). Of the recipe they are `recipe.license` (of the weights, an SPDX name) and
-`recipe.language` (ISO codes, in place of those of the data), and of the run `base_model` (the Hub name of what it
-started from, where the recipe names a folder) and `sources` ({"file", "used_for", "repository", "licence"}
-of each). The card, as all that is pushed, names files and folders without where they lie.
+`recipe.language` (ISO codes, in place of those of the data). Of the run they are `base_model` (the Hub name of what it
+started from, where the recipe names a folder) and `sources` ({"file", "used_for", "repository", "licence"} of each).
+The card, as all that is pushed, names files and folders without where they lie.
 """
 
 from __future__ import annotations
