@@ -8,9 +8,9 @@ where there are many classes; kexue.fm/archives/7708 derives the F1 weighting an
 Here: the first 40,000 texts of GoEmotions (28 classes), two layers of 128 from scratch, the best of three passes by dev
 macro F1; the tail are the classes with fewer than 100 training rows.
 
-Verdict: holds for the multi-label softmax: micro F1 .449 ± .008 and macro .206 ± .029, binary cross-entropy .122 ± .136
-and .029 ± .026. The F1 weighting has the highest macro F1 (.236 ± .030) and a lower micro F1 (.219 ± .037). No rare
-class is found. From 5,000 texts the same order. Table in training/LOG.md.
+Verdict: holds: multi-label softmax has micro F1 .449 ± .008 and macro .206 ± .029, binary cross-entropy .122 ± .136 and
+.029 ± .026. The F1 weighting has the highest macro F1 (.236 ± .030) and a lower micro F1 (.219 ± .037). No rare class
+is found. From 5,000 texts the same order. Table in training/LOG.md.
 """
 
 from __future__ import annotations
