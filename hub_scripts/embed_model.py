@@ -39,7 +39,7 @@ def embed(folder: Path, target: Path) -> None:
     from suzoo.data import load_tokenizer
     from suzoo.hub.card import write_card
     from suzoo.hub.check import check_folder
-    from suzoo.hub.contents import contents_of
+    from suzoo.hub.contents import copy_contents
     from suzoo.hub.golden import write_golden
     from suzoo.models import CoSENTModel
     from suzoo.models._file_modes import share_weights
@@ -49,10 +49,7 @@ def embed(folder: Path, target: Path) -> None:
         raise ValueError(f"{folder} is not a sentence encoder in float32")
     if target.exists():
         shutil.rmtree(target)
-    for path, content in contents_of(folder).items():
-        (target / path).parent.mkdir(parents=True, exist_ok=True)
-        is_text = isinstance(content.source, bytes)
-        (target / path).write_bytes(content.source if is_text else content.source.read_bytes())
+    copy_contents(folder, target)
     halves = {name: value.half() for name, value in load_file(folder / weights).items()}
     save_file(halves, target / weights, metadata={"format": "pt"})
     share_weights(target)

@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write_space(options: argparse.Namespace) -> None:
-    from suzoo.hub.contents import contents_of  # not for --help
+    from suzoo.hub.contents import copy_contents  # not for --help
 
     output = options.output
     folders = {name: Path(name) for name in options.models if Path(name).is_dir()}
@@ -81,13 +81,7 @@ def write_space(options: argparse.Namespace) -> None:
     output.mkdir(parents=True)
     places = {name: f"models/{folder.resolve().name}" for name, folder in folders.items()}
     for name, folder in folders.items():
-        for path, content in contents_of(folder).items():
-            target = output / places[name] / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content.source, bytes):
-                target.write_bytes(content.source)
-            else:
-                shutil.copyfile(content.source, target)
+        copy_contents(folder, output / places[name])
     shutil.copytree(PACKAGE, output / "suzoo", ignore=shutil.ignore_patterns("__pycache__"))
     names = [places.get(name, name) for name in options.models]
     keywords = {"title": options.title} | ({"layout": options.layout} if options.layout else {})

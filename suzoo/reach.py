@@ -85,10 +85,10 @@ def model_folder(name: str) -> str:
     """
     if not name.startswith(EMBEDDED):
         return name
-    folder, known = EMBEDDED_MODELS / name.removeprefix(EMBEDDED), sorted(p.name for p in EMBEDDED_MODELS.iterdir())
-    if folder.name not in known:
-        raise ValueError(f"there is no {name}{nearest(folder.name, known)}; there is {', '.join(known)}")
-    return str(folder)
+    own, known = name.removeprefix(EMBEDDED), sorted(folder.name for folder in EMBEDDED_MODELS.iterdir())
+    if own not in known:
+        raise ValueError(f"there is no {name}{nearest(own, known)}; there is {', '.join(known)}")
+    return str(EMBEDDED_MODELS / own)
 
 
 def check_folder_or_hub(name: str) -> None:

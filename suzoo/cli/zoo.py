@@ -80,8 +80,7 @@ def make(name: str, base: str, sources: Path, out: Path, flags: list[str]) -> in
         if status := train([*arguments, *changed, "--output-dir", str(place), "--resume"]):
             return status
     print(f"{name}: scoring", file=sys.stderr)
-    kinds = {test: member.sources[part.source].kind for test, part in member.tests.items()}
-    files = {test: (kind, data / zoo_data.test_name(test, kind)) for test, kind in kinds.items()}
+    files = zoo_data.test_files(member, data)
     scores = recipes("zoo_scores").scores(member.task, folder, files)
     record = {
         "member": name,
@@ -100,7 +99,7 @@ def make(name: str, base: str, sources: Path, out: Path, flags: list[str]) -> in
         "minutes": round((time.time() - started) / 60, 1),
         "tests": scores,
     }
-    put_into_card(folder, record, zoo_data.described(member, data))
+    put_into_card(folder, record, zoo_data.described(member, files))
     write_json(folder / "zoo.json", record)
     for test, numbers in scores.items():
         print(f"{test:<12} {', '.join(f'{metric} {number:.4f}' for metric, number in numbers.items())}")

@@ -50,7 +50,7 @@ def open_models(
     """
     if not names:
         raise ValueError("a demo needs models: name the folders of some, or their names on the Hub")
-    names = list(dict.fromkeys(map(model_folder, names)))
+    names = list(dict.fromkeys(model_folder(str(name)) for name in names))
     for name in names:  # a mistyped one before the others are opened
         check_folder_or_hub(name)
     short = Counter(Path(name).name for name in names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -111,6 +112,17 @@ def contents_of(folder: Path) -> dict[str, Content]:
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
         contents["run.json"] = Content.of(text.encode())
     return contents
+
+
+def copy_contents(folder: Path, target: Path) -> None:
+    """Write to `target` what a push of `folder` sends."""
+    for path, content in contents_of(folder).items():
+        file = target / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content.source, bytes):
+            file.write_bytes(content.source)
+        else:
+            shutil.copyfile(content.source, file)
 
 
 def named(contents: dict[str, Content], repo_id: str) -> dict[str, Content]:

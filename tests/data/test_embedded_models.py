@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from recipes.zoo import MEMBERS
 
@@ -52,7 +51,7 @@ def test_every_source_has_a_licence_that_permits_it(name):
     licences = (EMBEDDED_MODELS.parent / "LICENSES.md").read_text(encoding="utf-8")
     member = MEMBERS[MADE_AS[name]]
     trained_on = [*member.train.values(), *member.texts]
-    assert f"`{MINI}`" in licences and member.base in licences
+    assert f"`embedded:{name}`" in licences and member.base in licences
     for source in (member.sources[part.source] for part in trained_on):
         assert source.repository in licences
         assert source.licence.split()[0] in ("MIT", "Apache-2.0", "BSD-3-Clause", "CC")
@@ -93,6 +92,8 @@ def test_training_starts_from_it_and_keeps_its_name(tmp_path, monkeypatch):
     np.testing.assert_allclose(before, after, atol=1e-4)
     with pytest.raises(ValueError, match="there is no embedded:nothing; there is cosent-zh-mini"):
         check_folder_or_hub("embedded:nothing")
+    with pytest.raises(ValueError, match="there is no embedded:models/cosent-zh-mini"):
+        check_folder_or_hub("embedded:models/cosent-zh-mini")
 
 
 def test_an_encoder_is_embedded_with_its_own_vectors(tmp_path, monkeypatch, capsys):
@@ -107,4 +108,4 @@ def test_an_encoder_is_embedded_with_its_own_vectors(tmp_path, monkeypatch, caps
     other = finish_run(make_cross_encoder(), tmp_path / "reranker")
     assert embed_model.main([str(other), "tiny", "--into", str(tmp_path / "models")]) == 2
     assert "is not a sentence encoder" in capsys.readouterr().err
-    assert Path(tmp_path / "models/tiny/config.json").is_file()
+    assert (tmp_path / "models/tiny/config.json").is_file()

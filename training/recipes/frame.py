@@ -126,12 +126,13 @@ def check_launch() -> None:
 def check_files(recipe: Training) -> None:
     """Refuse names of nothing, weights that are damaged, and an --overwrite that would delete what the run reads."""
     check_names(recipe)
-    for path in Path(recipe.model_folder).glob("*.safetensors") if recipe.model_folder else ():
+    folder = Path(recipe.model_folder or "-")
+    for path in folder.glob("*.safetensors"):
         try:
             safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is no whole weights file ({error}): save or download it again") from error
-    check_pickled(Path(recipe.model_folder or "-"))
+    check_pickled(folder)
 
 
 def check_pickled(folder: Path) -> None:

@@ -287,8 +287,8 @@ class Member:
 _PAIRS = {"stsb": Part("stsb"), "atec": Part("atec", without_last=ATEC_TESTED), "simclue": Part("simclue")}
 _DEV = {"stsb": 250, "atec": 125, "simclue": 125}
 _OF_PAIRS = "--data {data}/stsb.tsv {data}/atec.tsv {data}/simclue.tsv --data-weights 4 3 3 --dev {data}/dev.tsv"
-_SHORTLY = "--max-steps 160 --evaluate-every 80 --save-every 40 --lr 4e-5 --schedule linear --warmup 0.1"
-_SMALL = f"cosent finetune --model {{base}} {_OF_PAIRS} {_SHORTLY}"
+_GENTLY = "--save-every 40 --lr 4e-5 --schedule linear --warmup 0.1"
+_SMALL = f"cosent finetune --model {{base}} {_OF_PAIRS} --max-steps 160 --evaluate-every 80 {_GENTLY}"
 _MINI = "distill mini --teacher {base} --data {data}/texts.txt --dev {data}/dev.tsv --save-every 100"
 _RERANKER = f"cross_encoder finetune --model {{base}} {_OF_PAIRS} --batch-size 32 --max-length 64 --max-steps 200"
 _RERANKER += " --evaluate-every 100 --save-every 50 --lr 5e-5 --schedule linear --warmup 0.1"
@@ -301,7 +301,7 @@ _TITLES += " --max-scored 100"
 _DIALOGUES = "dialogpt scratch --model {base} --data {data}/lccc.jsonl --dev {data}/dev.jsonl --max-length 64"
 _DIALOGUES += " --epochs 2 --lr 5e-4 --save-every 25 --max-scored 50"
 _ENGLISH = "cosent finetune --model {base} --data {data}/stsb.tsv {data}/sick.tsv --dev {data}/dev.tsv --batch-size 64"
-_ENGLISH += " --max-steps 300 --evaluate-every 75 --save-every 40 --lr 4e-5 --schedule linear --warmup 0.1"
+_ENGLISH += f" --max-steps 300 --evaluate-every 75 {_GENTLY}"
 _TEXTS = (
     Part("stsb"),
     Part("atec", without_last=ATEC_TESTED, first=5000),

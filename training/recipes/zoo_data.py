@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,8 +105,8 @@ def prepare(member: Member, sources: Path, out: Path) -> None:
         dev += [kind.line(row, source.highest) for row in held]
         held_out.update(*map(kind.texts, held))
         _write(out / f"{name}.{kind.suffix}", kept, source)
-    for part in list(member.train.values())[:1]:  # they are of one kind
-        kind = KINDS[SOURCES[part.source].kind]
+    if member.train:
+        kind = KINDS[SOURCES[next(iter(member.train.values())).source].kind]
         _write_lines(out / f"dev.{kind.suffix}", dev, kind.head)
     texts: dict[str, None] = {}
     for part in member.texts:
@@ -122,18 +122,19 @@ def test_name(test: str, kind: str) -> str:
     return f"test {test}.{KINDS[kind].suffix}"
 
 
-def described(member: Member, data: Path) -> dict[str, dict[str, Any]]:
-    """Test -> what run.json says of its rows.
+def test_files(member: Member, data: Path) -> dict[str, tuple[str, Path]]:
+    """Test -> the kind of its rows and their file, in the folder of the prepared files."""
+    kinds = {test: SOURCES[part.source].kind for test, part in member.tests.items()}
+    return {test: (kind, data / test_name(test, kind)) for test, kind in kinds.items()}
 
-    Args:
-        data: folder of the prepared files.
-    """
-    found = {}
-    for test, part in member.tests.items():
-        source = SOURCES[part.source]
-        path = str(data / test_name(test, source.kind))
-        found[test] = describe(path, None, KINDS[source.kind].read(path)) | {"source": source.file}
-    return found
+
+def described(member: Member, files: Mapping[str, tuple[str, Path]]) -> dict[str, dict[str, Any]]:
+    """Test -> what run.json says of its rows, of the files that `test_files` names."""
+    return {
+        test: describe(str(path), None, KINDS[kind].read(str(path)))
+        | {"source": SOURCES[member.tests[test].source].file}
+        for test, (kind, path) in files.items()
+    }
 
 
 def _write(path: Path, rows: Iterable[Any], source: Source) -> None:
