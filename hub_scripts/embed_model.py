@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from suzoo.reach import EMBEDDED_MODELS
 from suzoo.terminal import script_parser, tell
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 def embed(folder: Path, target: Path) -> None:
     """
     Raises:
-        ValueError: the folder holds no encoder, or what was written does not verify.
+        ValueError: the folder holds no encoder, or what was written does not verify; the old model stays.
     """
     from safetensors.torch import load_file, save_file  # not for --help
 
@@ -47,16 +48,20 @@ def embed(folder: Path, target: Path) -> None:
     weights, config = "model.safetensors", json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if not (folder / "modules.json").is_file() or config.get("dtype") != "float32":
         raise ValueError(f"{folder} is not a sentence encoder in float32")
-    if target.exists():
-        shutil.rmtree(target)
-    copy_contents(folder, target)
-    halves = {name: value.half() for name, value in load_file(folder / weights).items()}
-    save_file(halves, target / weights, metadata={"format": "pt"})
-    share_weights(target)
-    model, tokenizer = CoSENTModel.from_pretrained(target), load_tokenizer(str(target))
-    write_card(target, model.config, tokenizer)  # by its name here
-    write_golden(model, tokenizer, target)  # its answers are those of the rounded weights
-    check_folder(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent) as place:
+        made = Path(place) / target.name  # the card says the name
+        copy_contents(folder, made)
+        halves = {name: value.half() for name, value in load_file(folder / weights).items()}
+        save_file(halves, made / weights, metadata={"format": "pt"})
+        share_weights(made)
+        model, tokenizer = CoSENTModel.from_pretrained(made), load_tokenizer(str(made))
+        write_card(made, model.config, tokenizer)
+        write_golden(model, tokenizer, made)  # its answers are those of the rounded weights
+        check_folder(made)
+        if target.exists():
+            shutil.rmtree(target)
+        made.rename(target)
 
 
 if __name__ == "__main__":

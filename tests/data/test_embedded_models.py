@@ -11,6 +11,7 @@ import pytest
 import torch
 import train_cosent
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from hub_scripts import embed_model
 from suzoo.cli import main
@@ -108,4 +109,10 @@ def test_an_encoder_is_embedded_with_its_own_vectors(tmp_path, monkeypatch, caps
     other = finish_run(make_cross_encoder(), tmp_path / "reranker")
     assert embed_model.main([str(other), "tiny", "--into", str(tmp_path / "models")]) == 2
     assert "is not a sentence encoder" in capsys.readouterr().err
-    assert (tmp_path / "models/tiny/config.json").is_file()
+    weights = tmp_path / "models/tiny/model.safetensors"
+    before = weights.read_bytes()
+    damaged = load_file(folder / "model.safetensors")
+    next(iter(damaged.values())).fill_(float("nan"))
+    save_file(damaged, folder / "model.safetensors", metadata={"format": "pt"})
+    assert embed_model.main([str(folder), "tiny", "--into", str(tmp_path / "models")]) == 2
+    assert weights.read_bytes() == before and [path.name for path in weights.parents[1].iterdir()] == ["tiny"]
