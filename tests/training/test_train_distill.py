@@ -178,6 +178,27 @@ def test_a_narrow_student_keeps_what_weighs_and_starts_near_the_teacher(family):
     assert (vectors[0] * vectors[1]).sum(1).mean() > 0.8
 
 
+@pytest.mark.parametrize("size", [8, 32, 40])
+def test_a_gru_starts_with_the_words_of_the_teacher(size):
+    teacher = make_teacher()
+    student, tokenizer = make_student(Distillation(encoder="gru", hidden_size=size), teacher, SENTENCES)
+    embedding = student.encoder.get_input_embeddings()
+    theirs = teacher.encoder.get_input_embeddings().weight.detach().double()
+    theirs = theirs - theirs.mean(0)
+    kept = min(size, 32)
+    mine = embedding.weight[:, :kept].detach().double()
+    others = torch.arange(len(mine)) != tokenizer.pad_token_id
+    near = (mine @ mine.T)[others][:, others]
+    u, s, _ = torch.linalg.svd(theirs)
+    best = (u[:, :kept] * s[:kept] ** 2) @ u[:, :kept].T  # of this rank
+    best = best[others][:, others]
+    torch.testing.assert_close(near / near.norm(), best / best.norm(), atol=1e-6, rtol=1e-4)
+    assert abs(float(mine.std()) - 1) < 0.1 and not embedding.weight[tokenizer.pad_token_id].any()
+    vectors = student.encode(SENTENCES, normalize=True), teacher.encode(SENTENCES, normalize=True)
+    if size != 32:  # a linear layer back, which is fitted
+        assert (vectors[0] * vectors[1]).sum(1).mean() > 0.8
+
+
 def test_layers_are_spread_and_picked():
     assert spread_layers(4, 12) == (0, 4, 7, 11) and spread_layers(1, 12) == (11,) and spread_layers(3, 3) == (0, 1, 2)
     with pytest.raises(ValueError, match="the teacher has 2; give --num-layers 2 or fewer"):

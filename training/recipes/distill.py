@@ -32,11 +32,12 @@ class Distillation(ExampleTraining, SentenceEncoding):
     """Of the student, where --layers does not say which."""
     hidden_size: Annotated[int, Setting(least=0, off=0, part_of=CUT)] = 0
     """Of the student; 0 is the teacher's. A smaller one keeps the coordinates, heads and inner units that weigh most,
-    and gets a linear layer back to the teacher's vectors (not --encoder gru and bigru, which are random)."""
+    and gets a linear layer back to the teacher's vectors."""
     vocab_size: Annotated[int, Setting(least=0, off=0, part_of=CUT)] = 0
     """Tokens of the student: those of the teacher that the training texts use most; 0 keeps all."""
     encoder: Annotated[Literal["bert", "gru", "bigru"], Setting(part_of=CUT)] = "bert"
-    """bert: cut out of the teacher. gru, bigru: random, for small devices."""
+    """bert: cut out of the teacher. gru, bigru: random, but for the words, which are the teacher's along their main
+    directions; for small devices."""
     cosine_weight: Annotated[float, Setting(least=0, off=0)] = 1.0
     """Of 1 - cosine of the student's and the teacher's vector; takes vectors of one size."""
     relation_weight: Annotated[float, Setting(least=0, off=0)] = 1.0

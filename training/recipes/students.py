@@ -109,9 +109,12 @@ def make_student(recipe: Distillation, teacher: CoSENTModel, texts: Sequence[str
     whole.tokenizer = teacher.tokenizer
     tokenizer = cut_vocabulary(whole, texts, recipe.vocab_size) if recipe.vocab_size else whole.tokenizer
     size = recipe.hidden_size or teacher.config.hidden_size
+    sample = list(texts[:: max(1, len(texts) // SAMPLE)])[:SAMPLE]
     if recipe.encoder != "bert":
         student = make_encoder(replace(recipe, hidden_size=size), tokenizer)
+        take_words(student.encoder.get_input_embeddings(), whole.encoder.get_input_embeddings().weight)
         student.projection = _projection(size, teacher.embedding_size)
+        _fit(student, sample, teacher)
         return student, tokenizer
     layers = recipe.layers or spread_layers(recipe.num_layers, teacher.config.num_hidden_layers)
     keep_layers(whole.encoder, layers)
@@ -120,20 +123,30 @@ def make_student(recipe: Distillation, teacher: CoSENTModel, texts: Sequence[str
         student.prompts, student.default_prompt_name, student.include_prompt = {}, None, True
         student.pooling = recipe.pooling or teacher.pooling
     else:
-        sample = list(texts[:: max(1, len(texts) // SAMPLE)])[:SAMPLE]
         encoder = narrow(whole.encoder, size, _batch(whole, sample, recipe.max_length))
         pooling = recipe.pooling or teacher.pooling
         back = _projection(size, teacher.embedding_size)
         student = CoSENTModel(encoder.config, encoder, pooling, normalize=teacher.normalize, projection=back)
         student.tokenizer, student.do_lower_case = tokenizer, teacher.do_lower_case
-        if back is not None:
-            _fit(student, sample, teacher.encode(sample, normalize=True, output="torch"))
+        _fit(student, sample, teacher)
     student.max_seq_length = recipe.max_length
     return made_ready(recipe, student, tokenizer), tokenizer
 
 
 def _projection(size: int, vector: int) -> Projection | None:
     return None if size == vector else Projection(size, vector)
+
+
+@torch.no_grad()
+def take_words(embeddings: nn.Embedding, words_VD: Tensor) -> None:
+    """Set the embeddings (V, K) to the words' K main directions, of unit variance; the padding stays at zero."""
+    words_VD = words_VD.cpu().double()
+    centered_VD = words_VD - words_VD.mean(0)
+    directions_DD = torch.linalg.eigh(centered_VD.T @ centered_VD).eigenvectors.flip(1)  # the largest first
+    found_VK = centered_VD @ directions_DD[:, : embeddings.embedding_dim]
+    embeddings.weight[:, : found_VK.shape[1]] = (found_VK / found_VK.std()).to(embeddings.weight)
+    if embeddings.padding_idx is not None:
+        embeddings.weight[embeddings.padding_idx] = 0
 
 
 def keep_layers(encoder: Any, layers: Sequence[int]) -> Any:
@@ -227,10 +240,14 @@ def _batch(model: CoSENTModel, texts: Sequence[str], max_length: int) -> dict[st
     return {name: tokens[name].to(model.device) for name in ("input_ids", "attention_mask")}
 
 
-def _fit(student: CoSENTModel, texts: Sequence[str], vectors_NE: Tensor) -> None:
-    """Set the projection to the least squares from the student's pooled states to the teacher's vectors."""
-    projection, student.projection = student.projection, None
-    assert projection is not None and student.pooling in POOLINGS
+def _fit(student: CoSENTModel, texts: Sequence[str], teacher: CoSENTModel) -> None:
+    """Set the projection, if there is one, to the least squares from the student's pooled states to the teacher's
+    vectors."""
+    if (projection := student.projection) is None:
+        return
+    vectors_NE = teacher.encode(texts, normalize=True, output="torch")
+    student.projection = None
+    assert student.pooling in POOLINGS
     pooled_NK = student.encode(texts, output="torch", normalize=False).double().cpu()
     student.projection = projection
     ones_NK = torch.cat([pooled_NK, torch.ones(len(texts), 1, dtype=torch.float64)], 1)
