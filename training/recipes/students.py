@@ -140,7 +140,7 @@ def _projection(size: int, vector: int) -> Projection | None:
 @torch.no_grad()
 def take_words(embeddings: nn.Embedding, words_VD: Tensor) -> None:
     """Set the embeddings (V, K) to the words' K main directions, of unit variance; the padding stays at zero."""
-    words_VD = words_VD.cpu().double()
+    words_VD = words_VD[: embeddings.num_embeddings].cpu().double()  # a model may have more rows than tokens
     centered_VD = words_VD - words_VD.mean(0)
     directions_DD = torch.linalg.eigh(centered_VD.T @ centered_VD).eigenvectors.flip(1)  # the largest first
     found_VK = centered_VD @ directions_DD[:, : embeddings.embedding_dim]
