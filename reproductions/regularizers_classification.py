@@ -10,9 +10,9 @@ Here: one row in five kept as dev, by which the best of the epochs is chosen; tw
 encoder of the zoo, four layers of 256 that e5 has taught.
 
 Verdict: holds in part: from pretrained weights VAT (.464 ± .006) and FGM (.460 ± .011) are above plain training (.453 ±
-.009) for each of three seeds, by not much more than the spread; R-Drop is level with it (.457 ± .003; with dropout .3
-it has .424 ± .005). From scratch nothing helps: R-Drop .347 ± .010, gradient penalty .339 ± .029, FGM .314 ± .042
-against .355 ± .027. Table in training/LOG.md.
+.009) for each of three seeds, by not much more than the spread; R-Drop (.457 ± .003) and the gradient penalty (.451 ±
+.010) are level with it; R-Drop with dropout .3 has .424 ± .005. From scratch nothing helps: R-Drop .347 ± .010,
+gradient penalty .339 ± .029, FGM .314 ± .042 against .355 ± .027. Table in training/LOG.md.
 """
 
 from __future__ import annotations
