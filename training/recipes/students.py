@@ -112,7 +112,7 @@ def make_student(recipe: Distillation, teacher: CoSENTModel, texts: Sequence[str
     sample = list(texts[:: max(1, len(texts) // SAMPLE)])[:SAMPLE]
     if recipe.encoder != "bert":
         student = make_encoder(replace(recipe, hidden_size=size), tokenizer)
-        take_words(student.encoder.get_input_embeddings(), whole.encoder.get_input_embeddings().weight)
+        take_words(student.encoder, whole.encoder)
         student.projection = _projection(size, teacher.embedding_size)
         _fit(student, sample, teacher)
         return student, tokenizer
@@ -138,8 +138,10 @@ def _projection(size: int, vector: int) -> Projection | None:
 
 
 @torch.no_grad()
-def take_words(embeddings: nn.Embedding, words_VD: Tensor) -> None:
-    """Set the embeddings (V, K) to the words' K main directions, of unit variance; the padding stays at zero."""
+def take_words(student: Any, teacher: Any) -> None:
+    """Set the student's word embeddings (V, K) to the K main directions of the teacher's, of unit variance; the padding
+    stays at zero."""
+    embeddings, words_VD = student.get_input_embeddings(), teacher.get_input_embeddings().weight
     words_VD = words_VD[: embeddings.num_embeddings].cpu().double()  # a model may have more rows than tokens
     centered_VD = words_VD - words_VD.mean(0)
     directions_DD = torch.linalg.eigh(centered_VD.T @ centered_VD).eigenvectors.flip(1)  # the largest first
