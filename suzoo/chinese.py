@@ -78,6 +78,8 @@ TABLE = {
     "give --query and --documents for one query, or --input with a jsonl file of many": "一个查询用 --query 和 --documents，"
     "许多查询用 --input 给出 jsonl 文件",
     "there is no file or folder {}{}": "没有文件或文件夹 {0}{1}",
+    "{} is neither a file nor a folder: a pipe is read once, so write what comes out of it to a file": "{0} 既不是文件"
+    "也不是文件夹：管道只能读一次，请先把它的输出写入文件",
     " (did you mean {}?)": "（是不是 {0}？）",
     "{}: No such file or directory": "{0}：没有这个文件或文件夹",
     "there is no folder {} to write {} to": "没有文件夹 {0}，无法写入 {1}",

@@ -48,6 +48,8 @@ def why_no_data(source: str | Path) -> str | None:
         return None
     if path.is_file() or path.is_dir() or (not format_of(path.name) and re.fullmatch(HUB_DATASET, str(source))):
         return None
+    if path.exists():
+        return f"{source} is neither a file nor a folder: a pipe is read once, so write what comes out of it to a file"
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     return f"there is no file or folder {source}{nearest(path.name, siblings)}"
 

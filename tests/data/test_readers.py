@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import logging
+import os
 import random
 
 import pyarrow
@@ -272,6 +273,12 @@ def test_what_is_wrong_with_a_call_is_one_sentence(tmp_path, monkeypatch, source
     with pytest.raises(DataError, match=message) as caught:
         read_pairs(source, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_refused_in_one_sentence(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match=r"pipe is neither a file nor a folder: .* write what .* to a file"):
+        read_pairs(tmp_path / "pipe")
 
 
 def test_skipped_rows_are_counted_and_reported(tmp_path, caplog):
