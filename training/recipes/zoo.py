@@ -303,9 +303,9 @@ _RERANKER = f"cross_encoder finetune --model {{base}} {_OF_PAIRS} --batch-size 3
 _RERANKER += " --evaluate-every 100 --save-every 50 --lr 5e-5 --schedule linear --warmup 0.1"
 _NEWS = "classifier finetune --model {base} --data {data}/tnews.jsonl --dev {data}/dev.jsonl --monitor accuracy"
 _NEWS += " --epochs 6 --batch-size 32 --max-length 40 --lr 3e-4"
-_MASKED = "--model {base} --data {data}/essays.txt --dev {data}/dev.txt --max-length 64 --lr 1e-3 --save-every 25"
-_MASKED_EN = "--model {base} --data {data}/abc.txt --dev {data}/dev.txt --max-length 64 --micro-batch-tokens 2048"
-_MASKED_EN += " --lr 3e-4 --save-every 50"
+_OF_ESSAYS = "--model {base} --data {data}/essays.txt --dev {data}/dev.txt --max-length 64 --lr 1e-3 --save-every 25"
+_OF_ABC = "--model {base} --data {data}/abc.txt --dev {data}/dev.txt --max-length 64 --micro-batch-tokens 2048"
+_OF_ABC += " --lr 3e-4 --save-every 50"
 _TITLES = "unilm finetune --model {base} --data {data}/lcsts.jsonl --dev {data}/dev.jsonl --max-length 128"
 _TITLES += " --max-steps 400 --evaluate-every 200 --lr 5e-4 --schedule linear --warmup 0.1 --save-every 25"
 _TITLES += " --max-scored 100"
@@ -324,10 +324,23 @@ _TEXTS = (
 )
 # whose licences permit that others get what was derived from them
 _OPEN_TEXTS = tuple(map(Part, ("lccc", "kdconv", "crosswoz", "chatterbot", "tatoeba", "csl", "csl-clge")))
-_OF_ESSAYS = {"essays": Part("essays", without_last=1000)}
-_MASKED_TESTS = {"essays": Part("essays", last=1000, first=200), "CLiMP": Part("climp-test", every=15)}
-_OF_ABC = {"abc": Part("abc", without_last=1000)}
-_ABC_TEST = {"abc": Part("abc", last=1000, first=200)}
+# a masked model and the T-TA from it
+_MASKED_ZH = partial(
+    Member,
+    task="masked",
+    base_licence="MIT",
+    train={"essays": Part("essays", without_last=1000)},
+    num_dev={"essays": 200},
+    tests={"essays": Part("essays", last=1000, first=200), "CLiMP": Part("climp-test", every=15)},
+)
+_MASKED_EN = partial(
+    Member,
+    task="masked",
+    base_licence="Apache-2.0",
+    train={"abc": Part("abc", without_last=1000)},
+    num_dev={"abc": 200},
+    tests={"abc": Part("abc", last=1000, first=200)},
+)
 MEMBERS = {
     "cosent-zh-small": Member(
         about="Chinese sentence encoder, 12 layers of 384: multilingual-e5-small trained with CoSENT",
@@ -394,27 +407,17 @@ MEMBERS = {
         num_dev={"tnews": 250},
         tests={"TNEWS": Part("tnews", last=TNEWS_TESTED)},
     ),
-    "mlm-zh-mini": Member(
+    "mlm-zh-mini": _MASKED_ZH(
         about="Chinese masked language model, 4 layers of 256: cosent-zh-mini with a tied head",
-        task="masked",
-        command=f"tta mlm {_MASKED} --max-steps 300 --evaluate-every 150",
+        command=f"tta mlm {_OF_ESSAYS} --max-steps 300 --evaluate-every 150",
         minutes=15,
         base="zoo:cosent-zh-mini",
-        base_licence="MIT",
-        train=_OF_ESSAYS,
-        num_dev={"essays": 200},
-        tests=_MASKED_TESTS,
     ),
-    "tta-zh-mini": Member(
+    "tta-zh-mini": _MASKED_ZH(
         about="Chinese T-TA, 4 layers of 256, every token in one pass: mlm-zh-mini trained on",
-        task="masked",
-        command=f"tta scratch {_MASKED} --max-steps 200 --evaluate-every 100",
+        command=f"tta scratch {_OF_ESSAYS} --max-steps 200 --evaluate-every 100",
         minutes=6,
         base="zoo:mlm-zh-mini",
-        base_licence="MIT",
-        train=_OF_ESSAYS,
-        num_dev={"essays": 200},
-        tests=_MASKED_TESTS,
     ),
     "unilm-zh-title": Member(
         about="writes titles of Chinese news, 4 layers of 256: mlm-zh-mini trained on",
@@ -448,26 +451,16 @@ MEMBERS = {
         num_dev={"stsb": 250, "sick": 250},
         tests={"STS-B": Part("stsb-en-test"), "SICK": Part("sick-en-test")},
     ),
-    "mlm-en-small": Member(
+    "mlm-en-small": _MASKED_EN(
         about="English masked language model, 6 layers of 384: all-MiniLM-L6-v2 with a tied head",
-        task="masked",
-        command=f"tta mlm {_MASKED_EN} --max-steps 300 --evaluate-every 150",
+        command=f"tta mlm {_OF_ABC} --max-steps 300 --evaluate-every 150",
         minutes=12,
         base="sentence-transformers/all-MiniLM-L6-v2",
-        base_licence="Apache-2.0",
-        train=_OF_ABC,
-        num_dev={"abc": 200},
-        tests=_ABC_TEST,
     ),
-    "tta-en-small": Member(
+    "tta-en-small": _MASKED_EN(
         about="English T-TA, 6 layers of 384, every token in one pass: mlm-en-small trained on",
-        task="masked",
-        command=f"tta scratch {_MASKED_EN} --max-steps 200 --evaluate-every 100",
+        command=f"tta scratch {_OF_ABC} --max-steps 200 --evaluate-every 100",
         minutes=14,
         base="zoo:mlm-en-small",
-        base_licence="Apache-2.0",
-        train=_OF_ABC,
-        num_dev={"abc": 200},
-        tests=_ABC_TEST,
     ),
 }
